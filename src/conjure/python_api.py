@@ -45,7 +45,8 @@ from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import NOTE, LogEntry, LogTail, lines
 from conjure.runs.telemetry.metrics import Point, Summary, read_points
 from conjure.sweeps.control import start_sweep
-from conjure.sweeps.space import Domain
+from conjure.sweeps.request import SEED_PARAMETER
+from conjure.sweeps.space import Domain, checked_trials
 from conjure.sweeps.sweep import Space, Sweep, SweepOptions, domains_of, request_of
 
 
@@ -128,6 +129,8 @@ class Run:
     def cp(self, path: str = "", folder: str | Path = ".", *, overwrite: bool = False) -> Path:
         """Copy what the run made, as ``conjure cp`` does: a file into `folder`, a folder's content into it.
 
+        A warning says so for each entry of a folder that is left out, such as a link that points outside.
+
         Args:
             path: A file or folder among the run's outputs (its working folder while it runs); all if empty.
             folder: Where to; made if missing.
@@ -139,11 +142,13 @@ class Run:
         Raises:
             NotFoundError: There is no such output.
             ConflictError: Files are in the way, and `overwrite` is not set.
+            StoreError: The copy cannot be made.
         """
         resource = f"runs/{self.number}/{path}"
         with open_store(self.home) as store:
             plan = plan_retrieval(self.home, resource, Path(folder), store.lookup_link)
-        retrieve(plan, overwrite=overwrite)
+        for skipped in retrieve(plan, overwrite=overwrite).skipped:
+            warnings.warn(f"left out: {skipped}", stacklevel=2)
         return plan.destination
 
     def stop(self) -> "Run":
@@ -450,12 +455,12 @@ class Client:
         Raises:
             ConjureError: It cannot be started; the message says why.
         """
-        names, shared, domains = _texts(data), finetune or {}, domains_of(space)
-        swept = [*domains, *(["seed"] if options.get("seeds", 1) > 1 else [])]
-        refuse_unknown(dict.fromkeys(swept), FinetuneOptions)
+        names, domains = _texts(data), domains_of(space)
+        trials = checked_trials(domains, {SEED_PARAMETER: "1"} if options.get("seeds", 1) > 1 else {})
         base = str(model if model is not None else self._set_model())
-        load_request_checks().check_finetune(self.home, names, base, shared)
-        placeholders = {name: f":{name}:" for name in swept}
+        checks = load_request_checks()
+        shared = checks.check_finetune_sweep(self.home, names, base, finetune or {}, trials)
+        placeholders = {name: f":{name}:" for name in trials[0]}
         spec = finetune_spec(self.home, names, base, shared, placeholders=placeholders)
         chosen: SweepOptions = {"metric": "held_out_loss", "direction": "minimize", **options}
         return self._sweep(spec, domains, chosen)

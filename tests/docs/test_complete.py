@@ -5,6 +5,7 @@ import re
 import subprocess
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 import click
 import pytest
@@ -13,6 +14,7 @@ import conjure
 from conjure import errors
 from conjure.cli.main import COMMANDS, INTERNAL
 from conjure.core.config import SETTINGS
+from conjure.core.home import Home
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.pages import DOCS, PAGES, REPOSITORY, load_script
 
@@ -50,6 +52,16 @@ def _section(name):
     text = (DOCS / "cli.md").read_text()
     assert f"\n## conjure {name}\n" in text
     return text.split(f"\n## conjure {name}\n")[1].split("\n## ")[0]
+
+
+def test_every_path_in_the_home_folder_is_explained(tmp_path):
+    home = Home(tmp_path)
+    paths = [getattr(home, name) for name in vars(Home) if isinstance(vars(Home)[name], property)]
+    found = {path.name for path in paths if isinstance(path, Path) and path.parent == home.root}
+    table = (DOCS / "configuration.md").read_text().partition("\n## The home folder\n")[2]
+    named = {name.partition("/")[0] for name in re.findall(r"`([^`]+)`", table)}
+    assert {"conjure.db", "runs"} < found
+    assert found <= named
 
 
 @pytest.mark.parametrize("name", conjure.__all__)

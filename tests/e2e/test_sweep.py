@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from conjure.cli.main import _run
+from conjure.sweeps.space import log_uniform
 from support.casting import wait_until
 from support.models import tiny_checkpoint
 from support.texts import ONE_LINERS
@@ -177,6 +178,21 @@ def test_a_fine_tune_is_the_trial_itself_and_its_options_are_filled(sweep, clien
     assert trial["value"] == run.metrics("held_out_loss")[0].value
 
 
+def test_a_sweep_of_fine_tunes_from_python(client, folder, tmp_path):
+    (folder / "jokes.txt").write_text("\n".join(ONE_LINERS) + "\n")
+    sweep = client.sweep_finetune(
+        "jokes.txt",
+        {"learning_rate": log_uniform(1e-4, 1e-2), "block_size": [16]},
+        model=tiny_checkpoint(tmp_path / "base"),
+        finetune={"split": "lines", "max_steps": 1, "mask_records": True},
+        trials=1,
+        method="random",
+    )
+    command = sweep.stop().view.request.spec.command
+    assert command[-2:] == ("--learning-rate=:learning_rate:", "--block-size=:block_size:")
+    assert {"--mask-records", "--max-steps=1", "--split=lines"} < set(command)
+
+
 def test_the_place_that_a_sweep_or_its_command_names_is_where_trials_are_to_run(sweep):
     for sweeps, its_commands in ((["--on", "nowhere"], []), ([], ["--on", "nowhere"])):
         command = ["conjure", "generate", "a text", *its_commands]
@@ -190,6 +206,30 @@ def test_a_prompt_from_standard_input_is_that_of_every_trial(sweep, monkeypatch)
     status, out, _ = sweep("grid", "--dry-run", "--param", "seed=1,2", "--", "conjure", "generate", "-")
     assert status == 0
     assert [line.rpartition(" -- ")[2] for line in out.splitlines()] == ["'My dog'", "'My dog'"]
+
+
+@pytest.mark.parametrize("words", [[], [":prompt:"], ["--prompt", ":prompt:"]])
+def test_prompts_are_values_of_a_sweep(sweep, words):
+    given = ["--param", "prompt=Once,The end", "--param", "temperature=0.5", "--", "conjure", "generate"]
+    status, out, _ = sweep("grid", "--dry-run", *given, "--seed", "1", *words)
+    assert status == 0
+    assert out.splitlines() == [
+        f"conjure generate --model sprite --output samples.json --seed=1 --temperature=0.5 -- {prompt}"
+        for prompt in ("Once", "'The end'")
+    ]
+
+
+def test_part_of_a_prompt_is_a_value_of_a_sweep(sweep):
+    given = ["--param", "who=cow,dog", "--", "conjure", "generate", "--seed", "1", "My :who: said"]
+    _, out, _ = sweep("grid", "--dry-run", *given)
+    assert [line.rpartition(" -- ")[2] for line in out.splitlines()] == ["'My cow said'", "'My dog said'"]
+
+
+def test_settings_of_runs_apply_to_trials_that_are_commands_of_the_users(sweep, client, tmp_path, home):
+    home.create().config_file.write_text("[run]\ncpus = 0.5\n")
+    assert sweep("grid", "--param", "x=1", "--", "echo", ":x:")[0] == 0
+    assert client.sweep("echo :x:", {"x": [1]}).wait().trials[0].run == 2
+    assert [client.get(number).record.spec.resources.cpus for number in (1, 2)] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -212,6 +252,37 @@ def test_a_prompt_from_standard_input_is_that_of_every_trial(sweep, monkeypatch)
             "--sandbox cannot be",
         ),
         (["grid", "--param", "adapter=a,b", "--", "conjure", "score", "x"], "--adapter cannot have"),
+        *(
+            (
+                ["grid", "--param", f"{name}=1,2", "--", "conjure", "finetune", __file__],
+                f"--{name} cannot have a placeholder: all trials run in the same place",
+            )
+            for name in ("cpus", "gpus", "retry", "distributed", "on")
+        ),
+        (
+            ["grid", "--param", "memory=1GB,2GB", "--", "conjure", "generate", "x"],
+            "--memory cannot have a placeholder: all trials run in the same place",
+        ),
+        (
+            ["grid", "--param", "x=a,b", "--", "conjure", "score", ":x:"],
+            "TEXT|FILES… cannot have a placeholder: all trials score the same",
+        ),
+        (
+            ["grid", "--param", "x=a,b", "--", "conjure", "generate", "--stop", ":x:", "--stop", "c", "x"],
+            "--stop cannot have a placeholder: it is given several times",
+        ),
+        (
+            ["grid", "--param", "prompt=a,-", "--", "conjure", "generate"],
+            "standard input cannot be a prompt of a sweep",
+        ),
+        (
+            ["random", "-n", "2", "--param", "top-k=4:8", "--", "conjure", "generate", "x"],
+            "is not a valid integer",
+        ),
+        (
+            ["grid", "--param", "seed=1", "--base", "none", "--", "conjure", "score", "a text"],
+            "--base cannot be",
+        ),
         (
             ["grid", "--param", "seed=1", "--", "conjure", "generate", "x", "-o", "out.json"],
             "--output cannot be given to the command of a sweep",

@@ -2,9 +2,14 @@
 
 import pytest
 
+import conjure
 from conjure.errors import UsageError
 from conjure.python_api import Client, _spec
+from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import Mount
+from support.casting import add_run
 
 
 def test_one_text_is_as_good_as_a_list_of_one(home, folder):
@@ -55,3 +60,48 @@ def test_a_generation_that_cannot_be_gets_no_number(home, folder, given, said):
     with pytest.raises(UsageError, match=said):
         client.generate(**given)
     assert client.runs() == []
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ({"learning_rate": [1e-3, -1.0]}, "learning_rate is -1.0"),
+        ({"learning_rate": conjure.uniform(0.1, 2.0)}, "learning_rate is 2.0"),
+        ({"batch_size": conjure.uniform(4.0, 8.0)}, r"batch_size is '5\.\d+'; it must be a whole number"),
+        ({"epochs": [1, "two"]}, "epochs is 'two'; it must be a number"),
+        ({"dedup": ["keep", "most"]}, "dedup is 'most'; allowed are keep, drop, weight"),
+        ({"mask_records": [True, False]}, "mask_records is a flag and cannot be a parameter"),
+        ({"header": [True, False]}, "header is a flag and cannot be a parameter"),
+        ({"validation": ["a.txt", "b.txt"]}, "validation cannot be a parameter: its files are mounted once"),
+        ({"adapter": ["runs/1/output.adapter"]}, "adapter cannot be a parameter: its files are mounted once"),
+        ({"distributed": [1, 2]}, "distributed cannot be a parameter: all trials run in the same place"),
+        ({"nodes": [1, 2]}, "nodes cannot be a parameter: all trials run in the same place"),
+        ({"epoch": [1]}, "there is no option 'epoch'"),
+    ],
+)
+def test_a_sweep_of_fine_tunes_that_cannot_be_gets_no_number(home, folder, space, said):
+    (folder / "jokes.txt").write_text("A joke.\n")
+    with pytest.raises(UsageError, match=said):
+        Client(home.root).sweep_finetune("jokes.txt", space, trials=2, method="random")
+    with open_store(home.create()) as store:
+        assert store.sweeps() == []
+
+
+@pytest.fixture
+def run(home, tmp_path):
+    """A run with a file among its outputs, and a link that points outside."""
+    (tmp_path / "secret.txt").touch()
+    with SqliteDatabase.open(home.create()) as store:
+        number = add_run(store).number
+    outputs = RunFolder.of(home, number).outputs
+    outputs.mkdir()
+    (outputs / "made.txt").write_text("made")
+    (outputs / "away.txt").symlink_to(tmp_path / "secret.txt")
+    return Client(home.root).get(number)
+
+
+def test_what_a_copy_leaves_out_is_said(run, tmp_path):
+    with pytest.warns(UserWarning, match=r"^left out: away\.txt is a link that points outside$") as said:
+        copied = run.cp(folder=tmp_path / "copied")
+    assert said[0].filename == __file__
+    assert [path.name for path in copied.iterdir()] == ["made.txt"]

@@ -7,7 +7,7 @@ does the same whatever has been set since.
 import os
 from typing import Any
 
-from conjure.core.config import SANDBOX, SETTINGS, Config, load_config
+from conjure.core.config import SETTINGS, Config, load_config
 from conjure.core.home import Home
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import current_folder
@@ -32,8 +32,7 @@ def configured_defaults(command: str) -> dict[str, Any]:
     if command in _WITH_RUN_OPTIONS:
         return {command: config.run_options()}
     if command in _SWEEPS:
-        sandbox = {SANDBOX: config.values[SANDBOX]} if config.is_set(SANDBOX) else {}
-        return {command: dict.fromkeys(_SWEEP_METHODS, sandbox)}
+        return {command: dict.fromkeys(_SWEEP_METHODS, config.run_options())}
     _set_variables(config)
     if not config.is_set("model"):
         return {}

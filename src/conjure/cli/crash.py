@@ -65,6 +65,6 @@ def _write(content: str) -> Path | None:
 
 
 def _crashes() -> Path:
-    folder = Home.from_environment().create().root / "crashes"
+    folder = Home.from_environment().create().crashes
     folder.mkdir(exist_ok=True)
     return folder

@@ -299,20 +299,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: It cannot be read, is not TOML, or sets what there is not.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    return _settings_in(content, path)
-
-
-def _settings_in(content: bytes, path: Path) -> dict[str, Any]:
-    try:
-        tables = parse_toml(content.decode())
-    except ValueError as error:
-        raise UsageError(f"{path} is not a TOML file: {error}") from error
+    tables = _tables_in(_content(path), path)
     if path.name == PROJECT_FILE:
         _refuse_executors(tables, path)
     tables.pop(_EXECUTORS, None)
@@ -321,6 +308,24 @@ def _settings_in(content: bytes, path: Path) -> dict[str, Any]:
         for key in found:
             _refuse_in_project(find_setting(key, str(path)), path)
     return {key: _checked(find_setting(key, str(path)), value, str(path)) for key, value in found.items()}
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _tables_in(content: bytes, path: Path) -> dict[str, Any]:
+    if not content:
+        return {}
+    try:
+        return parse_toml(content.decode())
+    except ValueError as error:
+        raise UsageError(f"{path} is not a TOML file: {error}") from error
 
 
 def _refuse_executors(tables: Mapping[str, Any], path: Path) -> None:
@@ -464,6 +469,9 @@ def _slurm(name: str, table: dict[str, Any], where: str) -> ExecutorSettings:
 def write_setting(path: Path, key: str, values: tuple[str, ...] | None) -> None:
     """Set a value in a file, or take it out, and leave all else in it as it is, comments too.
 
+    What the file sets already is not checked, so that a wrong value can be replaced and an unknown setting
+    be taken out, however many there are.
+
     Args:
         path: The file; it is made if need be.
         key: The setting.
@@ -472,16 +480,18 @@ def write_setting(path: Path, key: str, values: tuple[str, ...] | None) -> None:
     Raises:
         UsageError: There is no such setting, the value is not allowed, or the file is too unusual to change.
     """
-    setting = find_setting(key)
-    if path.name == PROJECT_FILE and values is not None:
-        _refuse_in_project(setting, path)
-    value = None if values is None else _stored(setting, values)
-    before = read_settings(path)
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    changed = _with_line(
-        text.splitlines(), key, None if value is None else json.dumps(value, ensure_ascii=False)
-    )
-    wanted = {**before, key: setting.check(value)} if value is not None else _without(before, key)
+    content = _content(path)
+    wanted, line = _flat(_tables_in(content, path)), None
+    is_set = wanted.pop(key, None) is not None
+    if values is not None:
+        setting = find_setting(key)
+        if path.name == PROJECT_FILE:
+            _refuse_in_project(setting, path)
+        wanted[key] = _stored(setting, values)
+        line = json.dumps(wanted[key], ensure_ascii=False)
+    elif not is_set or key.startswith(f"{_EXECUTORS}."):
+        find_setting(key)
+    changed = _with_line(content.decode().splitlines(), key, line)
     new = "\n".join(changed) + "\n" if changed else ""
     if not _says(new, wanted, path):
         raise UsageError(f"{path} is written in a way that cannot be changed here", hint="edit it by hand")
@@ -501,13 +511,9 @@ def _stored(setting: Setting, values: tuple[str, ...]) -> Any:
     return list(checked) if is_list else checked
 
 
-def _without(settings: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != key}
-
-
 def _says(text: str, wanted: dict[str, Any], path: Path) -> bool:
     try:
-        return _settings_in(text.encode(), path) == wanted
+        return _flat(_tables_in(text.encode(), path)) == wanted
     except UsageError:
         return False
 

@@ -163,6 +163,21 @@ class Home:
         """The user's settings, TOML; a named home has those of the local one."""
         return self.local.root / "config.toml"
 
+    @property
+    def identity_key(self) -> Path:
+        """The key of digests that only this home can make."""
+        return self.root / "identity.key"
+
+    @property
+    def crashes(self) -> Path:
+        """What is written down of errors that nobody expected."""
+        return self.root / "crashes"
+
+    @property
+    def importable(self) -> Path:
+        """What runs whose environment has no conjure can import of it."""
+        return self.root / "import"
+
     def run_folder(self, number: int) -> Path:
         """The folder of one run; of one that another machine has, what was brought here of it."""
         fetched = self.fetched / str(number)

@@ -13,7 +13,6 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.errors import StoreError
 
-KEY_FILE = "identity.key"
 _KEY_BYTES = 32
 
 
@@ -24,9 +23,9 @@ def keyed_digest(home: Home, content: bytes) -> str:
         StoreError: The key can be neither read nor made.
     """
     try:
-        return hmac.digest(_key(home.root / KEY_FILE), content, hashlib.sha256).hex()
+        return hmac.digest(_key(home.identity_key), content, hashlib.sha256).hex()
     except OSError as error:
-        raise StoreError(f"{home.root / KEY_FILE} cannot be used: {error.strerror}") from error
+        raise StoreError(f"{home.identity_key} cannot be used: {error.strerror}") from error
 
 
 def _key(path: Path) -> bytes:

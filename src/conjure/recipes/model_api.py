@@ -10,7 +10,7 @@ from typing import Any
 from conjure.lm import language_model
 from conjure.lm.training import finetune as tuning
 from conjure.lm.training.events import TuningEvent
-from conjure.recipes.resource_lookup import data_path, model_lookup
+from conjure.recipes.resource_lookup import data_path, model_lookup, with_data_paths
 
 
 def load(
@@ -45,10 +45,11 @@ def finetune(
         output: Checkpoint folder to write.
         model: Model to start from: a name, a folder or a run (``runs/3``).
         on_event: Told of every event of the training.
-        **options: Fields of `FinetuneRequest`.
+        **options: Fields of `FinetuneRequest`; `validation` and `adapter` can be resources too.
     """
     sources = [data] if isinstance(data, str | Path) else data
     names = [data_path(str(source)) for source in sources]
+    options = with_data_paths(options)
     return tuning.finetune(
         names, output=output, model=model, on_event=on_event, lookups=[model_lookup], **options
     )

@@ -1,17 +1,27 @@
 """The options of the recorded commands, typed, and the words of the command line that they stand for.
 
-Main entries: `FinetuneOptions`, `GenerateOptions`, `ScoreOptions`, `option_words`. Invariant: an option that
-is not given is not written; so a run records what was asked, and defaults stay defaults.
+Main entries: `FinetuneOptions`, `GenerateOptions`, `ScoreOptions`, `option_words`, `parse_options`.
+Invariant: an option that is not given is not written; so a run records what was asked, and defaults stay
+defaults.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
 from conjure.core.text import did_you_mean
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
 
+NAMING_DATA = ("adapter", "validation")  # options whose values are files, folders or resources
+ONE_MOUNT = "its files are mounted once, for all trials"
+ONE_PLACE = "all trials run in the same place, with the same resources and retries"
+# Options that all trials of a sweep share, and why.
+SHARED_BY_TRIALS = {
+    **dict.fromkeys(NAMING_DATA, ONE_MOUNT),
+    **dict.fromkeys(("distributed", "nodes"), ONE_PLACE),
+}
+AUTOMATIC = ("block_size", "learning_rate", "eval_every", "save_every", "sample_every")  # may be ``auto``
 _NEGATED = {"header": "--no-header"}  # flags that are on if nothing is said
 _SPELLED = {"max_new_tokens": "--length"}
 
@@ -142,6 +152,35 @@ def refuse_unknown(options: Mapping[str, object], known: type) -> None:
                 f"there is no option {name!r}",
                 hint=did_you_mean(name, names) or f"there are {', '.join(names)}",
             )
+
+
+def parse_options(texts: Mapping[str, str], known: type) -> dict[str, Any]:
+    """Options from texts, read as the command line does; one that is ``auto`` is as good as not given.
+
+    Args:
+        texts: Values by the names of the options.
+        known: The `TypedDict` of a command.
+
+    Raises:
+        UsageError: A text is no such value, or the option is a flag, which has none.
+    """
+    kinds = get_type_hints(known)
+    given = {name: text for name, text in texts.items() if text != "auto" or name not in AUTOMATIC}
+    return {name: _read(name, kinds[name], text) for name, text in given.items()}
+
+
+def _read(name: str, kind: Any, text: str) -> Any:
+    if kind is bool:
+        raise UsageError(f"{option(name)} is a flag and cannot be a parameter", hint="start a sweep for each")
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError as error:
+            allowed = "a whole number" if kind is int else "a number"
+            raise UsageError(f"{option(name)} is {text!r}; it must be {allowed}") from error
+    if get_origin(kind) is Literal and text not in get_args(kind):
+        raise UsageError(f"{option(name)} is {text!r}; allowed are {', '.join(get_args(kind))}")
+    return text
 
 
 def option_words(options: Mapping[str, object]) -> list[str]:

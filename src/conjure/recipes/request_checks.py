@@ -1,21 +1,27 @@
 """What is asked, checked before a run gets a number.
 
-Main entries: `check_finetune`, `check_score` (`generation_specs` has `check_generate`), and of what is run
-again `changed_model_notes`, `refuse_changed_trials`. Invariant: nothing
+Main entries: `check_finetune`, `check_finetune_sweep`, `check_score` (`generation_specs` has
+`check_generate`), and of what is run again `changed_model_notes`, `refuse_changed_trials`. Invariant: nothing
 here imports torch, loads a model or writes anything.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from conjure.core.home import Home
 from conjure.core.text import today
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import read_records
 from conjure.lm.training.request import FinetuneRequest
 from conjure.recipes.changed_models import changed_models
-from conjure.recipes.options import FinetuneOptions, ScoreOptions, refuse_unknown
+from conjure.recipes.options import (
+    SHARED_BY_TRIALS,
+    FinetuneOptions,
+    ScoreOptions,
+    parse_options,
+    refuse_unknown,
+)
 from conjure.recipes.resource_lookup import data_path
 from conjure.recipes.used_models import UsedModel, used_models
 from conjure.runs.schema.record import RunRecord
@@ -54,6 +60,39 @@ def check_finetune(home: Home, data: Sequence[str], model: str, options: Finetun
             if records.chat_formats:
                 dated = {"chat_date": today()}
     return {**dated, **options}
+
+
+def check_finetune_sweep(
+    home: Home, data: Sequence[str], model: str, shared: FinetuneOptions, trials: Sequence[Mapping[str, str]]
+) -> FinetuneOptions:
+    """Refuse a sweep of fine-tunes of which a trial cannot be trained.
+
+    Args:
+        home: Where conjure keeps things.
+        data: Files, folders and resources.
+        model: Model to start from.
+        shared: Options that all trials have.
+        trials: Values of trials to check, by option, as texts; of the same options in each.
+
+    Returns:
+        The shared options, with what `check_finetune` adds.
+
+    Raises:
+        ConjureError: An option cannot be a parameter, a value is out of bounds, or the data cannot be read.
+    """
+    refuse_unknown(trials[0], FinetuneOptions)
+    for name in trials[0]:
+        if name in SHARED_BY_TRIALS:
+            raise UsageError(
+                f"{option(name)} cannot be a parameter: {SHARED_BY_TRIALS[name]}",
+                hint="start a sweep for each",
+            )
+    added: dict[str, Any] = {}
+    for trial in trials:
+        asked = cast("FinetuneOptions", {**shared, **parse_options(trial, FinetuneOptions)})
+        checked = check_finetune(home, data, model, asked)
+        added |= {name: value for name, value in checked.items() if name not in asked}
+    return cast("FinetuneOptions", {**added, **shared})
 
 
 def check_score(home: Home, files: Sequence[str], models: Sequence[str], options: ScoreOptions) -> None:

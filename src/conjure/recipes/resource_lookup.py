@@ -1,18 +1,21 @@
 """Resources where the language-model half takes a path or a model's name.
 
-Main entries: `model_lookup`, `data_path`. Invariant: a name is a resource only if it is written as one
-(``runs/…``, ``uploads/…``) or is a link's name; everything else is left to whoever asked.
+Main entries: `model_lookup`, `data_path`, `with_data_paths`. Invariant: a name is a resource only if it is
+written as one (``runs/…``, ``uploads/…``) or is a link's name; everything else is left to whoever asked.
 """
 
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import NotFoundError
 from conjure.lm.checkpoints.gguf.detection import is_gguf
+from conjure.recipes.options import NAMING_DATA
 from conjure.runs.schema.resource import RUNS, UPLOADS
 
 CHECKPOINT_OUTPUT = "output"  # where a fine-tune's run keeps its checkpoint
@@ -102,3 +105,13 @@ def data_path(name: str, home: Home | None = None) -> str:
     """
     home = Home.from_environment() if home is None else home
     return str(resolve_resource(home, name)) if is_resource(home, name) else name
+
+
+def with_data_paths(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with those that name data as paths.
+
+    Raises:
+        NotFoundError: One is a resource, and not there.
+    """
+    named = {name: data_path(str(options[name])) for name in NAMING_DATA if options.get(name) is not None}
+    return {**options, **named}

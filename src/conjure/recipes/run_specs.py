@@ -14,14 +14,13 @@ from pathlib import Path
 from conjure.core.config import load_config
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError, option
-from conjure.recipes.options import option_words
+from conjure.recipes.options import NAMING_DATA, option_words
 from conjure.recipes.resource_lookup import checkpoint_resource, is_resource
 from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import CodeChoice, ComputeRequest, Mount, RunSpec, current_folder
 
 MODEL_MOUNT = "model"
 _AUTO = "auto"
-_NAMING_DATA = ("adapter", "validation")  # options whose values a run must find
 
 
 @dataclass
@@ -77,8 +76,8 @@ class InputMounts:
         """
         swept = placeholders or {}
         given = {name: value for name, value in options.items() if name not in swept}
-        plain = {name: value for name, value in given.items() if name not in _NAMING_DATA}
-        naming = {name: self.data(str(given[name])) for name in _NAMING_DATA if given.get(name) is not None}
+        plain = {name: value for name, value in given.items() if name not in NAMING_DATA}
+        naming = {name: self.data(str(given[name])) for name in NAMING_DATA if given.get(name) is not None}
         return option_words({**plain, **naming, **swept})
 
     def _mount(self, source: str, target: str) -> str:

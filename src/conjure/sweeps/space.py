@@ -1,7 +1,7 @@
 """What a sweep tries: for each parameter a list of values or a range, as it is typed.
 
-Main entries: `parse_parameter`, `Choice`, `Range`. Invariant: a value is text, and reaches the command as it
-was typed or, if drawn from a range, as the shortest text with six digits.
+Main entries: `parse_parameter`, `Choice`, `Range`, `checked_trials`. Invariant: a value is text, and reaches
+the command as it was typed or, if drawn from a range, as the shortest text with six digits.
 """
 
 import csv
@@ -18,6 +18,7 @@ _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(rf"(?P<low>{_NUMBER}):(?P<high>{_NUMBER})(?::(?P<one>[a-z_]+))?(?::(?P<two>[a-z_]+))?")
 _SCALES, _KINDS = ("linear", "log"), ("int", "float")
 _DIGITS = 6
+_BETWEEN = 0.381966  # a share of the way where no range of a usual width has a whole number
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,10 @@ class Choice:
     def at(self, share: float) -> str:
         """The value at a share, from 0 to below 1, of all there are."""
         return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
+
+    def to_check(self) -> tuple[str, ...]:
+        """The values to check: all."""
+        return self.values
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -86,6 +91,10 @@ class Range:
         text = f"{inside:.12g}"
         return text if self.low <= float(text) <= self.high else repr(inside)
 
+    def to_check(self) -> tuple[str, ...]:
+        """The values to check: both ends, and one between, which is no whole number unless all are."""
+        return tuple(dict.fromkeys((self.text(self.low), self.text(self.high), self.at(_BETWEEN))))
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         return {"low": self.low, "high": self.high, "log": self.log, "whole": self.whole}
@@ -102,6 +111,18 @@ def uniform(low: float, high: float) -> Range:
 def log_uniform(low: float, high: float) -> Range:
     """As `uniform`, but with equal ratios counting alike: for learning rates and sizes."""
     return Range(float(low), float(high), log=True, whole=isinstance(low, int) and isinstance(high, int))
+
+
+def checked_trials(space: Mapping[str, Domain], seeded: Mapping[str, str]) -> list[dict[str, str]]:
+    """Trials to check before a sweep starts: together they have every value of a list, and those of a range.
+
+    Args:
+        space: Values by parameter.
+        seeded: What else every trial has.
+    """
+    values = {name: domain.to_check() for name, domain in space.items()}
+    first = {name: some[0] for name, some in values.items()} | dict(seeded)
+    return [first, *({**first, name: value} for name, some in values.items() for value in some[1:])]
 
 
 def parse_parameter(text: str) -> tuple[str, Domain]:

@@ -6,7 +6,7 @@ import os
 import click
 import pytest
 
-from conjure.cli.commands import run
+from conjure.cli.commands import run, sweep
 from conjure.cli.configured_defaults import configured_defaults
 from conjure.cli.main import CONFIGURED, _run, cli
 from conjure.core.config import SETTINGS
@@ -69,6 +69,7 @@ def test_one_setting(call, conjure_home):
         (("get", "modle"), "error: there is no setting 'modle'; did you mean model?"),
         (("set", "run.cpus", "two"), "error: the value: run.cpus cannot be 'two'; allowed: a number above 0"),
         (("set", "model", "a", "b"), "error: model takes one value; 2 were given"),
+        (("unset", "modle"), "error: there is no setting 'modle'; did you mean model?"),
         (("unset", "--project", "model"), "error: model is not set: there is no "),
     ],
 )
@@ -86,6 +87,17 @@ def test_a_wrong_file_stops_what_uses_it_and_nothing_else(call, here):
         f"error: {here / 'conjure.toml'}: there is no setting 'run.cpu'; did you mean run.cpus"
     )
     assert call("ps")[0] == 0
+
+
+def test_a_wrong_file_is_mended(call, here):
+    (here / "conjure.toml").write_text("colour = 1\n[run]\ncpus = 0\n")
+    assert call("config", "set", "--project", "run.cpus", "2")[0] == 0
+    assert call("config", "unset", "--project", "colour") == (
+        0,
+        f"colour is not set in {here / 'conjure.toml'}\n",
+        "",
+    )
+    assert call("config", "get", "run.cpus") == (0, "2\n", "")
 
 
 def test_settings_are_defaults_of_options_that_exist(here, conjure_home):
@@ -143,6 +155,23 @@ def test_settings_that_no_run_with_an_image_can_have_are_left_out_there(here, co
     spec = _spec(Home(conjure_home), ("true",), {"image": "debian:12"})
     assert (spec.environment.base, spec.environment.python) == ("current", None)
     assert (spec.resources.gpus, spec.resources.cpus) == (None, 2)
+
+
+def test_settings_of_runs_are_those_of_trials_that_are_commands_of_the_users(call, here, conjure_home):
+    conjure_home.mkdir()
+    (conjure_home / "config.toml").write_text('sandbox = true\n[run]\ncpus = 2\ntimeout = "1h"\n')
+
+    def parsed(*words):
+        settings = configured_defaults("sweep")["sweep"]["grid"]
+        given = sweep.grid.make_context("grid", list(words), default_map=settings).params
+        return [given[name] for name in ("cpus", "timeout", "sandbox")]
+
+    assert parsed("--param", "x=1", "--", "echo", ":x:") == [2.0, "1h", True]
+    assert parsed("--param", "x=1", "--cpus", "1", "--no-sandbox", "echo", ":x:") == [1.0, "1h", False]
+    assert parsed("--param", "seed=1", "conjure", "generate", "Hi") == [None, None, False]
+    assert parsed("--cpus", "1", "--", "conjure", "finetune", "jokes.txt") == [1.0, None, False]
+    call("sweep", "grid", "--save-command", "c.toml", "--param", "seed=1", "--", "conjure", "generate", "Hi")
+    assert "cpus" not in (here / "c.toml").read_text()
 
 
 def test_the_model_that_is_set_is_none_of_a_predictors(call, here):

@@ -30,6 +30,26 @@ def test_a_resumed_fine_tune_takes_no_other_options_of_training(refused):
     )
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("--no-run", "-o", "out"), "it cannot be combined with --no-run"),
+        (("--dry-run",), "it cannot be combined with --dry-run"),
+    ],
+)
+def test_a_run_is_resumed_by_a_run_alone(refused, folder, typed, said):
+    (folder / "out.training").mkdir()
+    told = refused("finetune", "--resume", "runs/3", *typed)
+    assert told == f"--resume runs/3 records a new run; {said}"
+
+
+def test_a_command_inside_a_run_resumes_no_other_run(refused, monkeypatch):
+    monkeypatch.setenv("CONJURE_RUN", "5")
+    assert refused("finetune", "jokes.txt", "--resume", "runs/3") == (
+        "--resume runs/3 records a new run, which a command inside a run cannot do"
+    )
+
+
 UNRECORDED = {
     "generate": ("generate", "Hi"),
     "score": ("score", "--text", "Hi"),

@@ -198,6 +198,29 @@ def test_a_file_that_cannot_be_changed_by_line_is_left_alone(home):
         assert home.config_file.read_text() == text
 
 
+def test_a_wrong_value_is_replaced_and_an_unknown_setting_taken_out(home, project):
+    home.config_file.write_text("colour = 1\n\n[run]\ncpus = 0  # mine\ncpu = 2\npython = 3.12\n")
+    write_setting(home.config_file, "run.cpus", ("2",))
+    for key in ("run.cpu", "run.python", "colour"):
+        write_setting(home.config_file, key, None)
+    assert home.config_file.read_text() == "\n[run]\ncpus = 2.0  # mine\n"
+    assert load_config(home, project).values["run.cpus"] == 2.0
+
+
+def test_a_projects_file_is_mended_of_what_a_project_cannot_set(project):
+    (project / "conjure.toml").write_text("[team]\nheartbeat = 1\n")
+    write_setting(project / "conjure.toml", "team.heartbeat", None)
+    assert tomllib.loads((project / "conjure.toml").read_text()) == {"team": {}}
+
+
+def test_what_there_is_not_is_not_taken_out(home):
+    home.config_file.write_text(RAY)
+    for key in ("colour", "executors", "executors.gpu", "executors.gpu.kind"):
+        with pytest.raises(UsageError, match=f"there is no setting '{key}'"):
+            write_setting(home.config_file, key, None)
+    assert home.config_file.read_text() == RAY
+
+
 NOT_UTF8 = ("project", ("\udcff",))
 
 

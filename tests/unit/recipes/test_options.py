@@ -6,13 +6,21 @@ import pytest
 from conjure.cli.commands import finetune, generate, score
 from conjure.cli.recording import RECORDING
 from conjure.core.home import Home
+from conjure.core.text import today
 from conjure.errors import UsageError
 from conjure.lm.training.request import FinetuneRequest
 from conjure.python_api import RecordingOptions
 from conjure.recipes.finetune_specs import finetune_spec
 from conjure.recipes.generation_specs import check_generate, generate_spec, score_spec
-from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, option_words
-from conjure.recipes.request_checks import check_finetune, check_score
+from conjure.recipes.options import (
+    AUTOMATIC,
+    FinetuneOptions,
+    GenerateOptions,
+    ScoreOptions,
+    option_words,
+    parse_options,
+)
+from conjure.recipes.request_checks import check_finetune, check_finetune_sweep, check_score
 
 COMMANDS = [(finetune, FinetuneOptions), (generate, GenerateOptions), (score, ScoreOptions)]
 NOT_RECORDED = {"model", "output", "resume", "dry_run", "no_run", "save", "as_json", "stream"} | {
@@ -46,6 +54,32 @@ def test_every_keyword_is_spelled_as_the_command_takes_it(module, options):
 def test_a_fine_tune_takes_every_field_of_the_request():
     fields = set(FinetuneRequest.__dataclass_fields__) - {"data", "output", "model", "resume"}
     assert set(FinetuneOptions.__annotations__) == fields
+
+
+def test_options_that_may_be_automatic_are_known():
+    kinds = finetune.command.params
+    assert {each.name for each in kinds if isinstance(each.type, finetune.Automatic)} == set(AUTOMATIC)
+
+
+def test_texts_are_read_as_the_command_reads_them():
+    texts = {"epochs": "2", "lora": "8", "block_size": "auto", "dedup": "keep", "column": "auto"}
+    read = parse_options(texts, FinetuneOptions)
+    assert read == {"epochs": 2.0, "lora": 8, "dedup": "keep", "column": "auto"}
+    typed = [word for name, text in texts.items() for word in (f"--{name.replace('_', '-')}", text)]
+    params = finetune.command.make_context("finetune", typed).params
+    assert {name: params[name] for name in read} == read
+
+
+CHAT = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}\n'
+
+
+def test_all_trials_on_conversations_have_the_same_date(home, folder):
+    (folder / "chats.jsonl").write_text(CHAT)
+    trials = [{"epochs": "1"}, {"epochs": "2"}]
+    checked = check_finetune_sweep(home, ["chats.jsonl"], "sprite", {"seed": 1}, trials)
+    assert checked == {"seed": 1, "chat_date": today()}
+    given = {"chat_date": "2026-03-01"}
+    assert check_finetune_sweep(home, ["chats.jsonl"], "sprite", given, trials) == given
 
 
 def test_options_that_are_not_given_are_not_written():

@@ -1,7 +1,15 @@
 import pytest
 
 from conjure.errors import UsageError
-from conjure.sweeps.space import Choice, Range, domain_from_dict, log_uniform, parse_parameter, uniform
+from conjure.sweeps.space import (
+    Choice,
+    Range,
+    checked_trials,
+    domain_from_dict,
+    log_uniform,
+    parse_parameter,
+    uniform,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +64,17 @@ def test_every_whole_number_of_a_range_is_drawn_alike():
 def test_ranges_from_python():
     assert uniform(1, 3) == Range(1.0, 3.0, whole=True)
     assert log_uniform(1e-4, 1) == Range(1e-4, 1.0, log=True)
+
+
+def test_trials_to_check_have_every_value_of_a_list_and_both_ends_of_a_range():
+    space = {"a": Choice(("x", "y")), "b": Range(1.0, 2.0, whole=True)}
+    assert checked_trials(space, {"seed": "1"}) == [
+        {"a": "x", "b": "1", "seed": "1"},
+        {"a": "y", "b": "1", "seed": "1"},
+        {"a": "x", "b": "2", "seed": "1"},
+    ]
+
+
+def test_of_a_range_that_is_not_whole_a_number_that_is_not_is_checked():
+    for domain in (Range(0.0, 8.0), Range(1.0, 100.0), Range(1.0, 64.0, log=True)):
+        assert not all(float(trial["a"]).is_integer() for trial in checked_trials({"a": domain}, {}))

@@ -67,8 +67,8 @@ def set_(key: str, values: tuple[str, ...], *, project: bool) -> None:
 def unset(key: str, *, project: bool) -> None:
     """Remove the setting KEY, so that its default applies."""
     path = _file(project=project)
-    find_setting(key)
     if not path.exists():
+        find_setting(key)
         raise NotFoundError(f"{key} is not set: there is no {path}", fix="conjure config")
     write_setting(path, key, None)
     click.echo(f"{key} is not set in {path}")

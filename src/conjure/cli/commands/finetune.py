@@ -220,6 +220,7 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
     if no_run:
         refuse_unrecorded(recording, "leave out --no-run")
     if dry_run or no_run or inside_a_run():
+        _refuse_run_to_resume(settings["resume"], no_run=no_run, dry_run=dry_run)
         return implementation.train_here(data, settings, dry_run=dry_run, as_json=as_json)
     _refuse_output(settings)
     if settings["resume"] is not None:
@@ -231,6 +232,22 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
         # Every fault is told here and now, before a run gets a number.
         spec = implementation.checked_spec(context)
     return record(spec, recording, as_json=as_json)
+
+
+def _refuse_run_to_resume(resume: str | None, *, no_run: bool, dry_run: bool) -> None:
+    """Refuse to resume a run where none is recorded.
+
+    Raises:
+        UsageError: A run is given.
+    """
+    if resume in (None, _HERE):
+        return
+    given = option("resume", resume)
+    if not (no_run or dry_run):
+        raise UsageError(f"{given} records a new run, which a command inside a run cannot do")
+    other = option("no_run" if no_run else "dry_run", True)
+    hint = f"{option('resume', True)} alone resumes the training in {option('output')}" if no_run else None
+    raise UsageError(f"{given} records a new run; it cannot be combined with {other}", hint=hint)
 
 
 def _refuse_output(settings: dict[str, Any]) -> None:

@@ -173,13 +173,19 @@ def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = No
         context: The parsed command line.
         placeholders: Options to fill in later, by name, with the text that stands for them.
     """
-    given = context.params
+    given, swept = context.params, dict(placeholders or {})
     prompt = _only(given["prompt"], given["prompt_option"])
-    return _spec(context, _prompts(prompt, given["prompt_file"]), placeholders)
+    swept_prompt = swept.pop("prompt", None) or swept.pop("prompt_option", None)
+    if swept_prompt is not None and prompt == "-":
+        raise UsageError("standard input cannot be a prompt of a sweep over prompts")
+    return _spec(context, _prompts(prompt, given["prompt_file"]), swept, swept_prompt)
 
 
 def _spec(
-    context: click.Context, prompts: list[str], placeholders: Mapping[str, str] | None = None
+    context: click.Context,
+    prompts: list[str],
+    placeholders: Mapping[str, str] | None = None,
+    swept_prompt: str | None = None,
 ) -> RunSpec:
     """The run of a command line whose prompts are read: standard input can be read once."""
     given = context.params
@@ -189,7 +195,7 @@ def _spec(
     options = check_generate(prompts, options)
     spec = generate_spec(
         Home.from_environment(),
-        prompts[0],
+        swept_prompt if swept_prompt is not None else prompts[0],
         given["model"],
         options,
         prompt_file=given["prompt_file"],

@@ -23,7 +23,7 @@ from conjure.runs.schema.spec import RunSpec
 from conjure.sweeps.control import require_packages, resume_sweep, start_sweep, stop_sweep
 from conjure.sweeps.proposals import propose
 from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
-from conjure.sweeps.space import Choice, Domain, parse_parameter
+from conjure.sweeps.space import Domain, checked_trials, parse_parameter
 from conjure.sweeps.sweep import SweepOptions, request_of
 from conjure.sweeps.view import SweepView, look_at_sweep
 
@@ -46,6 +46,15 @@ def command() -> None:
 
     :NAME: in COMMAND is replaced by a value of --param NAME. Trials are ordinary runs.
     """
+
+
+def _without_settings(
+    context: click.Context, _parameter: click.Parameter, words: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Leave out what is set for runs where trials are fine-tunes or the like: outside a sweep it is, too."""
+    if is_recipe(words):
+        context.default_map = None
+    return words
 
 
 def _sweep_options(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,7 +98,14 @@ def _sweep_options(make: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end."),
         run_options,
         saved_command_options,
-        click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND..."),
+        click.argument(
+            "command",
+            nargs=-1,
+            type=click.UNPROCESSED,
+            metavar="COMMAND...",
+            is_eager=True,  # before the options that settings give values to
+            callback=_without_settings,
+        ),
     )
     for option in reversed(options):
         make = option(make)
@@ -178,21 +194,7 @@ def _spec(home: Home, space: Mapping[str, Domain], options: dict[str, Any]) -> R
         return run_spec(home, options, {})
     run = run_spec(home, {**options, "command": ("conjure",)}, {})
     seeded = {SEED_PARAMETER: "1"} if options["seeds"] > 1 else {}
-    return recipe_template(words, list(_checked_trials(space, seeded)), options, run)
-
-
-def _checked_trials(space: Mapping[str, Domain], seeded: Mapping[str, str]) -> Iterable[dict[str, str]]:
-    """Trials that together have every value of a list, and both ends of every range."""
-    values = {
-        name: domain.values
-        if isinstance(domain, Choice)
-        else (domain.text(domain.low), domain.text(domain.high))
-        for name, domain in space.items()
-    }
-    first = {name: some[0] for name, some in values.items()} | dict(seeded)
-    yield first
-    for name, some in values.items():
-        yield from (first | {name: value} for value in some[1:])
+    return recipe_template(words, checked_trials(space, seeded), options, run)
 
 
 def _show_commands(request: SweepRequest, *, as_json: bool) -> None:

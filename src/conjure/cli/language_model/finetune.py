@@ -19,7 +19,7 @@ from conjure.recipes import changed_models
 from conjure.recipes.finetune_specs import finetune_spec, has_state, mark_as_outputs
 from conjure.recipes.options import FinetuneOptions
 from conjure.recipes.request_checks import check_finetune
-from conjure.recipes.resource_lookup import data_path
+from conjure.recipes.resource_lookup import data_path, with_data_paths
 from conjure.reporting import inside_a_run
 from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.lifecycle.ownership import open_store
@@ -89,11 +89,7 @@ def train_here(data: tuple[str, ...], settings: dict[str, Any], *, dry_run: bool
         as_json: Print JSON.
     """
     names = tuple(data_path(name) for name in data)
-    if settings["validation"] is not None:
-        settings = {**settings, "validation": data_path(settings["validation"])}
-    if settings["adapter"] is not None:
-        settings = {**settings, "adapter": data_path(settings["adapter"])}
-    request = _request(names, settings)
+    request = _request(names, with_data_paths(settings))
     if request.resume and inside_a_run():
         mark_as_outputs(Path(request.output))
     elif inside_a_run() and has_state(Path(request.output)):  # which the run's attempt before this one left

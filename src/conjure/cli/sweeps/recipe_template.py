@@ -15,6 +15,7 @@ from conjure.cli.configured_defaults import configured_defaults
 from conjure.cli.recording import compute_request
 from conjure.cli.typed_options import is_typed
 from conjure.errors import UsageError, option
+from conjure.recipes.options import ONE_MOUNT, ONE_PLACE, SHARED_BY_TRIALS
 from conjure.recipes.run_specs import placed
 from conjure.runs.schema.argv import fill_in, placeholders
 from conjure.runs.schema.spec import RunSpec
@@ -29,6 +30,8 @@ _SPEC_OF = {
 _NEEDS_HOME, _HAS_ENVIRONMENT = "needs conjure's home folder", "has its own environment"
 # Options of `conjure run` that say nothing about a run of conjure itself, and why.
 _OF_OTHERS = {
+    "base": _HAS_ENVIRONMENT,
+    "deps_from_env": _HAS_ENVIRONMENT,
     "mount": _HAS_ENVIRONMENT,
     "pip": _HAS_ENVIRONMENT,
     "pip_req": _HAS_ENVIRONMENT,
@@ -46,6 +49,16 @@ _OF_OTHERS = {
     "checkpoint": "keeps its own",
     "distributed": "takes that option itself",
     "nodes": "takes that option itself",
+}
+
+
+# Options and arguments of the recipes that are no trial's own, and why.
+_NOT_SWEPT = {
+    **SHARED_BY_TRIALS,
+    **dict.fromkeys(("data", "model", "prompt_file", "compare"), ONE_MOUNT),
+    "inputs": "all trials score the same",
+    **dict.fromkeys(("label", "project", "description"), "it is the same for all trials"),
+    **dict.fromkeys(("cpus", "gpus", "memory", "retry", "on"), ONE_PLACE),
 }
 
 
@@ -108,7 +121,6 @@ def recipe_template(
 def _refuse_others(given: Mapping[str, Any], kind: str) -> None:
     context = click.get_current_context()
     for name, why in _OF_OTHERS.items():
-        # A sandbox that settings ask for is for commands of the user's own, as it is outside a sweep.
         if given[name] and is_typed(context, name):
             raise UsageError(f"{option(name)} cannot be combined with conjure {kind}, which {why}")
 
@@ -158,27 +170,25 @@ def _swept(command: click.Command, context: click.Context, words: Sequence[str])
     swept: dict[str, str] = {}
     for parameter in command.params:
         name = parameter.name or ""
-        texts = raw.get(name)
-        texts = (
-            [texts] if isinstance(texts, str) else list(texts or ()) if not isinstance(texts, bool) else []
-        )
-        if not placeholders(tuple(text for text in texts if isinstance(text, str))):
+        texts = _texts(raw.get(name))
+        if not placeholders(tuple(texts)):
             continue
-        if isinstance(parameter, click.Argument) or len(texts) > 1 or name in _NOT_SWEPT:
+        why = _NOT_SWEPT.get(name, "it is given several times" if len(texts) > 1 else None)
+        if why is not None:
             where = (
                 max(parameter.opts, key=len)
                 if isinstance(parameter, click.Option)
                 else parameter.human_readable_name
             )
             raise UsageError(
-                f"{where} cannot have a placeholder: its files are mounted once, for all trials",
+                f"{where} cannot have a placeholder: {why}",
                 hint="sweep over other options, or start a sweep for each",
             )
-        swept[name] = str(texts[0])
+        swept[name] = texts[0]
     return swept
 
 
-_NOT_SWEPT = (
-    *("model", "adapter", "validation", "prompt_file", "output", "compare"),
-    *("label", "project", "description"),
-)
+def _texts(value: object) -> list[str]:
+    """The texts that click's parser gives; none of a flag and of what was not typed."""
+    given = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+    return [text for text in given if isinstance(text, str)]

@@ -87,6 +87,9 @@ def _in_the_way(source: Path, folder: Path) -> list[str]:
 def retrieve(plan: Retrieval, *, overwrite: bool, watch: Callable[[Copied], None] | None = None) -> Copied:
     """Make the copy that was planned; it belongs to the user and may be written to.
 
+    Returns:
+        What was copied, and what of a folder was left out.
+
     Raises:
         ConflictError: Files are in the way, and `overwrite` is not set.
         StoreError: The copy cannot be made.
@@ -102,8 +105,11 @@ def retrieve(plan: Retrieval, *, overwrite: bool, watch: Callable[[Copied], None
         into, name = (plan.destination, "") if is_folder else (plan.destination.parent, plan.destination.name)
         into.mkdir(parents=True, exist_ok=True)
         with Folder.open(into, follow=True) as opened:  # the user's own; links below it are not followed
-            return copy_entry(
+            copied = copy_entry(
                 plan.source, opened, name, boundary=plan.boundary, overwrite=overwrite, watch=watch
             )
     except OSError as error:
         raise StoreError(f"{plan.source.name} could not be copied: {error.strerror or error}") from error
+    if copied.skipped and not is_folder:
+        raise StoreError(f"{plan.source.name} could not be copied: {copied.skipped[0]}")
+    return copied

@@ -96,7 +96,7 @@ def _own_variables(
 
 def reporting_folder(home: Home) -> Path:
     """A folder from which ``from conjure import log_metric`` works, for environments without conjure."""
-    folder = home.root / "import"
+    folder = home.importable
     package = Path(reporting.__file__).parent
     link = folder / "conjure"
     folder.mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from conjure.core.home import Home
-from conjure.errors import ConflictError, UsageError
+from conjure.errors import ConflictError, StoreError, UsageError
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
 from support.homes import add_outputs, add_work
 from support.repositories import read_files, write_files
@@ -37,6 +37,13 @@ def test_one_file(home: Home, tmp_path: Path) -> None:
 
 def test_a_link_to_a_file_is_that_file(home: Home, tmp_path: Path) -> None:
     assert get(home, "runs/2/link", tmp_path / "out") == {"link": "a"}
+
+
+def test_one_file_that_vanishes_is_an_error(home: Home, tmp_path: Path) -> None:
+    plan = plan_retrieval(home, "runs/2/a.txt", tmp_path / "out", lambda _: None)
+    plan.source.unlink()
+    with pytest.raises(StoreError, match=r"^a\.txt could not be copied: a\.txt vanished$"):
+        retrieve(plan, overwrite=False)
 
 
 def test_running_run(home: Home, tmp_path: Path) -> None:
