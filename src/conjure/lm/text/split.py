@@ -265,6 +265,9 @@ def _hold_out_tail(
         return Split(everything, None, "none", f"{total} tokens are too few to hold any out")
     cut = total - max(1, round(_TAIL * total))
     train, tail = _span(text, groups, 0, cut), _span(text, groups, cut - 1, total)
+    if not train.has_targets:
+        why = f"what comes before the last {_TAIL:.0%} of the tokens has no answer to train on"
+        return Split(everything, None, "none", why)
     first = len(everything.ends) - tail.records  # the record that the cut goes through, or ends at
     # Trained on are the records before the cut and, to the others like it, also the one that it goes through.
     whole, begun = everything.ends <= cut, np.concatenate(([0], everything.ends[:-1])) < cut

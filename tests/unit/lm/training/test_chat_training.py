@@ -144,6 +144,17 @@ def test_held_out_text_without_an_answer_is_nothing_to_measure_on(tmp_path):
     assert load(tmp_path / "out").generate("Why?", max_new_tokens=2)
 
 
+def test_the_only_answer_is_trained_on_and_not_held_out(tmp_path, tokenizer):
+    turns = [{"role": "user", "content": "A long document. " * 40}, {"role": "assistant", "content": "Yes."}]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}))
+    records = read_records([tmp_path / "chat.jsonl"])
+    chat = conversation_encoder(records.chat_formats, tokenizer, model="it")
+    split = hold_out(tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat))
+    assert split.train.has_targets
+    assert (split.heldout, split.method) == (None, "none")
+    assert split.reason.endswith("has no answer to train on")
+
+
 @pytest.mark.slow
 def test_a_tune_learns_answers_and_its_report_is_about_them(tmp_path):
     folder = chat_checkpoint(tmp_path / "model", FAMILIES["chatml"], context_length=128)
