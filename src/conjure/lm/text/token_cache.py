@@ -332,10 +332,19 @@ def describe(records: RecordSet, text: TokenisedText, groups: DuplicateGroups) -
         size_bytes=text.size_bytes,
         characters=text.characters,
         lengths=summarise_lengths(text.lengths),
-        bad_rows=tuple(records.describe(bad) for bad in text.bad_rows),
+        bad_rows=_bad_rows(records, text),
         bad_row_count=sum(bad.count for bad in text.bad_rows),
         remarks=(*records.remarks, *_remarks(text)),
     )
+
+
+def notes(records: RecordSet, text: TokenisedText) -> tuple[str, ...]:
+    """What was left out of a text, and what else is worth knowing about it, a sentence each."""
+    return (*_bad_rows(records, text), *records.remarks, *_remarks(text))
+
+
+def _bad_rows(records: RecordSet, text: TokenisedText) -> tuple[str, ...]:
+    return tuple(records.describe(bad) for bad in text.bad_rows)
 
 
 def _file_facts(source: Source) -> dict[str, str | None]:
