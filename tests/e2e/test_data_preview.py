@@ -61,10 +61,7 @@ def test_the_names_of_a_models_tokens_cannot_act_on_the_terminal(here, capsys, k
     shown = capsys.readouterr()
     assert not {"\x1b", "\x07", "\u202e"} & set(shown.out + shown.err)
     picture = "␛]0;mine␇\\u202e"
-    assert (
-        f"Me.{picture}" in shown.out or f"Me.⟧{picture}" in shown.out or f"\\{picture}{picture}" in shown.out
-    )
-    assert f"\\{picture}" in shown.out
+    assert f"\\{picture}{picture}" in shown.out  # text, which is no token, and the token after it
 
 
 def test_a_terminal_sees_a_bar_and_a_pipe_does_not(here):
