@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -28,14 +29,14 @@ from conjure.core.text import valid_utf8
 from conjure.errors import DataError, StoreError
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.chat.encoding import ANSWER, ConversationEncoder, EncodedChat
-from conjure.lm.text.chat.formats import ChatFormat
+from conjure.lm.text.chat.formats import ChatFormat, Message
 from conjure.lm.text.near_duplicates import DuplicateGroups, GroupBuilder
 from conjure.lm.text.records import BadRows, Piece, RecordSet
 from conjure.lm.text.sources import Source
 from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
 
-_FORMAT = 4  # of the folder; a change here makes every older folder unused
+_FORMAT = 5  # of the folder; a change here makes every older folder unused
 _GROUPS_FORMAT = 1  # likewise, of the groups
 _BATCH_CHARACTERS = 1 << 20  # encoded at a time: enough for all cores, little enough for any memory
 _HISTOGRAM_BINS = 12
@@ -505,6 +506,7 @@ class _Writer:
         files: tuple[IO[bytes], IO[bytes], IO[bytes], IO[bytes]],
     ) -> None:
         ids, ends, hashes, kinds = files
+        written: list[tuple[Message, ...]] = []
         for piece in batch:
             assert piece.conversation is not None
             messages = piece.conversation.messages
@@ -513,6 +515,7 @@ class _Writer:
             except DataError as error:
                 self._refused.append((piece.conversation.where, str(error)))
                 continue
+            written.append(messages)
             for message in messages:
                 self._written_special += self._tokenizer.count_special(message.content)
                 self._size_bytes += len(message.content.encode())
@@ -525,6 +528,17 @@ class _Writer:
             record = _new_hash()
             record.update(json.dumps(messages).encode())
             hashes.write(record.digest())
+        if self._tokenizer.alters is not None:
+            self._altered += self._count_altered(written)
+
+    def _count_altered(self, conversations: Sequence[Sequence[Message]]) -> int:
+        """How many conversations have a message that the tokenizer does not give back exactly."""
+        contents = [message.content for messages in conversations for message in messages]
+        encoded = self._tokenizer.encode_batch(contents)
+        is_altered = iter(
+            self._tokenizer.decode(ids) != content for content, ids in zip(contents, encoded, strict=True)
+        )
+        return sum(any(list(islice(is_altered, len(messages)))) for messages in conversations)
 
     def _refuse_conversations(self) -> None:
         if not self._refused:

@@ -60,6 +60,19 @@ def test_tokens_and_kinds_are_kept_side_by_side(text, tokenizer):
     assert text.record(3).tolist() == chat.ids
 
 
+def test_conversations_that_the_tokenizer_alters_are_counted(tmp_path):
+    tokenizer = Tokenizer.from_folder(chat_folder(tmp_path, FAMILIES["qwen"]))
+    asked = ["plain", "cafe\u0301", "plain too", "e\u0301"]  # NFC makes one character of each accent
+    rows = [{"prompt": text, "completion": f"{text} {text}"} for text in asked]
+    (tmp_path / "chat.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    records = read_records([tmp_path / "chat.jsonl"])
+    chat = conversation_encoder(records.chat_formats, tokenizer, model="it")
+    text = tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat)
+    assert text.altered == 2
+    facts = describe(records, text, find_groups([records], cache=tmp_path / "cache"))
+    assert any(remark.startswith("2 records are altered") for remark in facts.remarks)
+
+
 def test_a_record_is_as_long_as_its_last_answer(tmp_path, tokenizer):
     """That is what a sample is: an answer to all that comes before, without what ends it."""
     turns = [
