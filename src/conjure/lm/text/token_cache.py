@@ -37,7 +37,7 @@ from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
 
 _FORMAT = 5  # of the folder; a change here makes every older folder unused
-_GROUPS_FORMAT = 1  # likewise, of the groups
+_GROUPS_FORMAT = 2  # likewise, of the groups
 _BATCH_CHARACTERS = 1 << 20  # encoded at a time: enough for all cores, little enough for any memory
 _HISTOGRAM_BINS = 12
 _FEW_BYTES = 1.5  # a token, on average: for a script that was learned it is 3 to 5
@@ -526,7 +526,7 @@ class _Writer:
             kinds.write(bytes(encoded.kinds))
             ends.write(np.array([self._tokens], "<u8").tobytes())
             record = _new_hash()
-            record.update(json.dumps(messages).encode())
+            record.update(json.dumps([(message.role, message.content) for message in messages]).encode())
             hashes.write(record.digest())
         if self._tokenizer.alters is not None:
             self._altered += self._count_altered(written)

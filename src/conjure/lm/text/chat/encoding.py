@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 from conjure.core.files import sha256_bytes
 from conjure.errors import DataError, UsageError, option
-from conjure.lm.text.chat.formats import ChatFormat, Message
+from conjure.lm.text.chat.formats import ChatFormat, Message, is_answer
 from conjure.lm.text.chat.template import ChatTemplate, find_template
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -171,10 +171,11 @@ class ChatEncoder:
             CheckpointError: The template cannot be used.
         """
         plain = self.template.render(messages)
-        answers = {number for number, message in enumerate(messages) if message.role == "assistant"}
+        answers = [number for number, message in enumerate(messages) if message.role == "assistant"]
         parts = self._parts(messages, plain)
-        if parts is None or not answers <= {part.message for part in parts}:
-            parts = self._generation_parts(messages, plain, len(answers))
+        if parts is None or not set(answers) <= {part.message for part in parts}:
+            are_learned = [messages[number].is_learned for number in answers]
+            parts = self._generation_parts(messages, plain, are_learned)
         tokens = list(self._tokens(parts))
         if tokens[-1][1] and tokens[-1][0] not in self._tokenizer.end_ids:
             tokens.append((self._tokenizer.end_of_text_id, True))
@@ -204,7 +205,9 @@ class ChatEncoder:
                 return [part._replace(is_learned=_is_answer(messages, part)) for part in parts]
         return None
 
-    def _generation_parts(self, messages: Sequence[Message], plain: str, answers: int) -> list[Part]:
+    def _generation_parts(
+        self, messages: Sequence[Message], plain: str, are_learned: Sequence[bool]
+    ) -> list[Part]:
         """The rendering in parts by what the template itself says is the model's.
 
         Raises:
@@ -215,12 +218,12 @@ class ChatEncoder:
         start, end = _GENERATION_MARKS
         rendered = self.template.render(messages, generation_marks=_GENERATION_MARKS)
         first, *others = rendered.split(start)
-        if rendered.replace(start, "").replace(end, "") != plain or len(others) != answers:
+        if rendered.replace(start, "").replace(end, "") != plain or len(others) != len(are_learned):
             raise DataError(f"{reason}, so it is not known which tokens to learn")
         parts = [Part(first)]
-        for each in others:
+        for each, is_learned in zip(others, are_learned, strict=True):
             answer, _, rest = each.partition(end)
-            parts += [Part(answer, is_learned=True), Part(rest)]
+            parts += [Part(answer, is_learned=is_learned), Part(rest)]
         return parts
 
     def _refuse_control_tokens(self, messages: Sequence[Message], reason: str) -> None:
@@ -269,7 +272,7 @@ class PromptEncoder:
         """
         if [message.role for message in messages] != ["user", "assistant"]:
             raise DataError("the model has no chat template, so a prompt and a completion must be texts")
-        pieces = [(message.content, message.role == "assistant") for message in messages]
+        pieces = [(message.content, is_answer(message)) for message in messages]
         tokens = list(encode_pieces(self._tokenizer, [piece for piece in pieces if piece[0]]))
         start = self._tokenizer.start_ids
         ids = [*start, *(id_ for id_, _ in tokens), self._tokenizer.end_of_text_id]
@@ -353,7 +356,7 @@ def _merged(pieces: Sequence[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
 
 
 def _is_answer(messages: Sequence[Message], part: Part) -> bool:
-    return part.message is not None and messages[part.message].role == "assistant"
+    return part.message is not None and is_answer(messages[part.message])
 
 
 def _follows_answer(segment: Sequence[tuple[str, bool]]) -> bool:

@@ -47,6 +47,22 @@ def test_generation_blocks_say_what_is_learned_where_content_is_changed(encoder_
         encoder.encode([Message("user", "<|im_end|>"), TURNS[1]])
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        FAMILIES["chatml"].template,
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content | upper | lower }}"
+        "<|im_end|>{% endgeneration %}{% else %}Q:{{ m.content }}{% endif %}\n{% endfor %}",
+    ],
+)
+def test_an_answer_that_is_only_given_is_not_learned_nor_its_end(encoder_of, source):
+    encoder, tokenizer = encoder_of(source)
+    given = Message("assistant", "not this", is_learned=False)
+    chat = encoder.encode([TURNS[0], given, *TURNS])
+    assert learned(chat, tokenizer) == "the cat sat<|im_end|>"
+    assert "not this<|im_end|>" in tokenizer.decode(chat.ids)
+
+
 def test_an_answer_that_nothing_ends_gets_an_end(encoder_of):
     encoder, tokenizer = encoder_of("{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}")
     chat = encoder.encode(TURNS)
