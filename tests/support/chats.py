@@ -97,7 +97,7 @@ def _pieces_qwen(messages: list[Message]) -> Pieces:
         answer = role == "assistant"
         pieces.append((f"<|im_start|>{role}\n", False))
         if answer and number == len(messages) - 1:
-            pieces.append(("<think>\n\n</think>\n\n", False))
+            pieces.append(("<think>\n\n</think>\n\n", True))  # the generation prompt ends before it
         pieces += [(f"{content}<|im_end|>", answer), ("\n", False)]
     return pieces
 
@@ -119,7 +119,7 @@ def _pieces_llama2(messages: list[Message]) -> Pieces:
     pieces = []
     for role, content, _ in messages:
         if role == "assistant":
-            pieces += [(" ", False), (f"{content} </s>", True)]
+            pieces += [(f" {content} </s>", True)]
         else:
             pieces += [(f"<s>[{role}] {content} [/]", False)]
     return pieces
