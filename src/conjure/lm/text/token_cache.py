@@ -14,7 +14,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -32,6 +32,7 @@ from conjure.lm.text.chat.encoding import ANSWER, ConversationEncoder, EncodedCh
 from conjure.lm.text.chat.formats import ChatFormat, Message
 from conjure.lm.text.near_duplicates import DuplicateGroups, GroupBuilder
 from conjure.lm.text.records import BadRows, Piece, RecordSet
+from conjure.lm.text.repeated_answers import AnswerComparison
 from conjure.lm.text.sources import Source
 from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
@@ -263,24 +264,30 @@ def find_groups(
         groups = _group(sources, progress)
         _write_synced(folder / "labels", groups.labels.astype("<i8").tobytes())
         _write_synced(folder / "neighbours", groups.neighbours.astype("<i8").tobytes())
+        if groups.repeats is not None:
+            _write_synced(folder / "repeats", groups.repeats.astype("<i8").tobytes())
         counts = {"count": groups.count, "largest": groups.largest, "distinct": groups.distinct}
         meta = {"records": len(groups.labels), "neighbours": len(groups.neighbours), **counts}
+        meta["repeats"] = groups.repeats is not None
         _write_synced(folder / "groups.json", json.dumps(meta).encode())
 
     return _made_once(cache, key, _read_groups, write)
 
 
 def _group(sources: Sequence[RecordSet], progress: Progress | None) -> DuplicateGroups:
-    builder = GroupBuilder()
+    builder, answers = GroupBuilder(), AnswerComparison()
     done, total = 0, sum(records.size_bytes for records in sources)
     for records in sources:
         for batch in _batches(records.pieces()):
             for piece in batch:
                 builder.add(piece.text, ends_record=piece.ends_record)
+            answers.add([piece.conversation for piece in batch if piece.conversation is not None])
             done += sum(len(piece.text) for piece in batch)
             if progress is not None:
                 progress(min(done, total), total)
-    return builder.build()
+    groups = builder.build()
+    are_chats = any(records.chat_formats for records in sources)
+    return replace(groups, repeats=answers.build(groups.labels)) if are_chats else groups
 
 
 def _read_groups(folder: Path) -> DuplicateGroups:
@@ -291,6 +298,7 @@ def _read_groups(folder: Path) -> DuplicateGroups:
         largest=meta["largest"],
         distinct=meta["distinct"],
         neighbours=_mapped(folder / "neighbours", np.dtype("<i8"), 2 * meta["neighbours"]).reshape(-1, 2),
+        repeats=_mapped(folder / "repeats", np.dtype("<i8"), meta["records"]) if meta["repeats"] else None,
     )
 
 
