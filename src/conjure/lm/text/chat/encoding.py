@@ -238,7 +238,8 @@ class ChatEncoder:
         place = 0
         for part in parts:
             if part.is_learned:
-                asked = self._asked(messages[: next(numbers)])
+                number = part.message if part.message is not None else next(numbers)
+                asked = self._asked(messages[:number])
                 if asked is not None and plain.startswith(asked):
                     opened = _learned_at_end(opened, place - len(asked))
             opened.append(part)
