@@ -161,8 +161,9 @@ class ChatEncoder:
         if parts is None:
             self._refuse_control_tokens(messages, "the chat template changes messages")
             parts = [Part(plain)]
-        tokens = self._tokens(self._with_openings(messages, plain, parts))
-        return self._with_start([id_ for id_, _ in tokens])
+        else:
+            parts = self._with_openings(messages, plain, parts)
+        return self._with_start([id_ for id_, _ in self._tokens(parts)])
 
     def encode(self, messages: Sequence[Message]) -> EncodedChat:
         """The tokens of a whole conversation; each answer includes the token that ends it.
@@ -178,7 +179,9 @@ class ChatEncoder:
         if parts is None or not set(answers) <= {part.message for part in parts}:
             are_learned = [messages[number].is_learned for number in answers]
             parts = self._generation_parts(messages, plain, are_learned)
-        tokens = list(self._tokens(self._with_openings(messages, plain, parts)))
+        else:
+            parts = self._with_openings(messages, plain, parts)
+        tokens = list(self._tokens(parts))
         if tokens[-1][1] and tokens[-1][0] not in self._tokenizer.end_ids:
             tokens.append((self._tokenizer.end_of_text_id, True))
         ids = self._with_start([id_ for id_, _ in tokens])

@@ -41,7 +41,7 @@ def test_generation_blocks_say_what_is_learned_where_content_is_changed(encoder_
     )
     encoder, tokenizer = encoder_of(source)
     chat = encoder.encode([*TURNS, *TURNS])
-    assert learned(chat, tokenizer) == "A:cat sat<|im_end|>" * 2  # no generation prompt writes the A
+    assert learned(chat, tokenizer) == "cat sat<|im_end|>" * 2
     assert chat.ids.count(tokenizer.end_of_text_id) == 2
     with pytest.raises(DataError, match=r"a message contains <\|im_end\|>"):
         encoder.encode([Message("user", "<|im_end|>"), TURNS[1]])
@@ -76,18 +76,18 @@ def test_an_answer_is_learned_from_where_the_model_is_asked_for_it(encoder_of, f
 def test_an_empty_block_of_thoughts_is_part_of_the_answer(encoder_of):
     encoder, tokenizer = encoder_of(FAMILIES["qwen"].template)
     assert learned(encoder.encode(TURNS), tokenizer) == "<think>\n\n</think>\n\nthe cat sat<|im_end|>"
-    marked = FAMILIES["qwen"].template.replace("text + '<|im_end|>\\n'", "text.strip() + '<|im_end|>\\n'")
-    blocks = (
+    trims = FAMILIES["qwen"].template.replace("text + '<|im_end|>\\n'", "text.strip() + '<|im_end|>\\n'")
+    encoder, tokenizer = encoder_of(trims)
+    assert learned(encoder.encode(TURNS), tokenizer) == "<think>\n\n</think>\n\nthe cat sat<|im_end|>"
+
+
+def test_what_a_template_itself_marks_is_all_that_is_learned(encoder_of):
+    encoder, tokenizer = encoder_of(
         "{% for m in messages %}{% if m.role == 'assistant' %}A:<think></think>{% generation %}"
         "{{ m.content[4:] }}<|im_end|>{% endgeneration %}{% else %}Q:{{ m.content }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}A:{% endif %}"
     )
-    for source, expected in (
-        (marked, "<think>\n\n</think>\n\nthe cat sat"),
-        (blocks, "<think></think>cat sat"),
-    ):
-        encoder, tokenizer = encoder_of(source)
-        assert learned(encoder.encode(TURNS), tokenizer) == f"{expected}<|im_end|>"
+    assert learned(encoder.encode(TURNS), tokenizer) == "cat sat<|im_end|>"
 
 
 def test_an_answer_is_what_its_message_says_where_the_model_is_asked_in_another_way(encoder_of):
