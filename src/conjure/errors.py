@@ -31,6 +31,8 @@ from typing import NamedTuple
 _BEGIN, _VALUE, _END = "\ue000", "\ue001", "\ue002"  # of characters that no text has
 _NAMED = re.compile(f"{_BEGIN}([^{_VALUE}]*){_VALUE}([^{_END}]*){_END}")
 
+_NO_MEMORY = ("can't allocate memory", "out of memory")
+
 # Spells an option: its name as Python has it, and its values; none where only the name is told.
 Spell = Callable[[str, tuple[object, ...]], str]
 
@@ -115,6 +117,18 @@ class ConjureError(Exception):
         message, fix, hint = self.told(_spell_as_flag)
         advice = "; ".join(filter(None, (hint, fix and f"try: {fix}")))
         return f"{message} ({advice})" if advice else message
+
+
+def out_of_memory(error: Exception) -> ConjureError | None:
+    """The error to tell where memory has run out; None where that is not what happened."""
+    # torch says so in a RuntimeError, and is not imported here to ask.
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    ):
+        return ConjureError(
+            "not enough memory: use a smaller model, fewer samples at a time, or a smaller batch"
+        )
+    return None
 
 
 class UsageError(ConjureError):

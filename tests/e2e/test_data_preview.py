@@ -9,6 +9,7 @@ import pytest
 
 from conjure.cli.main import _run
 from conjure.lm.models.registry import config_settings
+from support.chats import FAMILIES, chat_folder
 from support.models import tiny_config, tiny_tokenizer
 from support.records import JOKES, many_records, write_records
 from support.terminal import CONJURE, conjure, installed
@@ -46,6 +47,21 @@ def test_the_installed_command_keeps_results_and_notes_apart(here):
     assert f"{JOKES[1]}<|endoftext|>" in done.stdout
     assert JOKES[2] not in done.stdout
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["text", "chat"])
+def test_the_names_of_a_models_tokens_cannot_act_on_the_terminal(here, capsys, kind):
+    name = "\x1b]0;mine\x07\u202e"
+    folder = chat_folder(here / "model", FAMILIES["chatml"])
+    for file in (folder / "tokenizer.json", folder / "tokenizer_config.json"):
+        file.write_text(file.read_text().replace("<|im_end|>", json.dumps(name)[1:-1]))
+    row = {"prompt": f"Who? {name}", "completion": "Me."} if kind == "chat" else {"text": f"Me. {name}"}
+    (here / "a.jsonl").write_text(json.dumps(row))
+    assert preview("a.jsonl") == 0
+    shown = capsys.readouterr()
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown.out + shown.err)
+    picture = "␛]0;mine␇\\u202e"
+    assert f"\\{picture}{picture}" in shown.out  # text, which is no token, and the token after it
 
 
 def test_a_terminal_sees_a_bar_and_a_pipe_does_not(here):

@@ -77,7 +77,7 @@ def _pieces_chatml(messages: list[Message]) -> Pieces:
     pieces = (
         [] if messages[0].role == "system" else [("<|im_start|>system\nYou are a test.<|im_end|>\n", False)]
     )
-    for role, content in messages:
+    for role, content, _ in messages:
         answer = role == "assistant"
         pieces += [(f"<|im_start|>{role}\n", False), (f"{content}<|im_end|>", answer), ("\n", False)]
     return pieces
@@ -85,7 +85,7 @@ def _pieces_chatml(messages: list[Message]) -> Pieces:
 
 def _pieces_llama3(messages: list[Message]) -> Pieces:
     pieces = [("<s>", False)]
-    for role, content in messages:
+    for role, content, _ in messages:
         header = f"<|start_header_id|>{role}<|end_header_id|>\n\n"
         pieces += [(header, False), (f"{content.strip()}<|eot_id|>", role == "assistant")]
     return pieces
@@ -93,18 +93,18 @@ def _pieces_llama3(messages: list[Message]) -> Pieces:
 
 def _pieces_qwen(messages: list[Message]) -> Pieces:
     pieces = []
-    for number, (role, content) in enumerate(messages):
+    for number, (role, content, _) in enumerate(messages):
         answer = role == "assistant"
         pieces.append((f"<|im_start|>{role}\n", False))
         if answer and number == len(messages) - 1:
-            pieces.append(("<think>\n\n</think>\n\n", False))
+            pieces.append(("<think>\n\n</think>\n\n", True))  # the generation prompt ends before it
         pieces += [(f"{content}<|im_end|>", answer), ("\n", False)]
     return pieces
 
 
 def _pieces_gemma(messages: list[Message]) -> Pieces:
     pieces, before = [("<s>", False)], ""
-    for role, content in messages:
+    for role, content, _ in messages:
         if role == "system":
             before = f"{content}\n\n"
             continue
@@ -117,9 +117,9 @@ def _pieces_gemma(messages: list[Message]) -> Pieces:
 
 def _pieces_llama2(messages: list[Message]) -> Pieces:
     pieces = []
-    for role, content in messages:
+    for role, content, _ in messages:
         if role == "assistant":
-            pieces += [(" ", False), (f"{content} </s>", True)]
+            pieces += [(f" {content} </s>", True)]
         else:
             pieces += [(f"<s>[{role}] {content} [/]", False)]
     return pieces

@@ -22,7 +22,7 @@ from conjure.cli.typed_options import spell_as_typed
 from conjure.core.home_selection import OPTION, take_home_option, with_home
 from conjure.core.quoting import printable, shell_words
 from conjure.core.text import near_names
-from conjure.errors import ConjureError
+from conjure.errors import ConjureError, out_of_memory
 
 # Their own failures have a status apart, and what follows their options is another program's.
 _CARRIERS = ("run", "rerun")
@@ -95,8 +95,6 @@ _LM_PACKAGES = {"gguf", "huggingface_hub", "jinja2", "numpy", "pyarrow", "safete
 # Packages of the `web` and `serve` extras.
 _WEB_PACKAGES = {"jinja2", "markupsafe", "starlette", "uvicorn", "yaml"}
 _SERVING = ("serve", "web")  # the commands that need them
-
-_NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
 class LazyGroup(click.Group):
@@ -266,11 +264,10 @@ def _call(arguments: list[str]) -> object:
             fix="pip install 'conjure[lm]'",
         ) from error
     except (MemoryError, RuntimeError) as error:
-        # torch says so in a RuntimeError, and is not imported here to ask.
-        if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
-            message = "not enough memory: use a smaller model, fewer samples at a time, or a smaller batch"
-            raise ConjureError(message) from error
-        raise
+        told = out_of_memory(error)
+        if told is None:
+            raise
+        raise told from error
 
 
 def _open_closed_streams() -> None:

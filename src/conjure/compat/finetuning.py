@@ -70,6 +70,8 @@ class Finetuning:
     def _train(self) -> int:
         model = self._load_base()
         blocks = self._blocks(self.flags.train_data_file, model.config.context_length)
+        if self.flags.do_eval or self.flags.evaluate_during_training:
+            self._evaluated_blocks(model.config.context_length)  # a wrong file is told before the work
         names = [field.name for field in fields(OldTraining)]
         training = Training(model, blocks, OldTraining(**{name: getattr(self.flags, name) for name in names}))
         batch = self.flags.per_gpu_train_batch_size * self.flags.gradient_accumulation_steps
@@ -127,6 +129,12 @@ class Finetuning:
         )
         return blocks
 
+    def _evaluated_blocks(self, context_length: int) -> Tensor:
+        """The blocks to measure on, read once for each context length, (N, T)."""
+        if context_length not in self._evaluation_blocks:
+            self._evaluation_blocks[context_length] = self._blocks(self.flags.eval_data_file, context_length)
+        return self._evaluation_blocks[context_length]
+
     def _report(self, model: CausalLM, update: Update, reported: float) -> None:
         if self.flags.evaluate_during_training:
             self._evaluate(model, self.output, update.step)
@@ -161,9 +169,7 @@ class Finetuning:
     def _evaluate(self, model: CausalLM, folder: Path, step: int | None) -> None:
         """Measure `model`, and write the result to `folder`."""
         context, batch_size = model.config.context_length, self.flags.per_gpu_eval_batch_size
-        if context not in self._evaluation_blocks:
-            self._evaluation_blocks[context] = self._blocks(self.flags.eval_data_file, context)
-        blocks = self._evaluation_blocks[context]
+        blocks = self._evaluated_blocks(context)
         batches = -(-len(blocks) // batch_size)
         with Progress("batch", batches, batch_size * blocks.shape[1]) as progress:
             loss = evaluate(model, blocks, batch_size, progress.advance)

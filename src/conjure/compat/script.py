@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from conjure.core.quoting import shell_words
-from conjure.errors import ConjureError, UsageError, spell_in_python
+from conjure.errors import ConjureError, UsageError, out_of_memory, spell_in_python
 
 _LANGUAGE_MODEL_HALF = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub")
 # What the flags of 2019 are called in conjure.
@@ -64,6 +64,11 @@ def run(script: Callable[[Sequence[str]], int], arguments: Sequence[str] | None 
         if error.name not in _LANGUAGE_MODEL_HALF:
             raise
         return _report(UsageError(f"{error.name} is not installed", fix="pip install 'conjure[lm]'"))
+    except (MemoryError, RuntimeError) as error:
+        told = out_of_memory(error)
+        if told is None:
+            raise
+        return _report(told)
     except KeyboardInterrupt:
         say("Stopped.")
         return 128 + signal.SIGINT

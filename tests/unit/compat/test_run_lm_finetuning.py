@@ -184,6 +184,22 @@ class TestEvaluation:
         assert re.fullmatch(r"perplexity = tensor\(\d+\.\d{4}\)\n", result)
         assert f"output: perplexity {result[20:-2]}" in err
 
+    @pytest.mark.parametrize("asked", ["--do_eval", "--evaluate_during_training"])
+    @pytest.mark.parametrize(
+        ("content", "words"), [(None, "eval.txt does not exist"), ("My dog", "eval.txt has")]
+    )
+    def test_a_file_that_cannot_be_measured_on_is_told_before_training(
+        self, finetune, folder, asked, content, words
+    ):
+        (folder / "eval.txt").unlink()
+        if content is not None:
+            (folder / "eval.txt").write_text(content)
+        status, err = finetune("--do_train", asked, "--eval_data_file=eval.txt")
+        assert status == 1
+        assert words in err
+        assert "Training:" not in err
+        assert not (folder / "output").exists()
+
     def test_an_untuned_model_can_be_measured(self, finetune, folder):
         status, err = finetune("--do_eval", "--eval_data_file=eval.txt", "--output_dir=model")
         assert status == 0

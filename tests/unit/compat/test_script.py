@@ -3,6 +3,8 @@
 import io
 import sys
 
+import pytest
+
 from conjure.compat.script import run
 
 
@@ -12,6 +14,25 @@ def test_a_file_that_cannot_be_written_is_one_sentence(capsys):
 
     assert run(script, []) == 1
     assert capsys.readouterr().err == "error: /there/model: Permission denied\n"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")]
+)
+def test_too_little_memory_is_one_sentence(capsys, error):
+    def script(_arguments):
+        raise error
+
+    assert run(script, []) == 1
+    assert capsys.readouterr().err.startswith("error: not enough memory: ")
+
+
+def test_another_fault_of_torch_is_not_hidden():
+    def script(_arguments):
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run(script, [])
 
 
 def test_letters_that_the_locale_does_not_have_are_escaped(monkeypatch):

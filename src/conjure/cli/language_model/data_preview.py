@@ -13,7 +13,7 @@ import click
 
 from conjure.cli.language_model.progress import bytes_progress
 from conjure.cli.render import note, on_terminal
-from conjure.core.quoting import printable
+from conjure.core.quoting import DIRECTION_MARKS, printable
 from conjure.core.text import plural
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.text.chat.encoding import ANSWER, EncodedChat, conversation_encoder
@@ -28,10 +28,11 @@ _SHOWN_TOKENS = 80  # of a record; a novel would fill the screen
 _SHOWN_CHAT_TOKENS = 400  # of a conversation: its answers come last
 _BAR_WIDTH = 40
 
-# What would move the cursor, ring the bell or hide a line end is shown as its picture.
+# What would move the cursor, ring the bell, turn the direction or hide a line end is shown as its picture.
 _VISIBLE = {
     **{code: chr(0x2400 + code) for code in range(0x20)},
     **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)},
+    **{code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *map(ord, DIRECTION_MARKS))},
     0x7F: "␡",
     0x0A: "⏎",
 }
@@ -182,7 +183,7 @@ def _style_legend() -> str:
 
 def _conversation_as_text(chat: EncodedChat, tokenizer: Tokenizer) -> str:
     """A conversation with its answers marked, control tokens in place."""
-    by_id = {id_: token for token, id_ in tokenizer.special_tokens.items()}
+    by_id = {id_: _visible(token) for token, id_ in tokenizer.special_tokens.items()}
     ids, kinds = chat.ids[:_SHOWN_CHAT_TOKENS], chat.kinds
     pairs = [(kinds[place] == ANSWER, id_) for place, id_ in enumerate(ids)]
     content = []
@@ -206,12 +207,12 @@ def _record_as_text(text: TokenisedText, index: int, tokenizer: Tokenizer) -> st
     if chat is not None:
         number = click.style(f"{index + 1:>3} {len(ids):>6,} tokens ", dim=True)
         return f"{number} {_conversation_as_text(chat, tokenizer)}"
-    separator = tokenizer.end_of_text if text.end_of_text else ""
+    separator = _visible(tokenizer.end_of_text) if text.end_of_text else ""
     shown = ids[: min(_SHOWN_TOKENS, len(ids) - bool(separator))]
     hidden = len(ids) - bool(separator) - len(shown)
     more = click.style(f" … {hidden:,} more tokens … ", dim=True) if hidden else ""
     decoder = IncrementalDecoder(tokenizer)  # the cut may be in the middle of a character
-    by_id = {id_: token for token, id_ in tokenizer.special_tokens.items()}
+    by_id = {id_: _visible(token) for token, id_ in tokenizer.special_tokens.items()}
     parts = [(id_ in by_id, by_id.get(id_) or decoder.feed(id_)) for id_ in shown.tolist()]
     content = "".join(
         click.style("".join(text for _, text in group), fg="cyan") if special else _plain(group, tokenizer)
@@ -223,10 +224,15 @@ def _record_as_text(text: TokenisedText, index: int, tokenizer: Tokenizer) -> st
 
 def _plain(parts: Iterable[tuple[bool, str]], tokenizer: Tokenizer) -> str:
     """Text, with a backslash before what is written like a special token and is none."""
-    text = "".join(part for _, part in parts).translate(_VISIBLE)
-    for token in tokenizer.special_tokens:
+    text = _visible("".join(part for _, part in parts))
+    for token in map(_visible, tokenizer.special_tokens):
         text = text.replace(token, f"\\{token}")
     return text
+
+
+def _visible(text: str) -> str:
+    """Text of a record, or the name of a token: both may be from a stranger."""
+    return text.translate(_VISIBLE)
 
 
 def _record_as_json(text: TokenisedText, index: int, tokenizer: Tokenizer) -> dict[str, Any]:

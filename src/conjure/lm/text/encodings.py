@@ -8,6 +8,7 @@ Invariant: what is no text in its encoding stands as lone surrogates, so that on
 import codecs
 import gzip
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ _CHUNK = 1 << 20
 _TELLING_PAIRS = 4
 _GUESS_BYTES = 1 << 18
 _SHOWN_CHARACTERS = 60
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _ERRORS = "conjure.lone_surrogates"
 
 # The longer mark first: UTF-32's little-endian one begins with UTF-16's.
@@ -50,7 +53,7 @@ class Guess(NamedTuple):
 
     Attributes:
         encoding: Its name, as Python and iconv both know it.
-        sample: The first line that is not ASCII, read so.
+        sample: The first line that is not UTF-8, read so.
     """
 
     encoding: str
@@ -120,21 +123,24 @@ def read_text(data: bytes) -> str:
     return data.decode(marked)
 
 
-def decodes(path: Path, encoding: str | None = None) -> bool:
-    """Whether all of a file is text in its encoding."""
-    decoder = codecs.getincrementaldecoder(text_encoding(path, encoding))()
-    with open_bytes(path) as file:
-        try:
-            for chunk in iter(lambda: file.read(_CHUNK), b""):
-                decoder.decode(chunk)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return False
-    return True
+def undecodable_line(path: Path, encoding: str | None = None) -> int | None:
+    """The first line of a file that is no text in its encoding, from 1; None where all of it is."""
+    line = 1
+    with open_text(path, encoding) as file:
+        while chunk := file.read(_CHUNK):
+            bad = _LONE_SURROGATE.search(chunk)
+            line += chunk.count("\n", 0, bad.start() if bad is not None else len(chunk))
+            if bad is not None:
+                return line
+    return None
 
 
 def guess_encoding(path: Path) -> Guess | None:
-    """What a file that is not UTF-8 is most likely written in; None where that cannot be told."""
+    """What a file that is not UTF-8 is most likely written in.
+
+    None where that cannot be told, or where the file is UTF-8 but for some of its bytes: any other encoding
+    would spoil the rest.
+    """
     with open_bytes(path) as file:
         data = file.read(_GUESS_BYTES)
     return guess_bytes(data)
@@ -145,8 +151,8 @@ def guess_bytes(data: bytes) -> Guess | None:
     wide = _wide_encoding(data)
     if wide is not None:
         return Guess(wide, _sample(data.decode(wide, errors="ignore").splitlines()))
-    telling = [line for line in data.splitlines() if not line.isascii()]
-    if not telling:
+    telling = [line for line in data.splitlines() if not _is_utf8(line)]
+    if not telling or _is_damaged_utf8(data):
         return None
     import charset_normalizer
 
@@ -158,6 +164,21 @@ def guess_bytes(data: bytes) -> Guess | None:
     # Related encodings often read a text alike: of those, the commonest is named.
     encoding = next(name for name in _CANDIDATES if joined.decode(name, errors="replace") == text)
     return Guess(encoding, _sample(text.splitlines()))
+
+
+def _is_damaged_utf8(data: bytes) -> bool:
+    """Whether more is UTF-8 than is not, ASCII apart: in other encodings few characters are, by chance."""
+    text = data.decode(errors="surrogateescape")
+    damaged = len(_LONE_SURROGATE.findall(text))
+    return len(_NOT_ASCII.findall(text)) > 2 * damaged
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _wide_encoding(data: bytes) -> str | None:

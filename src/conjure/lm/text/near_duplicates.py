@@ -70,6 +70,8 @@ class DuplicateGroups:
         neighbours: Pairs of records, (record, other), of which the first is too short to be joined to others
             by what they share, yet stands in the other for the most part; int64, (P, 2). At most
             `_MOST_NEIGHBOURS` for each distinct record.
+        repeats: Of conversations a number each, equal where one gives no answer that the other does not
+            (`conjure.lm.text.repeated_answers`), int64, (R,); None where a group is that.
     """
 
     labels: Numbers = field(repr=False)
@@ -77,6 +79,7 @@ class DuplicateGroups:
     largest: int
     distinct: int
     neighbours: Numbers = field(repr=False)
+    repeats: Numbers | None = field(default=None, repr=False)
 
     @property
     def sizes(self) -> Numbers:
@@ -105,6 +108,27 @@ def groups_of_equals(hashes: Hashes) -> DuplicateGroups:
     return DuplicateGroups(labels, len(sizes), largest, len(sizes), np.empty((0, 2), np.int64))
 
 
+class Comparison(NamedTuple):
+    """How records are related.
+
+    Attributes:
+        labels: The group of each, numbered in the order of their first records, (R,).
+        are_long: Which hold enough to be joined to others by what they share, (R,).
+        distinct: Records that are not one and the same.
+        neighbours: See `DuplicateGroups`.
+    """
+
+    labels: Numbers
+    are_long: npt.NDArray[np.bool_]
+    distinct: int
+    neighbours: Numbers
+
+
+def text_keys(texts: Sequence[str]) -> Hashes:
+    """A hash of what each text says: of its letters and digits, in order."""
+    return _words(texts).keys
+
+
 class GroupBuilder:
     """Takes records in, piece by piece, and tells their groups."""
 
@@ -129,17 +153,38 @@ class GroupBuilder:
 
     def build(self) -> DuplicateGroups:
         """The groups of all records taken in."""
-        self._take_batch()
-        keys = np.array(self._keys, np.uint64)
-        representatives, distinct_of = _first_of_each(keys)
-        shingles, owners = self._distinct_shingles(representatives, distinct_of)
-        relation = _related(shingles, owners, len(representatives))
-        numbered = _first_of_each(_components(len(representatives), relation.strong)[distinct_of])[1]
-        sizes = np.bincount(numbered)
+        found = self.compare()
+        sizes = np.bincount(found.labels)
         return DuplicateGroups(
-            labels=numbered,
+            labels=found.labels,
             count=len(sizes),
             largest=int(sizes.max(initial=0)),
+            distinct=found.distinct,
+            neighbours=found.neighbours,
+        )
+
+    def compare(self, *, keys: Hashes | None = None, families: Numbers | None = None) -> Comparison:
+        """What the groups of all records taken in are made of.
+
+        Args:
+            keys: Equal for records that are one and the same, (R,); by default, what they say.
+            families: Records are compared within these only, and what a fifth of a family has in common is
+                not counted, (R,); by default, all are one family.
+        """
+        self._take_batch()
+        keys = keys if keys is not None else np.array(self._keys, np.uint64)
+        salts = np.zeros(len(keys), np.uint64)
+        if families is not None:
+            salts = _mixed(families.astype(np.uint64))
+        else:
+            families = np.zeros(len(keys), np.int64)
+        representatives, distinct_of = _first_of_each(keys ^ salts)
+        shingles, owners = self._distinct_shingles(representatives, distinct_of)
+        sizes = np.bincount(families[representatives])[families[representatives]]
+        relation = _related(shingles ^ salts[representatives][owners], owners, sizes)
+        return Comparison(
+            labels=_first_of_each(_components(len(representatives), relation.strong)[distinct_of])[1],
+            are_long=relation.are_long[distinct_of],
             distinct=len(representatives),
             neighbours=representatives[relation.weak],
         )
@@ -305,10 +350,12 @@ class _Relation(NamedTuple):
     Attributes:
         strong: Pairs that join their groups, (P, 2).
         weak: Pairs of which the first is too short for that, (Q, 2).
+        are_long: Which records are not, (R,).
     """
 
     strong: Numbers
     weak: Numbers
+    are_long: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,18 +379,26 @@ class _Index:
     record_ends: Numbers
 
 
-def _related(shingles: Hashes, owners: npt.NDArray[np.int32], count: int) -> _Relation:
-    """All pairs of `count` records, the first of which has `CONTAINMENT` of its shingles in the second."""
-    index = _index(shingles, owners, count)
+def _related(shingles: Hashes, owners: npt.NDArray[np.int32], families: Numbers) -> _Relation:
+    """All pairs of records, the first of which has `CONTAINMENT` of its shingles in the second.
+
+    Args:
+        shingles: What they hold.
+        owners: Which record holds it.
+        families: How many records are in the family of each, (R,).
+    """
+    index = _index(shingles, owners, families)
     strong, weak = [np.empty((0, 2), np.int64)], [np.empty((0, 2), np.int64)]
+    are_long = index.sizes >= FEWEST_SHINGLES
     for pairs in _verified(index, _candidates(index)):
-        long = index.sizes[pairs[:, 0]] >= FEWEST_SHINGLES
+        long = are_long[pairs[:, 0]]
         strong.append(pairs[long])
         weak.append(pairs[~long])
-    return _Relation(np.concatenate(strong), _few(np.concatenate(weak)))
+    return _Relation(np.concatenate(strong), _few(np.concatenate(weak)), are_long)
 
 
-def _index(shingles: Hashes, owners: npt.NDArray[np.int32], count: int) -> _Index:
+def _index(shingles: Hashes, owners: npt.NDArray[np.int32], families: Numbers) -> _Index:
+    count = len(families)
     order = np.argsort(shingles, kind="stable")  # records ascend within a shingle
     shingles, owners = shingles[order], owners[order]
     del order
@@ -355,7 +410,7 @@ def _index(shingles: Hashes, owners: npt.NDArray[np.int32], count: int) -> _Inde
     begins[1:] = shingles[1:] != shingles[:-1]
     numbers = np.cumsum(begins) - 1
     frequency = np.bincount(numbers)[numbers]
-    told = frequency <= max(FORMULA_RECORDS, FORMULA_SHARE * count)
+    told = frequency <= np.maximum(FORMULA_RECORDS, FORMULA_SHARE * families)[owners]
     sizes = np.bincount(owners[told], minlength=count)
     shared = told & (frequency > 1)
     owners, hashes, begins = owners[shared], shingles[shared], begins[shared]

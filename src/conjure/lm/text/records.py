@@ -15,7 +15,14 @@ from conjure.core.files import sha256_bytes, sha256_file
 from conjure.errors import DataError, UsageError, option
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.chat.formats import ChatFormat, Conversation, Message, read_conversation
-from conjure.lm.text.encodings import decodes, guess_encoding, open_text, read_lines, strip_byte_order_marks
+from conjure.lm.text.encodings import (
+    guess_encoding,
+    open_text,
+    read_lines,
+    strip_byte_order_marks,
+    text_encoding,
+    undecodable_line,
+)
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.sources import Source, find_sources, translate_read_errors
 from conjure.lm.text.table_reader import Fault, Row, open_table
@@ -142,9 +149,15 @@ class RecordSet:
             return ""
         with translate_read_errors(source.name):
             guess = guess_encoding(source.path)
-        if guess is None or guess.encoding == self.layout.encoding:
-            return ""
+            if guess is None or guess.encoding == self.layout.encoding:
+                return self._undecodable_line(source) if not bad.number else ""
         return f"; read as {guess.encoding} it says {guess.sample!r}"
+
+    def _undecodable_line(self, source: Source) -> str:
+        """Which line of a text taken whole is no text; nothing where all of it is."""
+        line = undecodable_line(source.path, self.layout.encoding)
+        codec = text_encoding(source.path, self.layout.encoding).removesuffix("-sig").upper()
+        return f"; line {line:,} is not {codec}" if line is not None else ""
 
     def _whole(self, index: int, source: Source) -> Iterator[Piece]:
         fault = _fault_in_file(source.path, self.layout.encoding)
@@ -295,7 +308,7 @@ def _fault_in_file(path: Path, encoding: str | None) -> Fault | None:
             if "\0" in text:
                 return Fault.NUL
             blank = blank and not text.strip()
-    if not decodes(path, encoding):
+    if undecodable_line(path, encoding) is not None:
         return Fault.WRONG_ENCODING
     return Fault.EMPTY if blank else None
 

@@ -47,6 +47,8 @@ class TokenStream:
         kinds: Of conversations, what each of `ids` is to training (`conjure.lm.text.chat.encoding`); else
             None.
         given_weight: What a token counts in training that is not part of an answer.
+        repeats: A number for each record, equal where one repeats what the other says, int64, (R,); None
+            where those are the groups.
     """
 
     ids: npt.NDArray[Any]
@@ -58,6 +60,7 @@ class TokenStream:
     start_id: int | None = None
     kinds: npt.NDArray[np.uint8] | None = None
     given_weight: float = 0.0
+    repeats: Numbers | None = None
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -120,11 +123,24 @@ class TokenStream:
             ends=np.cumsum(sizes),
             labels=self.labels[chosen],
             weights=weights,
+            repeats=self.repeats[chosen] if self.repeats is not None else None,
         )
+
+    @property
+    def repeat_numbers(self) -> Numbers:
+        """A number for each record, equal where one repeats what the other says, (R,)."""
+        return self.repeats if self.repeats is not None else self.labels
 
     def first_of_each_group(self) -> "TokenStream":
         """The first record of every group; all of them where those are too short to predict anything."""
-        once = self.select(_first_of_group(self.labels))
+        return self._first_of_each(self.labels)
+
+    def without_repeats(self) -> "TokenStream":
+        """The records that repeat no other; all of them where those are too short to predict anything."""
+        return self._first_of_each(self.repeat_numbers)
+
+    def _first_of_each(self, numbers: Numbers) -> "TokenStream":
+        once = self.select(_first_of_group(numbers))
         return once if len(once) >= 2 else self
 
 
@@ -139,7 +155,7 @@ class Split:
         method: `records`, `tail`, `file` or `none`.
         reason: Why it is not records, as a sentence for the plan; None where it is.
         excluded: Records that would be held out, but are left out because the like is trained on.
-        dropped: Records that are not trained on because the like of them is.
+        dropped: Records that are not trained on because they repeat others that are.
     """
 
     train: TokenStream
@@ -190,8 +206,8 @@ def hold_out(
         fraction: Share of the groups to hold out, 0 (none) up to but not including 1. Where that is less than
             one group, or leaves fewer than 2 tokens to train on, the last tenth of the tokens is held out.
         groups: The groups of its records; None for those that are equal.
-        dedup: What to train on where several records say the same: on all (``keep``), on the first
-            (``drop``), or on all, which together count as one (``weight``).
+        dedup: What to train on where several records say the same (of conversations, in their answers too):
+            on all (``keep``), on the first (``drop``), or on all, which together count as one (``weight``).
 
     Raises:
         UsageError: `fraction` is outside 0…1.
@@ -227,7 +243,11 @@ def hold_out_file(
         raise DataError(f"the text is {len(text.ids)} token long; at least 2 are needed")
     count = len(text.ends)
     train = _all_records(text, groups)
-    held_out = replace(_all_records(validation, groups), labels=groups.labels[count:])
+    held_out = replace(
+        _all_records(validation, groups),
+        labels=groups.labels[count:],
+        repeats=groups.repeats[count:] if groups.repeats is not None else None,
+    )
     kept = ~overlapping_training(groups, np.arange(len(groups.labels)) < count)[count:]
     excluded = int((~kept).sum())
     remaining = held_out.select(kept)
@@ -265,6 +285,9 @@ def _hold_out_tail(
         return Split(everything, None, "none", f"{total} tokens are too few to hold any out")
     cut = total - max(1, round(_TAIL * total))
     train, tail = _span(text, groups, 0, cut), _span(text, groups, cut - 1, total)
+    if not train.has_targets:
+        why = f"what comes before the last {_TAIL:.0%} of the tokens has no answer to train on"
+        return Split(everything, None, "none", why)
     first = len(everything.ends) - tail.records  # the record that the cut goes through, or ends at
     # Trained on are the records before the cut and, to the others like it, also the one that it goes through.
     whole, begun = everything.ends <= cut, np.concatenate(([0], everything.ends[:-1])) < cut
@@ -309,9 +332,9 @@ def _deduplicated(split: Split, dedup: Dedup) -> Split:
     if dedup == "keep":
         return split
     if dedup == "drop":
-        once = stream.first_of_each_group()
+        once = stream.without_repeats()
         return replace(split, train=once, dropped=stream.records - once.records)
-    _, inverse, sizes = np.unique(stream.labels, return_inverse=True, return_counts=True)
+    _, inverse, sizes = np.unique(stream.repeat_numbers, return_inverse=True, return_counts=True)
     return replace(split, train=replace(stream, weights=(1 / sizes[inverse]).astype(np.float32)))
 
 
@@ -330,9 +353,15 @@ def _records(groups: DuplicateGroups) -> str:
 def _all_records(text: TokenisedText, groups: DuplicateGroups) -> TokenStream:
     ends = text.ends.astype(np.int64)
     starts = np.concatenate(([0], ends[:-1]))
-    labels = groups.labels[: len(ends)]
     return TokenStream(
-        text.ids, starts, ends, text.end_of_text, labels, start_id=text.start_id, kinds=text.kinds
+        text.ids,
+        starts,
+        ends,
+        text.end_of_text,
+        groups.labels[: len(ends)],
+        start_id=text.start_id,
+        kinds=text.kinds,
+        repeats=groups.repeats[: len(ends)] if groups.repeats is not None else None,
     )
 
 
@@ -350,4 +379,5 @@ def _span(text: TokenisedText, groups: DuplicateGroups, start: int, stop: int) -
         groups.labels[first : last + 1],
         start_id=text.start_id,
         kinds=text.kinds,
+        repeats=groups.repeats[first : last + 1] if groups.repeats is not None else None,
     )

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
-from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
@@ -30,6 +29,9 @@ _NAMELESS = "text"
 _JSON_SPACE = " \t\n\r\ufeff"
 _JSON_CHUNK = 1 << 16  # characters
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?[,;\t]*\n?', re.IGNORECASE)  # Excel's way to name it
+_NAME = re.compile(r'[\s{,]*("(?:[^"\\]|\\.)*")\s*:\s*')  # in a JSON object, up to its value
+_LIST_OF_OBJECTS = re.compile(r"\[\s*\{")
+_LONGEST_SIGN = 12  # characters of JSON that mean nothing unless they are complete: \ud83d\ude00
 _SENTENCE = re.compile(r"\w\W+\w+\W+\w.*[.!?…;:。！？]['\"»”’)]*\s*$|(\w+\W+){6}\w", re.DOTALL)
 _FIELD_LIMIT = 32_000_000  # characters; a quote left open swallows at most this much before it is noticed
 _PARQUET_BATCH_ROWS = 1024
@@ -51,6 +53,10 @@ class Fault(StrEnum):
     NOT_AN_OBJECT = "not a JSON object"
     NOT_TEXT = "not text"
     NOT_MESSAGES = "not a list of messages"
+    NOT_PAIRS = "a history that is not a list of pairs"
+    TOOLS = "tools or calls of tools"
+    REASONING = "reasoning beside an answer"
+    WEIGHT = "a weight other than 0 and 1"
     UNKNOWN_ROLE = "a role that is not system, user or assistant"
     ROLES = "roles out of order (user and assistant must take turns)"
     NO_ANSWER = "no answer to learn"
@@ -320,27 +326,38 @@ def _balanced_rows(lines: Iterator[str], delimiter: str) -> Iterator[_Fields]:
 
 def _quoted_row(source: "_Lines", first: str, delimiter: str, width: int) -> list[str] | None:
     """The fields of a row whose quotes balance; it goes on in further lines only if those are no rows."""
-    joined = first
-    while joined.count(delimiter) < width or joined is first:
-        with suppress(csv.Error):
-            fields = next(csv.reader(StringIO(joined, newline="\n"), delimiter=delimiter, strict=True))
-            if joined is first or len(fields) == width:
-                return fields
-        following = next(source, "") if width else ""
-        if not following or len(joined) > _FIELD_LIMIT:
-            break
-        joined += following
+    with suppress(csv.Error):
+        fields = next(_reader(_lines_of_row(source, first, delimiter, width), delimiter))
+        if source.row_is_one_line or len(fields) == width:
+            return fields
     source.give_back_all_but_first()
     return None
+
+
+def _lines_of_row(source: "_Lines", first: str, delimiter: str, width: int) -> Iterator[str]:
+    """The lines that may be one row of `width` fields, as far as they are asked for."""
+    yield first
+    delimiters, characters = first.count(delimiter), len(first)
+    for line in source if width else ():
+        delimiters += line.count(delimiter)
+        if delimiters >= width or characters > _FIELD_LIMIT:
+            return
+        characters += len(line)
+        yield line
+
+
+def _reader(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
+    """Rows with quoted fields, as long as ours may be: the library's own limit is far lower."""
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
+    return csv.reader(lines, delimiter=delimiter, strict=True)
 
 
 def _csv_rows(lines: Iterator[str], delimiter: str, quoting: str) -> Iterator[_Fields]:
     if quoting == "none":
         yield from _unquoted_rows(lines, delimiter)
         return
-    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
     source = lines if isinstance(lines, _Lines) else _Lines(lines)
-    reader = csv.reader(source, delimiter=delimiter, strict=True)
+    reader = _reader(source, delimiter)
     while True:
         source.begin_row()
         try:
@@ -351,7 +368,7 @@ def _csv_rows(lines: Iterator[str], delimiter: str, quoting: str) -> Iterator[_F
             fault = _quoting_fault(error, source)
             source.give_back_all_but_first()
             yield source.first_number, [], fault
-            reader = csv.reader(source, delimiter=delimiter, strict=True)
+            reader = _reader(source, delimiter)
         else:
             yield source.first_number, fields, None
 
@@ -471,12 +488,7 @@ class JsonTable(JsonLinesTable):
             if number > 1:
                 inside = None
         if inside is not None:
-            raise DataError(
-                f"{self._path} contains one object, with its records under {list_names([inside])}; an array"
-                " of records is needed",
-                fix=f"jq {shell_words(f'.[{json.dumps(inside)}]')} {shell_words(str(self._path))}"
-                f" > {shell_words(f'records-{self._path.name}')}",
-            )
+            raise self._one_object(inside)
 
     def _values(self) -> Iterator[Any]:
         """The elements of the array, or else the values one after another; memory holds one at a time."""
@@ -489,6 +501,8 @@ class JsonTable(JsonLinesTable):
                     raise self._broken(count)
                 try:
                     yield text.value()
+                except _TooLongError as error:
+                    raise self._too_long(count + 1, error, in_array=array) from error
                 except (ValueError, RecursionError) as error:
                     raise self._broken(count + 1) from error
                 count += 1
@@ -497,6 +511,22 @@ class JsonTable(JsonLinesTable):
 
     def _broken(self, number: int) -> DataError:
         return DataError(f"{self._path} is damaged or truncated: record {number:,} is broken JSON")
+
+    def _too_long(self, number: int, error: "_TooLongError", *, in_array: bool) -> DataError:
+        if not in_array and number == 1 and error.records is not None:
+            return self._one_object(error.records)
+        return DataError(
+            f"{self._path}: record {number:,} is longer than 32 million characters",
+            hint="an array of shorter records is needed",
+        )
+
+    def _one_object(self, name: str) -> DataError:
+        return DataError(
+            f"{self._path} contains one object, with its records under {list_names([name])}; an array"
+            " of records is needed",
+            fix=f"jq {shell_words(f'.[{json.dumps(name)}]')} {shell_words(str(self._path))}"
+            f" > {shell_words(f'records-{self._path.name}')}",
+        )
 
 
 def _holds_records(value: object) -> bool:
@@ -528,14 +558,15 @@ class _JsonText:
 
         Raises:
             ValueError, RecursionError: It is none.
+            _TooLongError: It is longer than `_FIELD_LIMIT`.
         """
         self._next_character()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._place)
-            except _TwiceError as twice:
-                value, end = twice, json.JSONDecoder(parse_int=float).raw_decode(self._text, self._place)[1]
-            except ValueError:
+                value, end = self._decoded()
+            except ValueError as error:
+                if len(self._text) > _FIELD_LIMIT and _breaks_off(error, self._text):
+                    raise _TooLongError(_unfinished_list(self._text, self._place)) from error
                 if len(self._text) > _FIELD_LIMIT or not self._read_more():
                     raise
                 continue
@@ -543,6 +574,13 @@ class _JsonText:
                 continue
             self._place = end
             return value
+
+    def _decoded(self) -> tuple[Any, int]:
+        """What the text begins with, and where that ends."""
+        try:
+            return _DECODER.raw_decode(self._text, self._place)
+        except _TwiceError as twice:  # perhaps within a value that has not been read to its end
+            return twice, _PLAIN_DECODER.raw_decode(self._text, self._place)[1]
 
     def _next_character(self) -> str:
         while True:
@@ -574,6 +612,37 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # Numbers are of no use here, and Python refuses to read very long whole ones.
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=float)
+_PLAIN_DECODER = json.JSONDecoder(parse_int=float)
+
+
+class _TooLongError(ValueError):
+    """A value is longer than is read at once.
+
+    Attributes:
+        records: The name under which it has a list of objects that goes on beyond that; None where not.
+    """
+
+    def __init__(self, records: str | None) -> None:
+        super().__init__()
+        self.records = records
+
+
+def _breaks_off(error: ValueError, text: str) -> bool:
+    """Whether a value is no JSON only because the text ends before it does."""
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    return error.msg.startswith("Unterminated string") or error.pos > len(text) - _LONGEST_SIGN
+
+
+def _unfinished_list(text: str, place: int) -> str | None:
+    """The name under which the object at `place` has a list of objects that the text does not end."""
+    while (found := _NAME.match(text, place)) is not None:
+        try:
+            place = _PLAIN_DECODER.raw_decode(text, found.end())[1]
+        except ValueError:
+            is_list = _LIST_OF_OBJECTS.match(text, found.end()) is not None
+            return json.loads(found[1]) if is_list else None
+    return None
 
 
 class ParquetTable:

@@ -14,8 +14,9 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -28,15 +29,16 @@ from conjure.core.text import valid_utf8
 from conjure.errors import DataError, StoreError
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.chat.encoding import ANSWER, ConversationEncoder, EncodedChat
-from conjure.lm.text.chat.formats import ChatFormat
+from conjure.lm.text.chat.formats import ChatFormat, Message
 from conjure.lm.text.near_duplicates import DuplicateGroups, GroupBuilder
 from conjure.lm.text.records import BadRows, Piece, RecordSet
+from conjure.lm.text.repeated_answers import AnswerComparison
 from conjure.lm.text.sources import Source
 from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
 
-_FORMAT = 4  # of the folder; a change here makes every older folder unused
-_GROUPS_FORMAT = 1  # likewise, of the groups
+_FORMAT = 5  # of the folder; a change here makes every older folder unused
+_GROUPS_FORMAT = 2  # likewise, of the groups
 _BATCH_CHARACTERS = 1 << 20  # encoded at a time: enough for all cores, little enough for any memory
 _HISTOGRAM_BINS = 12
 _FEW_BYTES = 1.5  # a token, on average: for a script that was learned it is 3 to 5
@@ -262,24 +264,30 @@ def find_groups(
         groups = _group(sources, progress)
         _write_synced(folder / "labels", groups.labels.astype("<i8").tobytes())
         _write_synced(folder / "neighbours", groups.neighbours.astype("<i8").tobytes())
+        if groups.repeats is not None:
+            _write_synced(folder / "repeats", groups.repeats.astype("<i8").tobytes())
         counts = {"count": groups.count, "largest": groups.largest, "distinct": groups.distinct}
         meta = {"records": len(groups.labels), "neighbours": len(groups.neighbours), **counts}
+        meta["repeats"] = groups.repeats is not None
         _write_synced(folder / "groups.json", json.dumps(meta).encode())
 
     return _made_once(cache, key, _read_groups, write)
 
 
 def _group(sources: Sequence[RecordSet], progress: Progress | None) -> DuplicateGroups:
-    builder = GroupBuilder()
+    builder, answers = GroupBuilder(), AnswerComparison()
     done, total = 0, sum(records.size_bytes for records in sources)
     for records in sources:
         for batch in _batches(records.pieces()):
             for piece in batch:
                 builder.add(piece.text, ends_record=piece.ends_record)
+            answers.add([piece.conversation for piece in batch if piece.conversation is not None])
             done += sum(len(piece.text) for piece in batch)
             if progress is not None:
                 progress(min(done, total), total)
-    return builder.build()
+    groups = builder.build()
+    are_chats = any(records.chat_formats for records in sources)
+    return replace(groups, repeats=answers.build(groups.labels)) if are_chats else groups
 
 
 def _read_groups(folder: Path) -> DuplicateGroups:
@@ -290,6 +298,7 @@ def _read_groups(folder: Path) -> DuplicateGroups:
         largest=meta["largest"],
         distinct=meta["distinct"],
         neighbours=_mapped(folder / "neighbours", np.dtype("<i8"), 2 * meta["neighbours"]).reshape(-1, 2),
+        repeats=_mapped(folder / "repeats", np.dtype("<i8"), meta["records"]) if meta["repeats"] else None,
     )
 
 
@@ -332,10 +341,19 @@ def describe(records: RecordSet, text: TokenisedText, groups: DuplicateGroups) -
         size_bytes=text.size_bytes,
         characters=text.characters,
         lengths=summarise_lengths(text.lengths),
-        bad_rows=tuple(records.describe(bad) for bad in text.bad_rows),
+        bad_rows=_bad_rows(records, text),
         bad_row_count=sum(bad.count for bad in text.bad_rows),
         remarks=(*records.remarks, *_remarks(text)),
     )
+
+
+def notes(records: RecordSet, text: TokenisedText) -> tuple[str, ...]:
+    """What was left out of a text, and what else is worth knowing about it, a sentence each."""
+    return (*_bad_rows(records, text), *records.remarks, *_remarks(text))
+
+
+def _bad_rows(records: RecordSet, text: TokenisedText) -> tuple[str, ...]:
+    return tuple(records.describe(bad) for bad in text.bad_rows)
 
 
 def _file_facts(source: Source) -> dict[str, str | None]:
@@ -496,6 +514,7 @@ class _Writer:
         files: tuple[IO[bytes], IO[bytes], IO[bytes], IO[bytes]],
     ) -> None:
         ids, ends, hashes, kinds = files
+        written: list[tuple[Message, ...]] = []
         for piece in batch:
             assert piece.conversation is not None
             messages = piece.conversation.messages
@@ -504,6 +523,7 @@ class _Writer:
             except DataError as error:
                 self._refused.append((piece.conversation.where, str(error)))
                 continue
+            written.append(messages)
             for message in messages:
                 self._written_special += self._tokenizer.count_special(message.content)
                 self._size_bytes += len(message.content.encode())
@@ -514,8 +534,19 @@ class _Writer:
             kinds.write(bytes(encoded.kinds))
             ends.write(np.array([self._tokens], "<u8").tobytes())
             record = _new_hash()
-            record.update(json.dumps(messages).encode())
+            record.update(json.dumps([(message.role, message.content) for message in messages]).encode())
             hashes.write(record.digest())
+        if self._tokenizer.alters is not None:
+            self._altered += self._count_altered(written)
+
+    def _count_altered(self, conversations: Sequence[Sequence[Message]]) -> int:
+        """How many conversations have a message that the tokenizer does not give back exactly."""
+        contents = [message.content for messages in conversations for message in messages]
+        encoded = self._tokenizer.encode_batch(contents)
+        is_altered = iter(
+            self._tokenizer.decode(ids) != content for content, ids in zip(contents, encoded, strict=True)
+        )
+        return sum(any(list(islice(is_altered, len(messages)))) for messages in conversations)
 
     def _refuse_conversations(self) -> None:
         if not self._refused:

@@ -223,7 +223,7 @@ def make_trainer(prepared: Prepared, group: ProcessGroup | None = None) -> Train
     return Trainer(
         prepared.model.to(prepared.device),
         Blocks(prepared.split.train, plan.block_size),
-        Blocks(held_out.first_of_each_group(), plan.block_size) if held_out is not None else None,
+        Blocks(held_out.without_repeats(), plan.block_size) if held_out is not None else None,
         settings,
         adamw(plan.learning_rate, request.weight_decay),
         prepared.dtype,

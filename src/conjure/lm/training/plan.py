@@ -67,6 +67,7 @@ class Plan:
         memory_bytes: Estimated need of all processes on one machine.
         available_bytes: What there is.
         expected_s: Estimated time of all steps, without evaluations, seconds.
+        validation_notes: Of a file to measure on: rows left out, what is worth knowing, a sentence each.
     """
 
     model: str
@@ -96,6 +97,7 @@ class Plan:
     memory_bytes: int
     available_bytes: int
     expected_s: float
+    validation_notes: tuple[str, ...] = ()
 
     @property
     def operations(self) -> float:

@@ -26,7 +26,7 @@ from conjure.lm.report.measure_model import questions
 from conjure.lm.text.chat.encoding import conversation_encoder
 from conjure.lm.text.records import RecordSet, read_records
 from conjure.lm.text.split import Split, split_records
-from conjure.lm.text.token_cache import DataFacts, TokenisedText, describe, find_groups, tokenise
+from conjure.lm.text.token_cache import DataFacts, TokenisedText, describe, find_groups, notes, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 from conjure.lm.training.distributed.process_group import Membership
 from conjure.lm.training.lora import add_lora
@@ -144,10 +144,11 @@ def prepare(
     text = encode(records)
     facts = describe(records, text, find_groups([records], progress=progress))
     validation = _read(request, [request.validation]) if request.validation is not None else None
+    measured = (validation, encode(validation)) if validation is not None else None
     split = split_records(
         records,
         text,
-        (validation, encode(validation)) if validation is not None else None,
+        measured,
         holdout=request.holdout,
         dedup=request.dedup,
         progress=progress,
@@ -166,7 +167,10 @@ def prepare(
         validation=validation,
         text=text,
         split=split,
-        plan=_plan(request, base.origin, model, facts, split, device, dtype, micro_batch),
+        plan=replace(
+            _plan(request, base.origin, model, facts, split, device, dtype, micro_batch),
+            validation_notes=notes(*measured) if measured is not None else (),
+        ),
         device=device,
         dtype=dtype,
     )

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from conjure.errors import DataError, UsageError
+from conjure.lm.text.encodings import guess_bytes
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import read_records
 from conjure.lm.text.table_reader import Fault
@@ -88,6 +89,21 @@ def test_bad_lines_are_counted_by_reason_with_the_first_place(text_file):
     )
 
 
+def test_no_encoding_is_guessed_for_a_text_that_is_utf8_but_for_one_line(text_file):
+    records = read_records([text_file("déjà vu\n".encode() * 9 + b"caf\xe9\n")], split="lines")
+    assert len(list(records)) == 9
+    said = records.describe(records.bad_rows[Fault.WRONG_ENCODING])
+    assert said == f"1 × wrong encoding (first: {records.sources[0].name}, line 10)"
+
+
+def test_characters_that_are_utf8_by_chance_do_not_hide_what_a_text_is_written_in():
+    lines = ["山水", "秋水共长天一色", "山色", "潦水尽而寒潭清", "烟光凝而暮山紫", "明月几时有", "把酒问青天"]
+    data = "\n".join(lines).encode("gb18030")
+    assert data.splitlines()[0].decode()  # by chance
+    guess = guess_bytes(data)
+    assert (guess.encoding, guess.sample) == ("gb18030", lines[1])
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_bad_values_are_faults_of_their_row(tmp_path, kind):
     records = read_records([write_records(tmp_path / f"a.{kind}", ["fine one", " ", "", "n\0l", "last one"])])
@@ -136,6 +152,8 @@ def test_a_bad_text_among_good_ones_is_counted_as_a_whole(tmp_path):
         (b"a\0b", None, "1 × NUL character (first: ", None),
         (b"a\0b", None, "this may not be a text file", None),
         (b"caf\xe9\nth\xe9\n \n", "lines", "2 × wrong encoding (first: ", "encoding='cp1252'"),
+        ("déjà vu\n".encode() * 9 + b"caf\xe9\n", None, "text.txt; line 10 is not UTF-8)", None),
+        (b"plain\n" * 60_000 + b"caf\xe9\n", None, "text.txt; line 60,001 is not UTF-8)", None),
         (b" \n\t\n", None, "1 × empty", None),
         (b"\n\n", "paragraphs", "nothing usable: not one record", None),
     ],

@@ -1,5 +1,6 @@
 """Tables row by row: what is a row, what is a fault, and that a fault spoils one row only."""
 
+import csv
 import json
 
 import pyarrow
@@ -160,6 +161,19 @@ class TestSeparated:
         quoted = 'b\ta\n"two\nlines"\t1\nthree\t2\n'
         assert csv_rows(path, quoted, kind="tsv") == [(2, "two\nlines", None), (4, "three", None)]
 
+    def test_one_column_of_a_tsv_with_an_open_quote_is_read_once(self, path, monkeypatch):
+        readers, reader = [], csv.reader
+        monkeypatch.setattr(csv, "reader", lambda *args, **kw: readers.append(1) or reader(*args, **kw))
+        lines = ["b", '"two', 'lines"', '"Open', '"Well," she said', *["plain"] * 500]
+        rows = csv_rows(path, "\n".join(lines), kind="tsv")
+        assert [text for _, text, _ in rows] == ["two\nlines", *lines[3:]]
+        assert len(readers) < 20  # not one for every line after a quote
+
+    def test_a_quoted_field_of_a_tsv_may_be_far_longer_than_the_librarys_limit(self, path):
+        csv.field_size_limit(1 << 17)  # as in a process that has read no CSV yet
+        long = "word " * 40_000
+        assert csv_rows(path, f'a\tb\n1\t"{long}"\n', kind="tsv") == [(2, long, None)]
+
     def test_what_is_said_about_a_table_is_followed(self, path):
         def rows(content, column, kind="csv", **said):
             path.write_text(content)
@@ -243,6 +257,33 @@ class TestJson:
         assert caught.value.fix.startswith("""jq '.["my data"]' """)
         one = self.table(path, '{"b": "x", "tags": ["a"]}')
         assert [row.text for row in one.rows("b")] == ["x"]
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (
+                '{"v": {"n": 1}, "my \\"data\\"": [{"b": "%s"}], "w": 1}',
+                """with its records under 'my "data"'""",
+            ),
+            ('{"v": 1, "b": "%s"}', "record 1 is longer than 32 million characters"),
+            ('[{"b": "x"}, {"b": [{"c": "%s"}]}]', "record 2 is longer than 32 million characters"),
+            ('{"v": 1, "b": nothing, "c": "%s"}', "is damaged or truncated: record 1"),
+        ],
+    )
+    def test_a_value_too_long_to_be_read_is_not_called_damaged(self, path, monkeypatch, content, said):
+        monkeypatch.setattr("conjure.lm.text.table_reader._JSON_CHUNK", 8)
+        monkeypatch.setattr("conjure.lm.text.table_reader._FIELD_LIMIT", 100)
+        with pytest.raises(DataError) as caught:
+            list(self.table(path, content % ("x" * 2000)).rows("b"))
+        assert said in str(caught.value)
+        assert (caught.value.fix is not None) == ("its records under" in said)
+
+    def test_one_name_twice_inside_a_record_that_is_not_wholly_read_yet(self, path, monkeypatch):
+        content = '[{"a": {"c": 1, "c": 2}, "b": "%s"}, {"b": "y"}]' % ("x" * 100)
+        for size in range(1, 64):
+            monkeypatch.setattr("conjure.lm.text.table_reader._JSON_CHUNK", size)
+            found = [(row.text, row.fault) for row in self.table(path, content).rows("b")]
+            assert found == [(None, Fault.NAME_TWICE), ("y", None)]
 
 
 class TestJsonLines:

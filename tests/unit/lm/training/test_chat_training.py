@@ -60,6 +60,19 @@ def test_tokens_and_kinds_are_kept_side_by_side(text, tokenizer):
     assert text.record(3).tolist() == chat.ids
 
 
+def test_conversations_that_the_tokenizer_alters_are_counted(tmp_path):
+    tokenizer = Tokenizer.from_folder(chat_folder(tmp_path, FAMILIES["qwen"]))
+    asked = ["plain", "cafe\u0301", "plain too", "e\u0301"]  # NFC makes one character of each accent
+    rows = [{"prompt": text, "completion": f"{text} {text}"} for text in asked]
+    (tmp_path / "chat.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    records = read_records([tmp_path / "chat.jsonl"])
+    chat = conversation_encoder(records.chat_formats, tokenizer, model="it")
+    text = tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat)
+    assert text.altered == 2
+    facts = describe(records, text, find_groups([records], cache=tmp_path / "cache"))
+    assert any(remark.startswith("2 records are altered") for remark in facts.remarks)
+
+
 def test_a_record_is_as_long_as_its_last_answer(tmp_path, tokenizer):
     """That is what a sample is: an answer to all that comes before, without what ends it."""
     turns = [
@@ -142,6 +155,17 @@ def test_held_out_text_without_an_answer_is_nothing_to_measure_on(tmp_path):
     assert result.plan.held_out_reason.endswith("have no answer")
     assert result.steps == result.best_step > 0
     assert load(tmp_path / "out").generate("Why?", max_new_tokens=2)
+
+
+def test_the_only_answer_is_trained_on_and_not_held_out(tmp_path, tokenizer):
+    turns = [{"role": "user", "content": "A long document. " * 40}, {"role": "assistant", "content": "Yes."}]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}))
+    records = read_records([tmp_path / "chat.jsonl"])
+    chat = conversation_encoder(records.chat_formats, tokenizer, model="it")
+    split = hold_out(tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat))
+    assert split.train.has_targets
+    assert (split.heldout, split.method) == (None, "none")
+    assert split.reason.endswith("has no answer to train on")
 
 
 @pytest.mark.slow

@@ -297,6 +297,25 @@ def test_dedup(inputs, tmp_path, options, tokens):
     assert left_out == (plan.train_dropped > 0) == (tokens == 1)
 
 
+def test_the_plan_says_what_is_left_out_of_a_validation_file(inputs, tmp_path):
+    (tmp_path / "other.txt").write_bytes(b"A line of another text.\n\ncaf\xe9\nSee <|endoftext|> there.\n")
+    request = FinetuneRequest(
+        data=(inputs[0],),
+        model=str(inputs[1]),
+        output=tmp_path / "out",
+        validation=tmp_path / "other.txt",
+        split="lines",
+    )
+    lines = [line.strip() for line in plan_lines(prepare(request).plan)]
+    said = [line for line in lines if line.startswith("validation file: ")]
+    assert [line.split(" (")[0].removeprefix("validation file: ") for line in said] == [
+        "1 × empty",
+        "1 × wrong encoding",
+        "<|endoftext|> occurs in the text once and is read as plain text",
+    ]
+    assert "other.txt, line 3" in said[1]
+
+
 def test_the_held_out_loss_is_a_metric_logged_once_at_the_end(inputs, tmp_path, monkeypatch):
     logged = []
     monkeypatch.setattr(metrics, "log_metric", lambda name, value, step: logged.append((name, value, step)))

@@ -6,7 +6,8 @@ part of what models write, and stays a token); and either it is exactly known wh
 answers, or the conversation is refused.
 
 A template is rendered twice, once with every message between two private-use characters. Without them both
-renderings must be equal: then it is known which characters are whose. Text between two control tokens is
+renderings must be equal: then it is known which characters are whose. An answer begins where the rendering
+that asks for it ends: from there on the model writes when it is asked. Text between two control tokens is
 encoded at once, as transformers does; only where a token would lie across the edge of an answer, it is cut
 there, as it is when the model itself writes the answer.
 """
@@ -18,8 +19,8 @@ from datetime import date
 from typing import NamedTuple, Protocol
 
 from conjure.core.files import sha256_bytes
-from conjure.errors import DataError, UsageError, option
-from conjure.lm.text.chat.formats import ChatFormat, Message
+from conjure.errors import CheckpointError, DataError, UsageError, option
+from conjure.lm.text.chat.formats import ChatFormat, Message, is_answer
 from conjure.lm.text.chat.template import ChatTemplate, find_template
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -160,6 +161,8 @@ class ChatEncoder:
         if parts is None:
             self._refuse_control_tokens(messages, "the chat template changes messages")
             parts = [Part(plain)]
+        else:
+            parts = self._with_openings(messages, plain, parts)
         return self._with_start([id_ for id_, _ in self._tokens(parts)])
 
     def encode(self, messages: Sequence[Message]) -> EncodedChat:
@@ -171,10 +174,13 @@ class ChatEncoder:
             CheckpointError: The template cannot be used.
         """
         plain = self.template.render(messages)
-        answers = {number for number, message in enumerate(messages) if message.role == "assistant"}
+        answers = [number for number, message in enumerate(messages) if message.role == "assistant"]
         parts = self._parts(messages, plain)
-        if parts is None or not answers <= {part.message for part in parts}:
-            parts = self._generation_parts(messages, plain, len(answers))
+        if parts is None or not set(answers) <= {part.message for part in parts}:
+            are_learned = [messages[number].is_learned for number in answers]
+            parts = self._generation_parts(messages, plain, are_learned)
+        else:
+            parts = self._with_openings(messages, plain, parts)
         tokens = list(self._tokens(parts))
         if tokens[-1][1] and tokens[-1][0] not in self._tokenizer.end_ids:
             tokens.append((self._tokenizer.end_of_text_id, True))
@@ -204,7 +210,9 @@ class ChatEncoder:
                 return [part._replace(is_learned=_is_answer(messages, part)) for part in parts]
         return None
 
-    def _generation_parts(self, messages: Sequence[Message], plain: str, answers: int) -> list[Part]:
+    def _generation_parts(
+        self, messages: Sequence[Message], plain: str, are_learned: Sequence[bool]
+    ) -> list[Part]:
         """The rendering in parts by what the template itself says is the model's.
 
         Raises:
@@ -215,13 +223,38 @@ class ChatEncoder:
         start, end = _GENERATION_MARKS
         rendered = self.template.render(messages, generation_marks=_GENERATION_MARKS)
         first, *others = rendered.split(start)
-        if rendered.replace(start, "").replace(end, "") != plain or len(others) != answers:
+        if rendered.replace(start, "").replace(end, "") != plain or len(others) != len(are_learned):
             raise DataError(f"{reason}, so it is not known which tokens to learn")
         parts = [Part(first)]
-        for each in others:
+        for each, is_learned in zip(others, are_learned, strict=True):
             answer, _, rest = each.partition(end)
-            parts += [Part(answer, is_learned=True), Part(rest)]
+            parts += [Part(answer, is_learned=is_learned), Part(rest)]
         return parts
+
+    def _with_openings(self, messages: Sequence[Message], plain: str, parts: Sequence[Part]) -> list[Part]:
+        """The parts, to be learned from where the model goes on by itself when it is asked for an answer.
+
+        Some templates write more there before what the message says, such as an empty block of thoughts.
+        """
+        numbers = iter(number for number, message in enumerate(messages) if is_answer(message))
+        opened: list[Part] = []
+        place = 0
+        for part in parts:
+            if part.is_learned:
+                number = part.message if part.message is not None else next(numbers)
+                asked = self._asked(messages[:number])
+                if asked is not None and plain.startswith(asked):
+                    opened = _learned_at_end(opened, place - len(asked))
+            opened.append(part)
+            place += len(part.text)
+        return opened
+
+    def _asked(self, messages: Sequence[Message]) -> str | None:
+        """What the model is given to answer these messages; None where the template cannot write it."""
+        try:
+            return self.template.render(messages, opens_answer=True)
+        except (DataError, CheckpointError):
+            return None
 
     def _refuse_control_tokens(self, messages: Sequence[Message], reason: str) -> None:
         for message in messages:
@@ -269,7 +302,7 @@ class PromptEncoder:
         """
         if [message.role for message in messages] != ["user", "assistant"]:
             raise DataError("the model has no chat template, so a prompt and a completion must be texts")
-        pieces = [(message.content, message.role == "assistant") for message in messages]
+        pieces = [(message.content, is_answer(message)) for message in messages]
         tokens = list(encode_pieces(self._tokenizer, [piece for piece in pieces if piece[0]]))
         start = self._tokenizer.start_ids
         ids = [*start, *(id_ for id_, _ in tokens), self._tokenizer.end_of_text_id]
@@ -353,7 +386,16 @@ def _merged(pieces: Sequence[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
 
 
 def _is_answer(messages: Sequence[Message], part: Part) -> bool:
-    return part.message is not None and messages[part.message].role == "assistant"
+    return part.message is not None and is_answer(messages[part.message])
+
+
+def _learned_at_end(parts: Sequence[Part], characters: int) -> list[Part]:
+    """The parts, the last characters to be learned; as they are where a message says some of those."""
+    if characters <= 0 or not parts or parts[-1].message is not None or len(parts[-1].text) < characters:
+        return list(parts)
+    *others, last = parts
+    given, learned = last.text[:-characters], last.text[-characters:]
+    return [*others, *([Part(given)] if given else []), Part(learned, is_learned=True)]
 
 
 def _follows_answer(segment: Sequence[tuple[str, bool]]) -> bool:

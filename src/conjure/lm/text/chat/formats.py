@@ -1,7 +1,8 @@
 """The formats in which people keep conversations, told apart by their keys.
 
-Main entries: `find_format`, `read_conversation`. Invariant: a conversation that comes out has an answer, and
-its roles are in order: a system message may come first, then user and assistant take turns.
+Main entries: `find_format`, `read_conversation`. Invariants: a conversation that comes out has an answer to
+learn, and its roles are in order: a system message may come first, then user and assistant take turns; and
+nothing that is part of a conversation is left out of it: what cannot be kept is a fault.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +19,12 @@ class Message(NamedTuple):
     Attributes:
         role: ``system``, ``user`` or ``assistant``.
         content: What is said.
+        is_learned: Of the assistant's, whether a model is to learn to say it.
     """
 
     role: str
     content: str
+    is_learned: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,8 @@ class Conversation:
 
     @property
     def answers(self) -> Iterator[str]:
-        """What the assistant says."""
-        return (message.content for message in self.messages if message.role == "assistant")
+        """What the assistant says and a model is to learn."""
+        return (message.content for message in self.messages if is_answer(message))
 
 
 class ChatFormat(StrEnum):
@@ -56,6 +59,7 @@ class ChatFormat(StrEnum):
     ALPACA = "Alpaca instruction/output"
 
 
+_TURNS = ("user", "assistant")
 _ROLES = {
     "system": "system",
     "developer": "system",
@@ -65,6 +69,21 @@ _ROLES = {
     "gpt": "assistant",
     "model": "assistant",
 }
+
+
+# Keys of a record and of a message whose values are part of a conversation that cannot be kept.
+_OF_RECORDS = {"tools": Fault.TOOLS, "functions": Fault.TOOLS}
+_OF_MESSAGES = {
+    "tool_calls": Fault.TOOLS,
+    "function_call": Fault.TOOLS,
+    "reasoning_content": Fault.REASONING,
+}
+_SAYS_NOTHING = ("", "[]", "{}", "null")  # of a text that is JSON itself
+
+
+def is_answer(message: Message) -> bool:
+    """Whether a model is to learn a message."""
+    return message.role == "assistant" and message.is_learned
 
 
 def find_format(samples: Mapping[str, Sequence[str]]) -> ChatFormat | None:
@@ -86,16 +105,47 @@ def find_format(samples: Mapping[str, Sequence[str]]) -> ChatFormat | None:
 
 def read_conversation(record: Mapping[str, Any], format_: ChatFormat) -> tuple[Message, ...] | Fault:
     """The messages of a record, or the fault that it has instead."""
+    fault = _unkept(record, _OF_RECORDS)
+    if fault is not None:
+        return fault
+    found = _turns(record, format_)
+    if isinstance(found, Fault):
+        return found
+    system = record.get("system")
+    if _is_given(system):
+        if not isinstance(system, str):
+            return Fault.NOT_TEXT
+        found = (Message("system", system), *found)
+    return _checked(found)
+
+
+def _turns(record: Mapping[str, Any], format_: ChatFormat) -> tuple[Message, ...] | Fault:
     match format_:
         case ChatFormat.MESSAGES:
-            found = _messages(record.get("messages"))
+            return _messages(record.get("messages"))
         case ChatFormat.SHAREGPT:
-            found = _messages(record.get("conversations"))
+            return _messages(record.get("conversations"))
         case ChatFormat.PROMPT:
-            found = _joined(record)
+            return _joined(record)
         case ChatFormat.ALPACA:
-            found = _of_alpaca(record)
-    return found if isinstance(found, Fault) else _checked(found)
+            return _of_alpaca(record)
+
+
+def _unkept(values: Mapping[str, Any], faults: Mapping[str, Fault]) -> Fault | None:
+    """The fault of a value that is part of the conversation and has no place in its messages."""
+    return next((fault for key, fault in faults.items() if _is_given(values.get(key))), None)
+
+
+def _is_given(value: Any) -> bool:
+    """Whether a value says anything: tables fill what a record does not have with nulls and empty lists."""
+    match value:
+        case str():
+            return value.strip() not in _SAYS_NOTHING
+        case list():
+            return any(map(_is_given, value))
+        case dict():
+            return any(map(_is_given, value.values()))
+    return value is not None
 
 
 def _messages(value: Any) -> tuple[Message, ...] | Fault:
@@ -105,13 +155,19 @@ def _messages(value: Any) -> tuple[Message, ...] | Fault:
     for each in value:
         if not isinstance(each, dict):
             return Fault.NOT_MESSAGES
+        fault = _unkept(each, _OF_MESSAGES)
+        if fault is not None:
+            return fault
         role = each.get("role", each.get("from"))
         content = each.get("content", each.get("value"))
         if not isinstance(role, str) or role not in _ROLES:
             return Fault.UNKNOWN_ROLE
         if not isinstance(content, str):
             return Fault.NOT_TEXT
-        messages.append(Message(_ROLES[role], content))
+        weight = each.get("weight")
+        if weight not in (None, 0, 1):
+            return Fault.WEIGHT
+        messages.append(Message(_ROLES[role], content, is_learned=weight != 0))
     return tuple(messages)
 
 
@@ -137,16 +193,34 @@ def _of_alpaca(record: Mapping[str, Any]) -> tuple[Message, ...] | Fault:
         return Fault.NOT_TEXT
     if given is not None and not isinstance(given, str):
         return Fault.NOT_TEXT
+    earlier = _of_history(record.get("history"))
+    if isinstance(earlier, Fault):
+        return earlier
     asked = f"{instruction}\n\n{given}" if given and given.strip() else instruction
-    return Message("user", asked), Message("assistant", output)
+    return *earlier, Message("user", asked), Message("assistant", output)
+
+
+def _of_history(value: Any) -> tuple[Message, ...] | Fault:
+    """Earlier turns, which LLaMA-Factory keeps as pairs of a question and its answer."""
+    if not _is_given(value):
+        return ()
+    pairs = value if isinstance(value, list) else [value]
+    messages: list[Message] = []
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != len(_TURNS):
+            return Fault.NOT_PAIRS
+        if not all(isinstance(text, str) for text in pair):
+            return Fault.NOT_TEXT
+        messages += [Message(role, text) for role, text in zip(_TURNS, pair, strict=True)]
+    return tuple(messages)
 
 
 def _checked(messages: tuple[Message, ...]) -> tuple[Message, ...] | Fault:
     turns = [message.role for message in messages]
     turns = turns[1:] if turns[0] == "system" else turns
-    if any(role != ("user", "assistant")[place % 2] for place, role in enumerate(turns)):
+    if any(role != _TURNS[place % 2] for place, role in enumerate(turns)):
         return Fault.ROLES
-    if not any(message.role == "assistant" for message in messages):
+    if not any(map(is_answer, messages)):
         return Fault.NO_ANSWER
     if any("\0" in message.content for message in messages):
         return Fault.NUL

@@ -71,7 +71,7 @@ class ChatTemplate:
             "tools": None,
             "documents": None,
             **self.variables,
-            "messages": [message._asdict() for message in messages],
+            "messages": [{"role": each.role, "content": each.content} for each in messages],
             "add_generation_prompt": opens_answer,
             "generation_start": generation_marks[0],
             "generation_end": generation_marks[1],

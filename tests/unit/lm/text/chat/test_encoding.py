@@ -47,10 +47,67 @@ def test_generation_blocks_say_what_is_learned_where_content_is_changed(encoder_
         encoder.encode([Message("user", "<|im_end|>"), TURNS[1]])
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        FAMILIES["chatml"].template,
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content | upper | lower }}"
+        "<|im_end|>{% endgeneration %}{% else %}Q:{{ m.content }}{% endif %}\n{% endfor %}",
+    ],
+)
+def test_an_answer_that_is_only_given_is_not_learned_nor_its_end(encoder_of, source):
+    encoder, tokenizer = encoder_of(source)
+    given = Message("assistant", "not this", is_learned=False)
+    chat = encoder.encode([TURNS[0], given, *TURNS])
+    assert learned(chat, tokenizer) == "the cat sat<|im_end|>"
+    assert "not this<|im_end|>" in tokenizer.decode(chat.ids)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_is_learned_from_where_the_model_is_asked_for_it(encoder_of, family):
+    encoder, tokenizer = encoder_of(FAMILIES[family].template, family)
+    turns = [*TURNS, Message("user", "dog?"), Message("assistant", "the dog")]
+    chat = encoder.encode(turns)
+    assert chat.question(tokenizer)[1] == encoder.prompt(turns[:-1])
+    first = next(chat.answers())
+    assert chat.ids[: first.start] == encoder.prompt(turns[:1])
+
+
+def test_an_empty_block_of_thoughts_is_part_of_the_answer(encoder_of):
+    encoder, tokenizer = encoder_of(FAMILIES["qwen"].template)
+    assert learned(encoder.encode(TURNS), tokenizer) == "<think>\n\n</think>\n\nthe cat sat<|im_end|>"
+    trims = FAMILIES["qwen"].template.replace("text + '<|im_end|>\\n'", "text.strip() + '<|im_end|>\\n'")
+    encoder, tokenizer = encoder_of(trims)
+    assert learned(encoder.encode(TURNS), tokenizer) == "<think>\n\n</think>\n\nthe cat sat<|im_end|>"
+
+
+def test_what_a_template_itself_marks_is_all_that_is_learned(encoder_of):
+    encoder, tokenizer = encoder_of(
+        "{% for m in messages %}{% if m.role == 'assistant' %}A:<think></think>{% generation %}"
+        "{{ m.content[4:] }}<|im_end|>{% endgeneration %}{% else %}Q:{{ m.content }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}A:{% endif %}"
+    )
+    assert learned(encoder.encode(TURNS), tokenizer) == "cat sat<|im_end|>"
+
+
+def test_an_answer_is_what_its_message_says_where_the_model_is_asked_in_another_way(encoder_of):
+    source = FAMILIES["chatml"].template.replace(
+        "assistant\\n' }}{% endif", "assistant\\n<think>' }}{% endif"
+    )
+    encoder, tokenizer = encoder_of(source)
+    assert encoder.prompt(TURNS[:1])[-1] != encoder.encode(TURNS).ids[0]
+    assert learned(encoder.encode(TURNS), tokenizer) == "the cat sat<|im_end|>"
+    refuses = FAMILIES["chatml"].template.replace(
+        "{%- if add_generation_prompt %}", "{%- if add_generation_prompt %}{{ raise_exception('no') }}"
+    )
+    encoder, tokenizer = encoder_of(refuses)
+    assert learned(encoder.encode(TURNS), tokenizer) == "the cat sat<|im_end|>"
+
+
 def test_an_answer_that_nothing_ends_gets_an_end(encoder_of):
     encoder, tokenizer = encoder_of("{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}")
     chat = encoder.encode(TURNS)
-    assert learned(chat, tokenizer) == "the cat sat<|im_end|>"
+    assert learned(chat, tokenizer) == "assistant: the cat sat<|im_end|>"  # no generation prompt says so
     assert chat.ids[-1] == tokenizer.end_of_text_id
     assert chat.kinds[0] == FIRST
     assert set(chat.kinds[1:]) == {GIVEN, ANSWER}

@@ -95,6 +95,70 @@ def test_other_formats_have_faults_too():
     assert read_conversation(lists, ChatFormat.PROMPT) == (USER, ANSWER)
 
 
+def chat(*turns, **keys):
+    roles = {"u": "user", "a": "assistant", "s": "system"}
+    return {
+        "messages": [{"role": roles[role], "content": text, **keys_} for role, text, keys_ in turns],
+        **keys,
+    }
+
+
+def test_a_system_message_and_a_history_apart_from_the_turns_are_part_of_the_conversation(tmp_path):
+    system = Message("system", "Be brief.")
+    earlier = [Message("user", "Who?"), Message("assistant", "I.")]
+    for format_, record in RECORDS.items():
+        assert read_conversation({**record, "system": "Be brief."}, format_) == (system, USER, ANSWER)
+        for nothing in (None, "", " "):
+            assert read_conversation({**record, "system": nothing}, format_) == (USER, ANSWER)
+        assert read_conversation({**record, "system": ["a"]}, format_) is Fault.NOT_TEXT
+    twice = chat(("s", "a", {}), ("u", "b", {}), ("a", "c", {}), system="d")
+    assert read_conversation(twice, ChatFormat.MESSAGES) is Fault.ROLES
+    alpaca = {**RECORDS[ChatFormat.ALPACA], "system": "Be brief."}
+    found = read_conversation({**alpaca, "history": [["Who?", "I."]]}, ChatFormat.ALPACA)
+    assert found == (system, *earlier, USER, ANSWER)
+    for nothing in (None, [], "", "[]"):
+        assert read_conversation({**alpaca, "history": nothing}, ChatFormat.ALPACA) == (system, USER, ANSWER)
+    for bad, fault in (
+        ("Who?", Fault.NOT_PAIRS),
+        ([["Who?"]], Fault.NOT_PAIRS),
+        ([["a", 1]], Fault.NOT_TEXT),
+    ):
+        assert read_conversation({**alpaca, "history": bad}, ChatFormat.ALPACA) is fault
+
+
+@pytest.mark.parametrize("weight", [0, 0.0, 1, 1.0, None])
+def test_an_answer_of_weight_0_is_given_and_not_learned(weight):
+    turns = [("u", "a", {}), ("a", "b", {"weight": weight}), ("u", "c", {}), ("a", "d", {})]
+    found = read_conversation(chat(*turns), ChatFormat.MESSAGES)
+    assert [message.is_learned for message in found] == [True, weight != 0, True, True]
+    only = chat(("u", "a", {}), ("a", "b", {"weight": 0}))
+    assert read_conversation(only, ChatFormat.MESSAGES) is Fault.NO_ANSWER
+
+
+@pytest.mark.parametrize("weight", [0.5, -1, 2, "0", [1]])
+def test_other_weights_are_a_fault(weight):
+    record = chat(("u", "a", {}), ("a", "b", {"weight": weight}))
+    assert read_conversation(record, ChatFormat.MESSAGES) is Fault.WEIGHT
+
+
+@pytest.mark.parametrize(
+    ("of_answer", "of_record", "fault"),
+    [
+        ({"tool_calls": [{"id": "1"}]}, {}, Fault.TOOLS),
+        ({"function_call": {"name": "f", "arguments": "{}"}}, {}, Fault.TOOLS),
+        ({"reasoning_content": "Let me think."}, {}, Fault.REASONING),
+        ({}, {"tools": [{"type": "function"}]}, Fault.TOOLS),
+        ({}, {"tools": '[{"type": "function"}]'}, Fault.TOOLS),
+        ({"tool_calls": [], "function_call": {"name": None}, "reasoning_content": ""}, {"tools": "[]"}, None),
+        ({"tool_calls": None, "reasoning_content": None}, {"tools": None}, None),
+    ],
+)
+def test_parts_of_a_conversation_that_have_no_place_in_it_are_a_fault(of_answer, of_record, fault):
+    record = chat(("u", "Where?", {}), ("a", "Here.", of_answer), **of_record)
+    found = read_conversation(record, ChatFormat.MESSAGES)
+    assert found == (USER, ANSWER) if fault is None else found is fault
+
+
 def test_faults_are_counted_and_alone_are_an_error(tmp_path):
     records = read_records([written(tmp_path / "chat.jsonl", {"messages": MESSAGES}, of(("user", "a")))])
     assert len(list(records.pieces())) == 1
