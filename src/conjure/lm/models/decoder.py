@@ -10,6 +10,7 @@ whole; Shazeer 2020 for gates (arXiv:2002.05202); Ainslie et al. 2023 for K < H 
 tests/parity/test_model.py, test_families.py.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple, Self
 
@@ -318,7 +319,7 @@ class Decoder(CausalLM):
         """
         x = self.embedding(ids)  # (B, T, C)
         if self.config.embedding_scale != 1.0:
-            x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype, device=x.device)
+            x = x * _rounded(self.config.embedding_scale, x.dtype)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         x = self.dropout(x, self.config.embedding_dropout)
@@ -332,7 +333,13 @@ class Decoder(CausalLM):
 def _tables(rope: Rope | None, positions: Tensor) -> RotaryTables | None:
     if rope is None:
         return None
-    return rotary_tables(positions, rope.channels, rope.base, rope.scaling, dict(rope.settings))
+    return rotary_tables(positions, rope.channels, rope.base, rope.scaling, rope.settings)
+
+
+@functools.cache
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    """As a tensor of that number format would have it, without one, which would have to be copied to a GPU."""
+    return torch.tensor(value, dtype=dtype).item()
 
 
 def attention_mask(
