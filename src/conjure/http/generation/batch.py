@@ -5,7 +5,7 @@ beside one token of each row that is being written, so that no row waits long fo
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,8 +94,7 @@ class RowBatch:
         if len(rows) > len(ready):
             logits = np.repeat(logits, [len(self._held[number].rows) for number in ready], axis=0)
         told = self._written(rows, logits) if rows else []
-        self._go_on(ready)
-        return told
+        return [*told, *self._go_on(ready)]
 
     def _next_prompts(self) -> list[int]:
         """Prompts to read a piece of: the oldest, and more while that costs nobody much time."""
@@ -119,15 +118,24 @@ class RowBatch:
             for row, token in zip(rows, tokens, strict=True)
         ]
 
-    def _go_on(self, ready: Iterable[int]) -> None:
-        """Prepare rows that got a token for the next step; drop those that ended."""
+    def _go_on(self, ready: Iterable[int]) -> Iterator[tuple[Row, Failed]]:
+        """Prepare rows that got a token for the next step, and drop those that ended.
+
+        Yields:
+            The rows of a prompt that there is no memory to copy for them.
+        """
         for number in ready:
             held = self._held.pop(number)
             going = [row for row in held.rows if not row.finished]
             if not going:
                 self._session.drop([number])
                 continue
-            numbers = [number, *self._session.fork(number, len(going) - 1)]
+            try:
+                numbers = [number, *self._session.fork(number, len(going) - 1)]
+            except MemoryError as error:
+                self._session.drop([number])
+                yield from ((row, _end_failed(row, error)) for row in going)
+                continue
             for each, row in zip(numbers, going, strict=True):
                 self._held[each] = _Prompt([row], 0, reading=False)
                 self._session.append(each, row.token_ids[-1])
@@ -157,16 +165,16 @@ def choose_tokens(
     return [
         TokenLogprob(int(token_id), float(logprob), likeliest)
         if math.isfinite(normaliser)
-        else _end_failed(row)
+        else _end_failed(row, no_numbers())
         for row, token_id, logprob, likeliest, normaliser in zip(
             rows, chosen, logprobs, top, logsumexp.tolist(), strict=True
         )
     ]
 
 
-def _end_failed(row: Row) -> Failed:
+def _end_failed(row: Row, error: Exception) -> Failed:
     row.finished = True
-    return Failed(no_numbers())
+    return Failed(error)
 
 
 def _alike(rows: Sequence[Row]) -> dict[LogitSettings, list[int]]:

@@ -190,6 +190,60 @@ def test_a_row_whose_logits_are_no_numbers_fails_alone(model):
     assert (rows[0].finished, rows[1].finished) == (True, False)
 
 
+def _three_jobs(worker):
+    """One that ends with its first token, one of three texts, and one that goes on; in one step."""
+    ending = GenerationJob(prompts=[[1]], max_tokens=1)
+    copied = GenerationJob(prompts=[[1], [2]], samples=3, max_tokens=4, ignore_eos=True)
+    going = GenerationJob(prompts=[[3]], max_tokens=4, ignore_eos=True)
+    for job in (ending, copied, going):
+        worker.add(job)
+    return ending, copied, going
+
+
+def _told_until_the_end(worker):
+    told = []
+    while worker.has_work:
+        told += worker.work()
+    return told
+
+
+def test_texts_that_there_is_no_memory_for_fail_and_no_others(model, monkeypatch):
+    worker = _worker(model, most_rows=8)
+    ending, copied, going = _three_jobs(worker)
+    session = worker._batch._session
+    fork = session.fork
+
+    def without_memory(row, copies):
+        if copies:
+            raise MemoryError("no room for a row")
+        return fork(row, copies)
+
+    monkeypatch.setattr(session, "fork", without_memory)
+    told = _told_until_the_end(worker)
+    ends = [event.finish_reason for job, event in told if job is ending and isinstance(event, TokenWritten)]
+    failed = [job for job, event in told if isinstance(event, Failed)]
+    written = [event for job, event in told if job is going and isinstance(event, TokenWritten)]
+    assert ends == ["length"]
+    assert set(map(id, failed)) == {id(copied)}
+    _same(model, written, _alone(model, going)[0, 0])
+
+
+def test_a_step_that_fails_half_way_is_told_to_every_job(model, monkeypatch):
+    worker = _worker(model, most_rows=8)
+    jobs = _three_jobs(worker)
+    appended = []
+
+    def break_at_the_third(row, token):
+        appended.append(row)
+        if len(appended) == 3:
+            raise RuntimeError("the engine is broken")
+
+    monkeypatch.setattr(worker._batch._session, "append", break_at_the_third)
+    told = _told_until_the_end(worker)
+    assert {id(job) for job, event in told if isinstance(event, Failed)} == set(map(id, jobs))
+    assert worker.running == 0
+
+
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory):
     folder = tiny_checkpoint(tmp_path_factory.mktemp("tiny"), context_length=512)
