@@ -338,7 +338,7 @@ def _tables(rope: Rope | None, positions: Tensor) -> RotaryTables | None:
 
 @functools.cache
 def _rounded(value: float, dtype: torch.dtype) -> float:
-    """As a tensor of that number format would have it, without one, which would have to be copied to a GPU."""
+    """As a tensor of that number format has it; a tensor would have to be copied to a GPU."""
     return torch.tensor(value, dtype=dtype).item()
 
 
