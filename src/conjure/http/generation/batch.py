@@ -4,7 +4,6 @@ Main entry: `RowBatch`. Invariant: rows never see each other; a step reads at mo
 beside one token of each row that is being written, so that no row waits long for another's prompt.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -152,6 +151,25 @@ def choose_tokens(
         without_token: Ids that mean nothing and are never chosen.
     """
     logsumexp, argmax = logit_summary(logits)
+    numbers = np.isfinite(logsumexp)
+    if numbers.all():
+        return [*_chosen(rows, logits, without_token, logsumexp, argmax)]
+    sound = [row for row, sound in zip(rows, numbers, strict=True) if sound]
+    chosen = _chosen(sound, logits[numbers], without_token, logsumexp[numbers], argmax[numbers])
+    return [
+        next(chosen) if sound else _end_failed(row, no_numbers())
+        for row, sound in zip(rows, numbers, strict=True)
+    ]
+
+
+def _chosen(
+    rows: Sequence[Row],
+    logits: np.ndarray,
+    without_token: np.ndarray,
+    logsumexp: np.ndarray,
+    argmax: np.ndarray,
+) -> Iterator[TokenLogprob]:
+    """The next token of rows whose logits are numbers; the last two are `logit_summary`'s."""
     chosen = np.empty(len(rows), np.int64)
     for settings, numbers in _alike(rows).items():
         same = slice(None) if len(numbers) == len(rows) else numbers
@@ -162,14 +180,8 @@ def choose_tokens(
             chosen[same] = _sampled(members, logits[same], settings, without_token)
     logprobs = logits[np.arange(len(rows)), chosen] - logsumexp
     top = _top_logprobs(rows, logits, logsumexp)
-    return [
-        TokenLogprob(int(token_id), float(logprob), likeliest)
-        if math.isfinite(normaliser)
-        else _end_failed(row, no_numbers())
-        for row, token_id, logprob, likeliest, normaliser in zip(
-            rows, chosen, logprobs, top, logsumexp.tolist(), strict=True
-        )
-    ]
+    for token_id, logprob, likeliest in zip(chosen.tolist(), logprobs.tolist(), top, strict=True):
+        yield TokenLogprob(token_id, logprob, likeliest)
 
 
 def _end_failed(row: Row, error: Exception) -> Failed:

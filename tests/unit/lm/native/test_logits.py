@@ -90,3 +90,14 @@ class TestLargest:
 
     def test_more_than_there_are_is_all(self):
         assert largest(np.zeros((2, 3), np.float32), 50).tolist() == [[0, 1, 2]] * 2
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    @pytest.mark.parametrize("count", [3, 700])
+    def test_what_is_no_number_changes_no_other_row(self, bad, count):
+        logits = random_logits(3, 1000)
+        expected = largest(logits[[0, 2]], count)
+        logits[1, [5, 900]] = bad
+        found = largest(logits, count)
+        assert np.array_equal(found[[0, 2]], expected)
+        assert np.array_equal(found[1], np.unique(found[1]))
+        assert 0 <= found[1].min() <= found[1].max() < 1000
