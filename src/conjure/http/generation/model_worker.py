@@ -103,7 +103,7 @@ class ModelWorker:
     def _step(self) -> list[JobEvent]:
         jobs = self._batch.jobs  # a step that fails may have left some behind already
         try:
-            told = [(row.job, event) for row, event in self._batch.step()]
+            told: list[JobEvent] = [(row.job, event) for row, event in self._batch.step()]
         except Exception as error:  # noqa: BLE001 - of the engine as a whole: all its rows are lost
             self._batch = RowBatch(self.model.engine, self.model.tokenizer)
             told = [(job, Failed(error)) for job in {id(job): job for job in jobs}.values()]
