@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from machine import facts
 
+from conjure.core.machine_limits import physical_cores
 from conjure.lm.hardware import keep_freed_memory, pick_device
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.models.registry import read_model_config
@@ -31,7 +32,6 @@ from conjure.lm.training.packing import Blocks
 from conjure.lm.training.trainer import Trainer, TrainSettings
 from conjure.runs.distributed.ranked_command import rank_variables
 from conjure.runs.executors.command import Ranks
-from conjure.runs.host.capacity import physical_cores
 
 _WITHOUT_DROPOUT = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
 _SMALL = {"n_embd": 320, "n_layer": 6, "n_head": 5, "vocab_size": 8192, "n_positions": 512}

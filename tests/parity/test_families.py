@@ -13,13 +13,19 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from conjure.lm.checkpoints.pretrained import load_model, save_checkpoint
 from conjure.lm.checkpoints.tensor_layout import take_apart
+from conjure.lm.generation.engines import cuda_graph
+from conjure.lm.generation.engines.cuda_graph import GraphEngine
+from conjure.lm.generation.engines.torch_engine import TorchEngine
 from conjure.lm.models.base import CausalLM
 from conjure.lm.models.decoder import Decoder
+from conjure.lm.nn import rope
 from conjure.lm.nn.loss import linear_cross_entropy
+from support.engines import logits_of
 from support.families import CHECKPOINTS, FAMILIES, reference
 
 LENGTH = 150
@@ -152,6 +158,39 @@ class TestEqualities:
     def test_parameter_count(self, pairs, name: str) -> None:
         _, ours, _ = pairs(name)
         assert ours.config.parameter_count == sum(weight.numel() for weight in ours.parameters())
+
+
+class _OnTheDeviceOnly(TorchDispatchMode):
+    """Refuses what CUDA refuses while a graph is recorded: numbers that come from the host or go to it."""
+
+    refused = frozenset({"aten::lift_fresh", "aten::item", "aten::_local_scalar_dense", "aten::nonzero"})
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+        assert func.name() not in self.refused, f"{func} cannot be recorded"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_step_that_a_gpu_records_stays_on_the_device(pairs, monkeypatch, name: str, dtype) -> None:
+    _, _, folder = pairs(name)
+    ours = load_model(folder, dtype)
+    assert isinstance(ours, Decoder)
+    tokens, pad, computed = ids(2, 45), torch.tensor([0, 7]), cuda_graph._FixedStep._compute
+    expected = logits_of(TorchEngine(ours), tokens, pad, prompt=42)
+    rope._frequencies_on.cache_clear()
+
+    def warm_up_and_record(step: Any) -> torch.Tensor:
+        computed(step)
+        with _OnTheDeviceOnly():
+            return computed(step)
+
+    monkeypatch.setattr(cuda_graph._FixedStep, "_compute", warm_up_and_record)
+    assert_near(
+        logits_of(GraphEngine(ours), tokens, pad, prompt=42),
+        expected,
+        1e-5 if dtype == torch.float32 else 0.05,
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "gpt2"])

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conjure.core.processors import physical_cores, usable_processors
+from conjure.core.machine_limits import cpu_limit, free_memory_bytes, physical_cores, usable_processors
 from conjure.errors import UsageError
 
 if TYPE_CHECKING:
@@ -137,46 +137,23 @@ def available_bytes(device: "torch.device") -> int:
         return torch.cuda.mem_get_info(device)[0]
     import psutil
 
-    free = psutil.virtual_memory().available
-    limits = (_control_group_free_bytes(), _address_space_free_bytes())
-    return min([free, *(limit for limit in limits if limit is not None)])
+    return min(psutil.virtual_memory().available, free_memory_bytes(), _address_space_free_bytes())
 
 
-def _address_space_free_bytes() -> int | None:
-    """What the process's limit of address space (``ulimit -v``) leaves; None where there is none."""
+def _address_space_free_bytes() -> int:
+    """What the process's limit of address space (``ulimit -v``) leaves; very much without one."""
     import psutil
 
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
-        return None
+        return sys.maxsize
     return max(0, limit - psutil.Process().memory_info().vms)
 
 
-def _control_group_free_bytes() -> int | None:
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return int(Path(limit).read_text()) - int(Path(used).read_text())
-        except (OSError, ValueError):  # not there, or "max"
-            continue
-    return None
-
-
 @functools.cache
-def usable_cores(limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores this process may keep busy: ``OMP_NUM_THREADS`` or torch's threads, affinity and group limits.
-
-    Args:
-        limits: The control group's file of microseconds to be used in each period, and the period.
-    """
-    cores = min(_threads_wanted(), len(usable_processors()))
-    try:
-        quota, period = map(int, limits.read_text().split())
-    except (OSError, ValueError):  # not there, or "max"
-        return cores
-    return max(1, min(cores, quota // period))
+def usable_cores() -> int:
+    """Cores this process may keep busy: ``OMP_NUM_THREADS`` or torch's threads, affinity and group limits."""
+    return max(1, min(_threads_wanted(), len(usable_processors()), int(cpu_limit())))
 
 
 def _threads_wanted() -> int:

@@ -6,9 +6,18 @@ import sys
 import pytest
 import torch
 
-from conjure.core import processors
+from conjure.core import machine_limits
 from conjure.lm import hardware
 from conjure.lm.hardware import usable_cores
+from support.cgroups import put_into_group, write
+
+
+@pytest.fixture
+def group(tmp_path, monkeypatch):
+    """The control group of this process; it has no limits."""
+    usable_cores.cache_clear()
+    yield put_into_group(tmp_path, monkeypatch)
+    usable_cores.cache_clear()
 
 
 @pytest.fixture
@@ -29,29 +38,35 @@ def eight_threads(monkeypatch):
     ],
 )
 @pytest.mark.usefixtures("eight_threads")
-def test_a_group_s_limit_is_kept(tmp_path, limits, cores):
-    (tmp_path / "cpu.max").write_text(f"{limits}\n")
-    assert usable_cores(tmp_path / "cpu.max") == cores
+def test_a_group_s_limit_is_kept(group, limits, cores):
+    write(group.parent, cpu_max=limits)
+    assert usable_cores() == cores
 
 
-@pytest.mark.usefixtures("eight_threads")
-def test_without_a_limit_it_is_what_torch_and_the_system_allow(tmp_path, monkeypatch):
-    assert usable_cores(tmp_path / "missing") == 8
+@pytest.mark.usefixtures("eight_threads", "group")
+def test_without_a_limit_it_is_what_torch_and_the_system_allow(monkeypatch):
+    assert usable_cores() == 8
+    usable_cores.cache_clear()
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
-    assert usable_cores(tmp_path / "missing too") == 3
+    assert usable_cores() == 3
 
 
-def test_without_torch_the_variable_counts_and_else_cores(tmp_path, monkeypatch):
+def test_memory_that_a_group_leaves_is_what_is_available(group):
+    write(group.parent, memory_max="50000000", memory_current="30000000", memory_stat="inactive_file 4000000")
+    assert hardware.available_bytes(torch.device("cpu")) == 24_000_000
+
+
+@pytest.mark.usefixtures("group")
+def test_without_torch_the_variable_counts_and_else_cores(monkeypatch):
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(
-        processors, "_siblings", lambda processor: f"{processor // 2 * 2}-{processor // 2 * 2 + 1}"
+        machine_limits, "_siblings", lambda processor: f"{processor // 2 * 2}-{processor // 2 * 2 + 1}"
     )
     for wanted, cores in (("3", 3), ("", 4), ("many", 4), ("0", 4)):
         monkeypatch.setenv("OMP_NUM_THREADS", wanted)
         usable_cores.cache_clear()
-        assert usable_cores(tmp_path / "missing") == cores
-    usable_cores.cache_clear()
+        assert usable_cores() == cores
 
 
 @pytest.mark.parametrize(("device", "operations", "worth"), [("cpu", 1e20, False), ("cuda", 1e10, False)])

@@ -4,8 +4,7 @@ Main entry: `RowBatch`. Invariant: rows never see each other; a step reads at mo
 beside one token of each row that is being written, so that no row waits long for another's prompt.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,8 +93,7 @@ class RowBatch:
         if len(rows) > len(ready):
             logits = np.repeat(logits, [len(self._held[number].rows) for number in ready], axis=0)
         told = self._written(rows, logits) if rows else []
-        self._go_on(ready)
-        return told
+        return [*told, *self._go_on(ready)]
 
     def _next_prompts(self) -> list[int]:
         """Prompts to read a piece of: the oldest, and more while that costs nobody much time."""
@@ -119,15 +117,24 @@ class RowBatch:
             for row, token in zip(rows, tokens, strict=True)
         ]
 
-    def _go_on(self, ready: Iterable[int]) -> None:
-        """Prepare rows that got a token for the next step; drop those that ended."""
+    def _go_on(self, ready: Iterable[int]) -> Iterator[tuple[Row, Failed]]:
+        """Prepare rows that got a token for the next step, and drop those that ended.
+
+        Yields:
+            The rows of a prompt that there is no memory to copy for them.
+        """
         for number in ready:
             held = self._held.pop(number)
             going = [row for row in held.rows if not row.finished]
             if not going:
                 self._session.drop([number])
                 continue
-            numbers = [number, *self._session.fork(number, len(going) - 1)]
+            try:
+                numbers = [number, *self._session.fork(number, len(going) - 1)]
+            except MemoryError as error:
+                self._session.drop([number])
+                yield from ((row, _end_failed(row, error)) for row in going)
+                continue
             for each, row in zip(numbers, going, strict=True):
                 self._held[each] = _Prompt([row], 0, reading=False)
                 self._session.append(each, row.token_ids[-1])
@@ -144,6 +151,25 @@ def choose_tokens(
         without_token: Ids that mean nothing and are never chosen.
     """
     logsumexp, argmax = logit_summary(logits)
+    numbers = np.isfinite(logsumexp)
+    if numbers.all():
+        return [*_chosen(rows, logits, without_token, logsumexp, argmax)]
+    sound = [row for row, sound in zip(rows, numbers, strict=True) if sound]
+    chosen = _chosen(sound, logits[numbers], without_token, logsumexp[numbers], argmax[numbers])
+    return [
+        next(chosen) if sound else _end_failed(row, no_numbers())
+        for row, sound in zip(rows, numbers, strict=True)
+    ]
+
+
+def _chosen(
+    rows: Sequence[Row],
+    logits: np.ndarray,
+    without_token: np.ndarray,
+    logsumexp: np.ndarray,
+    argmax: np.ndarray,
+) -> Iterator[TokenLogprob]:
+    """The next token of rows whose logits are numbers; the last two are `logit_summary`'s."""
     chosen = np.empty(len(rows), np.int64)
     for settings, numbers in _alike(rows).items():
         same = slice(None) if len(numbers) == len(rows) else numbers
@@ -154,19 +180,13 @@ def choose_tokens(
             chosen[same] = _sampled(members, logits[same], settings, without_token)
     logprobs = logits[np.arange(len(rows)), chosen] - logsumexp
     top = _top_logprobs(rows, logits, logsumexp)
-    return [
-        TokenLogprob(int(token_id), float(logprob), likeliest)
-        if math.isfinite(normaliser)
-        else _end_failed(row)
-        for row, token_id, logprob, likeliest, normaliser in zip(
-            rows, chosen, logprobs, top, logsumexp.tolist(), strict=True
-        )
-    ]
+    for token_id, logprob, likeliest in zip(chosen.tolist(), logprobs.tolist(), top, strict=True):
+        yield TokenLogprob(token_id, logprob, likeliest)
 
 
-def _end_failed(row: Row) -> Failed:
+def _end_failed(row: Row, error: Exception) -> Failed:
     row.finished = True
-    return Failed(no_numbers())
+    return Failed(error)
 
 
 def _alike(rows: Sequence[Row]) -> dict[LogitSettings, list[int]]:

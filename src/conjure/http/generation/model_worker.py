@@ -101,14 +101,16 @@ class ModelWorker:
         return told
 
     def _step(self) -> list[JobEvent]:
+        jobs = self._batch.jobs  # a step that fails may have left some behind already
         try:
-            return [(row.job, event) for row, event in self._batch.step()]
+            told: list[JobEvent] = [(row.job, event) for row, event in self._batch.step()]
         except Exception as error:  # noqa: BLE001 - of the engine as a whole: all its rows are lost
-            failed = {id(job): job for job in self._batch.jobs}
             self._batch = RowBatch(self.model.engine, self.model.tokenizer)
-            for job in failed.values():
+            told = [(job, Failed(error)) for job in {id(job): job for job in jobs}.values()]
+        for job, event in told:
+            if isinstance(event, Failed):
                 self.drop(job)
-            return [(job, Failed(error)) for job in failed.values()]
+        return told
 
     def _score_on(self) -> list[JobEvent]:
         """One piece of the job that came first."""

@@ -168,7 +168,8 @@ def apply_adapter(source: ModelSource, adapter: str | Path | None) -> ModelSourc
     if not (folder / CONFIG_FILE).is_file():
         raise NotFoundError(f"{adapter} is not an adapter folder: it has no {CONFIG_FILE}")
     root = Home.from_environment().create().models
-    merged = root / _digest(source.folder, folder)
+    digest = _digest(source.folder, folder)
+    merged = root / digest
     with saving(merged):
         root.mkdir(exist_ok=True)
     with locked(root / f".{merged.name}.lock"):
@@ -177,6 +178,8 @@ def apply_adapter(source: ModelSource, adapter: str | Path | None) -> ModelSourc
             tokenizer = load_tokenizer(source.folder, model.config)
             with _open_corrections(folder, source) as corrections:
                 _merge(model, corrections, folder)
+            if _digest(source.folder, folder) != digest:
+                raise CheckpointError(f"{source.folder} or {folder} was changed while it was read")
             save_checkpoint(merged, model, tokenizer, dtype=torch.float32)
     return replace(source, name=f"{source.name} with {adapter}", folder=merged)
 

@@ -43,22 +43,23 @@ def remembered_digest(path: Path) -> str:
     """
     home = Home.from_environment()
     try:
-        facts = f"{path.resolve()} {file_identity(path)}"
+        facts = f"{path.resolve()} {_identity(path)}"
         note = home.models / "digests" / sha256_bytes(facts.encode(errors="surrogateescape"))
         with suppress(OSError, UnicodeDecodeError):
             if _SHA256.fullmatch(known := note.read_text("ascii")):
                 return known
         digest = sha256_file(path)
+        unchanged = facts == f"{path.resolve()} {_identity(path)}"
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    if home.root.is_dir():
+    if unchanged and home.root.is_dir():
         with suppress(OSError):  # a home that is full or read-only: it is read again next time
             note.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(note, digest)
     return digest
 
 
-def file_identity(path: Path) -> tuple[int, ...]:
+def _identity(path: Path) -> tuple[int, ...]:
     """What changes when a file does."""
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

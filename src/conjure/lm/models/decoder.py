@@ -10,6 +10,7 @@ whole; Shazeer 2020 for gates (arXiv:2002.05202); Ainslie et al. 2023 for K < H 
 tests/parity/test_model.py, test_families.py.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple, Self
 
@@ -145,11 +146,18 @@ class CausalSelfAttention(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, context: AttentionContext) -> Tensor:
         T, S = query.shape[2], key.shape[2]
         dropout_p = self.dropout_p if self.dropout.active(self.dropout_p) else 0.0
-        query_blocks = torch.is_grad_enabled() or query.dtype == torch.bfloat16
-        if context.plain and T == S > 1 and query.device.type == "cpu" and query_blocks:
-            dropped = self.dropout.mask((*query.shape[:3], S), dropout_p, query) if dropout_p else None
+        query_blocks = context.plain and (torch.is_grad_enabled() or query.dtype == torch.bfloat16)
+        # torch would draw masks from its global state, and keep several float32 matrices for each head.
+        if T == S > 1 and query.device.type == "cpu" and (query_blocks or dropout_p):
             return causal_attention(
-                query, key, value, scale=self.scale, window=self.window, mask=dropped, dropout=dropout_p
+                query,
+                key,
+                value,
+                scale=self.scale,
+                window=self.window,
+                visible=None if context.plain else context.mask,
+                mask=self.dropout.mask((*query.shape[:3], S), dropout_p, query) if dropout_p else None,
+                dropout=dropout_p,
             )
         return functional.scaled_dot_product_attention(
             query,
@@ -257,12 +265,17 @@ class Decoder(CausalLM):
         return 2 * self.n_layer * self.config.n_kv_head * self.config.head_size * self.dtype.itemsize
 
     def activations_per_token(self, block_size: int) -> int:
-        """What each layer keeps: inputs of norms and products, queries, keys and values twice, weights."""
+        """What each layer keeps: inputs of norms and products, queries, keys and values twice, weights.
+
+        Half of the weights, as no token sees a later one, but all of dropout's mask for them.
+        """
         shape = self.config
         norms = 4 if shape.residual == "sandwich" else 2
         inner = (4 if shape.gated else 2) * shape.inner
         per_layer = (4 + 2 * norms) * shape.n_embd + 2 * sum(shape.qkv_rows) + inner
-        return self.n_layer * (per_layer + shape.n_head * block_size // 2)
+        weights = shape.n_head * block_size // 2
+        mask = shape.n_head * block_size if shape.attention_dropout > 0 else 0
+        return self.n_layer * (per_layer + weights + mask)
 
     def forward(
         self,
@@ -318,7 +331,7 @@ class Decoder(CausalLM):
         """
         x = self.embedding(ids)  # (B, T, C)
         if self.config.embedding_scale != 1.0:
-            x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype, device=x.device)
+            x = x * _rounded(self.config.embedding_scale, x.dtype)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         x = self.dropout(x, self.config.embedding_dropout)
@@ -332,7 +345,13 @@ class Decoder(CausalLM):
 def _tables(rope: Rope | None, positions: Tensor) -> RotaryTables | None:
     if rope is None:
         return None
-    return rotary_tables(positions, rope.channels, rope.base, rope.scaling, dict(rope.settings))
+    return rotary_tables(positions, rope.channels, rope.base, rope.scaling, rope.settings)
+
+
+@functools.cache
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    """As a tensor of that number format has it; a tensor would have to be copied to a GPU."""
+    return torch.tensor(value, dtype=dtype).item()
 
 
 def attention_mask(

@@ -448,16 +448,15 @@ BESIDE_TILES_TARGET static void forward_int8_amx(const void *job, int thread, in
 }
 #endif
 
-static Work *const compiled[][3] = {
-    [PORTABLE] = {forward_int8_portable, forward_float32_portable, forward_bfloat16_portable},
-#if defined(__x86_64__)
-    [AVX2] = {forward_int8_avx2, forward_float32_avx2, forward_bfloat16_avx2},
-    [AVX512VNNI] = {forward_int8_avx512vnni, forward_float32_avx512vnni, forward_bfloat16_avx512vnni},
-#endif
+static Work *compiled(int32_t instructions, Format format) {
 #if defined(HAVE_TILES)
-    [AMX] = {forward_int8_amx, BESIDE_TILES(forward_float32), BESIDE_TILES(forward_bfloat16)},
+    Work *const tiled[] = {forward_int8_amx, BESIDE_TILES(forward_float32), BESIDE_TILES(forward_bfloat16)};
+    if (instructions == AMX) return tiled[format];
 #endif
-};
+    Work *const *const variants[] = {VARIANTS(Work, forward_int8), VARIANTS(Work, forward_float32),
+                                     VARIANTS(Work, forward_bfloat16)};
+    return variants[format][instructions];
+}
 
 /* ---- whether tiles can be used ---- */
 
@@ -606,7 +605,7 @@ int32_t conjure_forward(const Model *model, const Call *call) {
         job.first_position[row + 1] = job.first_position[row] + tokens;
         job.work[row + 1] = job.work[row] + tokens * (call->lengths[row] + tokens / 2 + CHUNK);
     }
-    in_threads(compiled[call->instructions][model->format], &job, call->threads);
+    in_threads(compiled(call->instructions, model->format), &job, call->threads);
     free(block);
     return DONE;
 }

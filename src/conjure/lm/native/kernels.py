@@ -17,7 +17,7 @@ FORMATS = (torch.float32, torch.bfloat16)
 LEVELS = (
     1 << 16
 )  # of the random number that decides about an element; p is rounded to a multiple of 1 / LEVELS
-_MOST_COUNTED = 1 << 32  # elements of a mask; each pair has a number of 32 bits
+MOST_COUNTED = 1 << 32  # elements of a mask; each pair has a number of 32 bits
 
 
 def usable(x: Tensor) -> bool:
@@ -45,7 +45,7 @@ def gelu_backward(x: Tensor, grad: Tensor) -> Tensor:
 def dropout_mask(y: Tensor, p: float, key: int) -> Tensor:
     """Fill a tensor with zeros, each with probability `p`, and ones; `key`, of 64 bits, decides which."""
     assert y.is_contiguous()
-    assert y.numel() <= _MOST_COUNTED
+    assert y.numel() <= MOST_COUNTED
     _run("conjure_dropout_mask", y, columns=y.numel(), key=key, threshold=round(p * LEVELS))
     return y
 

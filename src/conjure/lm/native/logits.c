@@ -161,21 +161,11 @@ COMPILE_FOR(avx2, AVX2_TARGET)
 COMPILE_FOR(avx512vnni, AVX512_TARGET)
 #endif
 
-static const struct {
-    Work *summarise, *select_rows;
-} compiled[] = {
-    [PORTABLE] = {summarise_portable, select_rows_portable},
-#if defined(__x86_64__)
-    [AVX2] = {summarise_avx2, select_rows_avx2},
-    [AVX512VNNI] = {summarise_avx512vnni, select_rows_avx512vnni},
-#endif
-};
-
 int32_t conjure_summarise(const Summary *summary) {
     Summing summing = {.summary = summary, .per_row = (summary->vocab + STRETCH - 1) / STRETCH};
     summing.partial_sums = malloc((size_t)(summary->rows * summing.per_row) * sizeof *summing.partial_sums);
     if (!summing.partial_sums) return NO_MEMORY;
-    in_threads(compiled[summary->instructions].summarise, &summing, summary->threads);
+    in_threads(VARIANTS(Work, summarise)[summary->instructions], &summing, summary->threads);
     for (int64_t row = 0; row < summary->rows; row++) conclude(&summing, row);
     free(summing.partial_sums);
     return DONE;
@@ -186,7 +176,7 @@ int32_t conjure_largest(const Selection *selection) {
     Selecting selecting = {.selection = selection};
     selecting.kept = malloc((size_t)(selection->threads * 2 * selection->count) * sizeof *selecting.kept);
     if (!selecting.kept) return NO_MEMORY;
-    in_threads(compiled[selection->instructions].select_rows, &selecting, selection->threads);
+    in_threads(VARIANTS(Work, select_rows)[selection->instructions], &selecting, selection->threads);
     free(selecting.kept);
     return DONE;
 }

@@ -41,7 +41,7 @@ def logit_summary(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def largest(logits: np.ndarray, count: int) -> np.ndarray:
     """Ids of exactly `count` largest logits in each row, ascending, (R, count); of equal ones the lowest ids.
 
-    All ids where there are no more than `count`.
+    All ids where there are no more than `count`. Of a row that has one which is no number, any ids.
     """
     rows, vocab = logits.shape
     if count >= vocab:
@@ -82,4 +82,6 @@ def _largest(row: np.ndarray, count: int) -> np.ndarray:
     last = np.partition(row, len(row) - count)[len(row) - count]
     above = np.flatnonzero(row > last)
     tied = np.flatnonzero(row == last)[: count - len(above)]
+    if len(above) + len(tied) < count:  # NaN is not above, nor equal to, anything
+        return np.arange(count)
     return np.sort(np.concatenate([above, tied]))

@@ -17,7 +17,7 @@
 #pragma clang diagnostic ignored "-Wpass-failed" /* a loop it cannot vectorise is only slower */
 #endif
 
-enum { PORTABLE, AVX2, AVX512VNNI, AMX }; /* library.py has them in the same order */
+enum { PORTABLE, AVX2, AVX512VNNI, AMX, INSTRUCTION_SETS }; /* library.py has them in the same order */
 
 #define INLINE static inline __attribute__((always_inline))
 #define SIMD _Pragma("omp simd")
@@ -27,10 +27,14 @@ enum { PORTABLE, AVX2, AVX512VNNI, AMX }; /* library.py has them in the same ord
 #define AVX2_TARGET __attribute__((target("avx2,fma")))
 #define AVX512_TARGET __attribute__((target(AVX512_FEATURES)))
 /* A function's copies, in the order above; AMX has instructions for products only. */
-#define VARIANTS(type, name) ((type *const[4]){name##_portable, name##_avx2, name##_avx512vnni, name##_avx512vnni})
+#define VARIANTS(type, name) \
+    ((type *const[INSTRUCTION_SETS]){name##_portable, name##_avx2, name##_avx512vnni, name##_avx512vnni})
 #else
-#define VARIANTS(type, name) ((type *const[4]){name##_portable, name##_portable, name##_portable, name##_portable})
+#define VARIANTS(type, name) \
+    ((type *const[INSTRUCTION_SETS]){name##_portable, name##_portable, name##_portable, name##_portable})
 #endif
+/* Every function is looked up in VARIANTS, so that none can lack a copy. */
+_Static_assert(INSTRUCTION_SETS == 4, "VARIANTS has as many copies");
 
 typedef uint16_t bfloat16;
 

@@ -136,7 +136,7 @@ COMPILE_FOR(avx512vnni, AVX512_TARGET)
 
 /* Shares out the items among the threads, each of which has so many floats to work with. Returns 0, or -1 where
  * memory ran out. */
-static int32_t run(const Pass *pass, int64_t items, int64_t scratch_size, PassWork *const work[3]) {
+static int32_t run(const Pass *pass, int64_t items, int64_t scratch_size, PassWork *const work[INSTRUCTION_SETS]) {
     int32_t failed = 0;
 #pragma omp parallel num_threads(pass->threads) reduction(| : failed)
     {
@@ -149,7 +149,7 @@ static int32_t run(const Pass *pass, int64_t items, int64_t scratch_size, PassWo
     return -failed;
 }
 
-static int32_t run_elementwise(const Pass *pass, PassWork *const work[3]) {
+static int32_t run_elementwise(const Pass *pass, PassWork *const work[INSTRUCTION_SETS]) {
     return run(pass, (pass->columns + ROUND - 1) / ROUND, 2 * ROUND, work);
 }
 

@@ -26,6 +26,7 @@ def causal_attention(
     *,
     scale: float | None = None,
     window: int | None = None,
+    visible: Tensor | None = None,
     mask: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
@@ -37,6 +38,7 @@ def causal_attention(
         value: (B, K, T, D).
         scale: What scores are multiplied by; None means 1 / sqrt(D).
         window: Position t sees so many positions, its own included; None means all up to it.
+        visible: Which of those it sees, its own always, bool, (B or 1, 1, T, T); None means all.
         mask: Zeros and ones for dropout on the attention weights, (B, H, T, T); None drops nothing.
         dropout: The probability `mask` was drawn with.
 
@@ -49,7 +51,7 @@ def causal_attention(
         window if window is not None else query.shape[2],
         1.0 / (1.0 - dropout),
     )
-    return _CausalAttention.apply(query, key, value, mask, settings)  # pyright: ignore[reportReturnType]
+    return _CausalAttention.apply(query, key, value, visible, mask, settings)  # pyright: ignore[reportReturnType]
 
 
 class _Settings(NamedTuple):
@@ -69,7 +71,13 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, settings: _Settings
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        visible: Tensor | None,
+        mask: Tensor | None,
+        settings: _Settings,
     ) -> Tensor:
         B, H, T, D = query.shape
         K = key.shape[1]
@@ -81,6 +89,9 @@ class _CausalAttention(torch.autograd.Function):
         for start in range(0, T, _STRIP):
             first, end = _keys_of(start, T, settings.window)
             scores = torch.bmm(query[:, :, start:end].flatten(1, 2), key[:, first:end].transpose(1, 2))
+            if visible is not None:
+                hidden = ~visible[:, :, start:end, first:end]
+                scores.view(B, H, end - start, -1).masked_fill_(hidden, -torch.inf)
             weights = _causal_softmax(scores.view(B * H, end - start, -1), start - first, settings.window)
             blocks.append(weights)
             seen = _masked(weights, mask, start, first, settings.kept_scale).view(scores.shape)
@@ -90,7 +101,7 @@ class _CausalAttention(torch.autograd.Function):
         return out.view(B, H, T, D)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         query, key, value, mask, *blocks = ctx.saved_tensors
         settings: _Settings = ctx.settings
         B, _, T, D = upstream[0].shape
@@ -118,7 +129,7 @@ class _CausalAttention(torch.autograd.Function):
             key_grad[:, first:end].baddbmm_(scores_grad.transpose(1, 2), query[:, :, start:end].flatten(1, 2))
         query_grad *= settings.scale
         grads = (each.view(B, -1, T, D) for each in (query_grad, key_grad, value_grad))
-        return *grads, None, None  # pyright: ignore[reportReturnType]
+        return *grads, None, None, None  # pyright: ignore[reportReturnType]
 
 
 def _keys_of(start: int, tokens: int, window: int) -> tuple[int, int]:

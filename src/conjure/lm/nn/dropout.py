@@ -43,7 +43,9 @@ class Dropout(nn.Module):
         """Zeros (with probability p) and ones on the CPU, with the dtype of `like`."""
         if kernels.usable(like):
             mask = torch.empty(shape, dtype=like.dtype)
-            return kernels.dropout_mask(mask, p, key=int(self._bits.random_raw()))
+            for piece in mask.view(-1).split(kernels.MOST_COUNTED):
+                kernels.dropout_mask(piece, p, key=int(self._bits.random_raw()))
+            return mask
         count = math.prod(shape)
         numbers = self._bits.random_raw(count // 4 + 1).view(np.int16)[:count]
         threshold = round(p * kernels.LEVELS) - kernels.LEVELS // 2

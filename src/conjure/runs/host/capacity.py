@@ -6,8 +6,7 @@ Main entry: `Capacity`. Invariant: only what this process may use is counted.
 import os
 from dataclasses import dataclass
 
-from conjure.core.processors import usable_processors
-from conjure.runs.host.cgroup import cpu_limit, memory_limit_bytes
+from conjure.core.machine_limits import cpu_limit, memory_limit_bytes, usable_processors
 from conjure.runs.host.gpus import visible_gpus
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from conjure import reporting
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.core.processors import physical_cores
+from conjure.core.machine_limits import physical_cores
 from conjure.reporting import METRICS_VARIABLE, RUN_VARIABLE
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.images import Image

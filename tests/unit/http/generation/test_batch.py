@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from conjure.http.generation.batch import choose_tokens
 from conjure.http.generation.model_worker import ModelWorker
 from conjure.http.generation.requests import Failed, GenerationJob, PromptScored, Started, TokenWritten
+from conjure.http.generation.rows import Row
 from conjure.http.generation.served_model import ServedModel, load_served_model
 from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.generation.engine_loading import load_engine
 from conjure.lm.generation.generate import Sample, stream
 from conjure.lm.generation.logit_adjustments import LogitSettings
 from conjure.lm.generation.request import GenerationRequest
-from conjure.lm.native.library import status
+from conjure.lm.native.library import VARIABLE, status
 from support.models import tiny_checkpoint, tiny_tokenizer
 
 _CONTEXT = 160  # more than one piece of a prompt
@@ -176,18 +178,85 @@ def test_a_job_that_does_not_fit_fails_alone(model):
     assert sum(isinstance(event, TokenWritten) for job, event in told if job is good) == 3
 
 
-def test_a_row_whose_logits_are_no_numbers_fails_alone(model):
-    from conjure.http.generation.batch import choose_tokens
-    from conjure.http.generation.rows import Row
-
-    job = GenerationJob(prompts=[[1], [2]], max_tokens=3)
-    rows = [Row(job, prompt, 0, model.tokenizer) for prompt in range(2)]
-    logits = np.random.default_rng(0).normal(size=(2, 300)).astype(np.float32)
-    logits[0, 5] = np.nan
-    failed, chosen = choose_tokens(rows, logits, np.empty(0, np.int64))
+@pytest.mark.parametrize("native", ["auto", "off"])
+@pytest.mark.parametrize("top_k", [0, 5, 299])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_row_whose_logits_are_no_numbers_fails_alone(model, monkeypatch, native, top_k, bad):
+    monkeypatch.setenv(VARIABLE, native)
+    settings = LogitSettings(top_k=top_k)
+    job = GenerationJob(prompts=[[1], [2], [3]], settings=settings, max_tokens=3, top_logprobs=2)
+    logits = np.random.default_rng(0).normal(size=(3, 300)).astype(np.float32)
+    expected = choose_tokens(_rows(job, model), logits, np.empty(0, np.int64))
+    logits[1, [5, 7]] = bad
+    rows = _rows(job, model)
+    first, failed, last = choose_tokens(rows, logits, np.empty(0, np.int64))
     assert isinstance(failed, Failed)
-    assert not isinstance(chosen, Failed)
-    assert (rows[0].finished, rows[1].finished) == (True, False)
+    assert [first, last] == [expected[0], expected[2]]
+    assert [row.finished for row in rows] == [False, True, False]
+
+
+def test_rows_of_which_none_has_numbers_all_fail(model):
+    job = GenerationJob(prompts=[[1], [2]], max_tokens=3)
+    failed = choose_tokens(_rows(job, model), np.full((2, 300), np.nan, np.float32), np.empty(0, np.int64))
+    assert [type(each) for each in failed] == [Failed, Failed]
+
+
+def _rows(job, model):
+    return [Row(job, prompt, 0, model.tokenizer) for prompt in range(len(job.prompts))]
+
+
+def _three_jobs(worker):
+    """One that ends with its first token, one of three texts, and one that goes on; in one step."""
+    ending = GenerationJob(prompts=[[1]], max_tokens=1)
+    copied = GenerationJob(prompts=[[1], [2]], samples=3, max_tokens=4, ignore_eos=True)
+    going = GenerationJob(prompts=[[3]], max_tokens=4, ignore_eos=True)
+    for job in (ending, copied, going):
+        worker.add(job)
+    return ending, copied, going
+
+
+def _told_until_the_end(worker):
+    told = []
+    while worker.has_work:
+        told += worker.work()
+    return told
+
+
+def test_texts_that_there_is_no_memory_for_fail_and_no_others(model, monkeypatch):
+    worker = _worker(model, most_rows=8)
+    ending, copied, going = _three_jobs(worker)
+    session = worker._batch._session
+    fork = session.fork
+
+    def without_memory(row, copies):
+        if copies:
+            raise MemoryError("no room for a row")
+        return fork(row, copies)
+
+    monkeypatch.setattr(session, "fork", without_memory)
+    told = _told_until_the_end(worker)
+    ends = [event.finish_reason for job, event in told if job is ending and isinstance(event, TokenWritten)]
+    failed = [job for job, event in told if isinstance(event, Failed)]
+    written = [event for job, event in told if job is going and isinstance(event, TokenWritten)]
+    assert ends == ["length"]
+    assert set(map(id, failed)) == {id(copied)}
+    _same(model, written, _alone(model, going)[0, 0])
+
+
+def test_a_step_that_fails_half_way_is_told_to_every_job(model, monkeypatch):
+    worker = _worker(model, most_rows=8)
+    jobs = _three_jobs(worker)
+    appended = []
+
+    def break_at_the_third(row, token):
+        appended.append(row)
+        if len(appended) == 3:
+            raise RuntimeError("the engine is broken")
+
+    monkeypatch.setattr(worker._batch._session, "append", break_at_the_third)
+    told = _told_until_the_end(worker)
+    assert {id(job) for job, event in told if isinstance(event, Failed)} == set(map(id, jobs))
+    assert worker.running == 0
 
 
 @pytest.fixture(scope="module")

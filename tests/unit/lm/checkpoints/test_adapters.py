@@ -64,6 +64,23 @@ def test_it_is_refused_where_an_upgrade_replaced_its_base(models, tmp_path):
     assert refused.value.hint == hint
 
 
+def test_nothing_is_kept_of_a_base_that_is_replaced_meanwhile(models, tmp_path, monkeypatch):
+    adapter = adapter_of(resolve_model("sprite"), tmp_path / "adapter", noted=False)
+
+    def replaced_and_loaded(folder):
+        tiny_checkpoint(folder, seed=1)
+        return load_model(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("conjure.lm.checkpoints.adapters.load_model", replaced_and_loaded)
+        with pytest.raises(CheckpointError) as refused:
+            apply_adapter(resolve_model("sprite"), adapter)
+    assert str(refused.value) == f"{models / 'sprite'} or {adapter} was changed while it was read"
+    tiny_checkpoint(models / "sprite")
+    merged = load_model(apply_adapter(resolve_model("sprite"), adapter).folder)
+    assert torch.equal(merged.embedding.weight, load_model(models / "sprite").embedding.weight)
+
+
 def test_it_is_refused_with_another_model(models, tmp_path):
     adapter = adapter_of(resolve_model("sprite"), tmp_path / "adapter")
     with pytest.raises(CheckpointError, match="was trained on sprite") as refused:

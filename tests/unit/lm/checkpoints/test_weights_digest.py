@@ -55,6 +55,25 @@ def test_a_large_file_is_read_once_until_it_changes(folder, conjure_home, monkey
     assert read == [path] * 2
 
 
+def test_a_file_that_changes_while_it_is_read_is_not_remembered(folder, conjure_home, monkeypatch):
+    Home(conjure_home).create()
+    monkeypatch.setattr(weights_digest, "_REMEMBERED_FROM_BYTES", 0)
+    path = folder / "model.safetensors"
+    old = path.with_name("old")
+    os.link(path, old)
+
+    def replaced(path: Path) -> str:
+        path.with_name("new").write_bytes(b"other weights")
+        path.with_name("new").replace(path)
+        return sha256(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(weights_digest, "sha256_file", replaced)
+        weights_digest.weights_digest(folder)
+    old.replace(path)  # as it was, with its time and inode
+    assert weights_digest.weights_digest(folder) == sha256(path)
+
+
 def test_a_damaged_note_of_it_is_not_believed(folder, conjure_home, monkeypatch):
     Home(conjure_home).create()
     monkeypatch.setattr(weights_digest, "_REMEMBERED_FROM_BYTES", 0)

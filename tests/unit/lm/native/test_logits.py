@@ -1,6 +1,7 @@
 """What is said of logits: the same by the compiled library, with any instructions, and by numpy."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,10 @@ from support.native import native_status
 def way(request, monkeypatch):
     if request.param == "off":
         monkeypatch.setenv(library.VARIABLE, "off")
+    elif request.param == "amx":
+        # Beside tiles these are the instructions before them, which more processors have.
+        beside = native_status("avx512vnni", monkeypatch)
+        monkeypatch.setattr("conjure.lm.native.logits.status", lambda: replace(beside, instructions="amx"))
     else:
         native_status(request.param, monkeypatch)
 
@@ -85,3 +90,14 @@ class TestLargest:
 
     def test_more_than_there_are_is_all(self):
         assert largest(np.zeros((2, 3), np.float32), 50).tolist() == [[0, 1, 2]] * 2
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    @pytest.mark.parametrize("count", [3, 700])
+    def test_what_is_no_number_changes_no_other_row(self, bad, count):
+        logits = random_logits(3, 1000)
+        expected = largest(logits[[0, 2]], count)
+        logits[1, [5, 900]] = bad
+        found = largest(logits, count)
+        assert np.array_equal(found[[0, 2]], expected)
+        assert np.array_equal(found[1], np.unique(found[1]))
+        assert 0 <= found[1].min() <= found[1].max() < 1000

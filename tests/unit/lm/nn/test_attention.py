@@ -4,14 +4,15 @@ import torch
 from conjure.lm.nn.attention import causal_attention
 
 
-def plain_attention(query, key, value, weight_mask=None, dropout=0.0, scale=None, window=None):
+def plain_attention(query, key, value, weight_mask=None, dropout=0.0, scale=None, window=None, visible=None):
     """The definition: the whole score matrix, masked, softmaxed, multiplied."""
     T, D = query.shape[2:]
     served = query.shape[1] // key.shape[1]
     key, value = (each.repeat_interleave(served, 1) for each in (key, value))
     scores = query @ key.transpose(2, 3) * (scale if scale is not None else D**-0.5)
     hidden = torch.ones(T, T).triu(1) + torch.ones(T, T).tril(-(window or T))
-    weights = scores.masked_fill(hidden.bool(), -torch.inf).softmax(-1)
+    hidden = hidden.bool() if visible is None else hidden.bool() | ~visible
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
     if weight_mask is not None:
         weights = weights * weight_mask / (1 - dropout)
     return weights @ value
@@ -55,6 +56,28 @@ def test_shared_heads_and_windows_equal_the_definition(T, H, K, window):
     mixed = causal_attention(*ours, scale=0.7, window=window, mask=mask, dropout=0.25)
     expected = plain_attention(*reference, mask, 0.25, scale=0.7, window=window)
     assert_equal_both_ways(mixed, ours, expected, reference)
+
+
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_what_is_not_visible_is_not_seen(window, rows):
+    ours, reference = random_inputs(600, H=4, K=2), random_inputs(600, H=4, K=2)
+    records = torch.randint(0, 3, (rows, 600), generator=torch.Generator().manual_seed(3))
+    visible = (records[:, :, None] == records[:, None, :])[:, None]
+    mask = (torch.rand(2, 4, 600, 600, generator=torch.Generator().manual_seed(1)) > 0.25).double()
+    mixed = causal_attention(*ours, window=window, visible=visible, mask=mask, dropout=0.25)
+    expected = plain_attention(*reference, mask, 0.25, window=window, visible=visible)
+    assert_equal_both_ways(mixed, ours, expected, reference)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_records_in_the_number_formats_that_have_a_compiled_pass(dtype):
+    inputs = [each.detach().to(dtype) for each in random_inputs(600, H=4, K=2)]
+    records = torch.arange(600) // 70
+    visible = (records[:, None] == records)[None, None]
+    mixed = causal_attention(*inputs, visible=visible)
+    expected = plain_attention(*(each.double() for each in inputs), visible=visible)
+    assert (mixed.double() - expected).abs().max() <= (1e-5 if dtype == torch.float32 else 3e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

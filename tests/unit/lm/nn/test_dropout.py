@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from conjure.lm.native import kernels
 from conjure.lm.nn.dropout import Dropout
 
 
@@ -25,6 +26,16 @@ def test_it_drops_that_share_and_keeps_the_mean(p):
     y = dropping(0)(torch.ones(400, 500), p)
     assert abs((y == 0).double().mean() - p) < 0.005
     assert torch.allclose(y[y != 0], torch.tensor(1 / (1 - p)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # by the compiled pass, and by numpy
+def test_a_mask_too_large_to_be_counted_at_once_is_drawn_in_pieces(monkeypatch, dtype):
+    monkeypatch.setattr(kernels, "MOST_COUNTED", 1 << 15)
+    mask = dropping(3).mask((3, 100, 700), 0.25, torch.empty(0, dtype=dtype))
+    assert mask.shape == (3, 100, 700)
+    assert abs((mask == 0).double().mean() - 0.25) < 0.005
+    pieces = mask.view(-1).split(1 << 15)
+    assert len({piece[:1000].numpy().tobytes() for piece in pieces}) == len(pieces)
 
 
 def test_nothing_happens_when_not_training_or_at_zero():

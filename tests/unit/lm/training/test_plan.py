@@ -20,6 +20,11 @@ from support.models import tiny_model
 
 SHAPES = {
     "wide vocabulary": ({"n_embd": 128, "n_layer": 2, "n_head": 2, "vocab_size": 30_000}, 8, 128),
+    "dropout on attention": (
+        {"n_embd": 64, "n_layer": 2, "n_head": 8, "vocab_size": 500, "attn_pdrop": 0.1},
+        2,
+        1024,
+    ),
     "deep": ({"n_embd": 256, "n_layer": 4, "n_head": 4, "vocab_size": 2_000}, 8, 256),
 }
 # Two steps of training (the optimizer has its state from the first one on), and how much memory they added to
@@ -37,14 +42,14 @@ from conjure.lm.training.trainer import Trainer, TrainSettings
 import numpy as np
 def memory(name):
     return 1024 * int(re.search(name + r":\s+(\d+)", Path("/proc/self/status").read_text())[1])
-shape, rows, block, dtype = json.loads(sys.argv[1])
+shape, rows, block, dtype, mask_records = json.loads(sys.argv[1])
 (torch.ones(64, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)).sum()
 before = memory("VmRSS")
 model = Decoder(read_model_config(shape)).initialise(0)
 count = 2 * rows * block
 ids = np.random.default_rng(0).integers(0, shape["vocab_size"], count)
 stream = TokenStream(ids, np.array([0]), np.array([count]), end_of_text=False, labels=np.array([0]))
-settings = TrainSettings(batch_size=rows, micro_batch=rows, max_steps=2)
+settings = TrainSettings(batch_size=rows, micro_batch=rows, max_steps=2, mask_records=mask_records)
 trainer = Trainer(model, Blocks(stream, block), None, settings, adamw(1e-4, 0.0), getattr(torch, dtype))
 del model
 list(trainer.run())
@@ -53,12 +58,20 @@ print(memory("VmHWM") - before)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "dtype"), [("wide vocabulary", "float32"), ("deep", "bfloat16")])
-def test_memory_is_about_what_a_process_takes(name, dtype):
+@pytest.mark.parametrize(
+    ("name", "dtype", "mask_records"),
+    [
+        ("wide vocabulary", "float32", False),
+        ("deep", "bfloat16", False),
+        ("dropout on attention", "float32", False),
+        ("dropout on attention", "bfloat16", True),
+    ],
+)
+def test_memory_is_about_what_a_process_takes(name, dtype, mask_records):
     shape, rows, block = SHAPES[name]
     model = build(read_model_config(shape))
     estimate = memory_bytes(model, model.config.parameter_count, rows, block, getattr(torch, dtype))
-    arguments = [sys.executable, "-c", SCRIPT, json.dumps([shape, rows, block, dtype])]
+    arguments = [sys.executable, "-c", SCRIPT, json.dumps([shape, rows, block, dtype, mask_records])]
     taken = int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
     assert 0.6 * taken < estimate < 1.5 * taken
 

@@ -28,11 +28,13 @@ def test_accumulated_micro_batches_equal_one_large_batch(micro_batch):
         assert other[2] == pytest.approx(one[2], rel=2e-6)
 
 
+@pytest.mark.parametrize("mask_records", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_two_equal_seeds_give_equal_losses_and_another_does_not(dtype):
-    one = losses(tiny_trainer(dropout=0.2, dtype=dtype, seed=3))
-    assert losses(tiny_trainer(dropout=0.2, dtype=dtype, seed=3)) == one
-    assert losses(tiny_trainer(dropout=0.2, dtype=dtype, seed=4)) != one
+def test_two_equal_seeds_give_equal_losses_and_another_does_not(dtype, mask_records):
+    settings = {"dropout": 0.2, "dtype": dtype, "mask_records": mask_records}
+    one = losses(tiny_trainer(**settings, seed=3))
+    assert losses(tiny_trainer(**settings, seed=3)) == one
+    assert losses(tiny_trainer(**settings, seed=4)) != one
 
 
 @pytest.mark.slow

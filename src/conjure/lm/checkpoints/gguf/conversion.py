@@ -29,7 +29,7 @@ from conjure.lm.checkpoints.gguf.reader import GGUFFile, PackedTensor
 from conjure.lm.checkpoints.gguf.vocabulary import tokenizer_files
 from conjure.lm.checkpoints.layout import ORIGIN_FILE
 from conjure.lm.checkpoints.safetensors_writer import TensorSource, write_safetensors
-from conjure.lm.checkpoints.weights_digest import file_identity, remembered_digest
+from conjure.lm.checkpoints.weights_digest import remembered_digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +66,8 @@ def checkpoint_folder(path: Path, report: Report | None = None) -> Path:
                 report(f"Converting {path.name} (once)")
             with replace_folder(folder) as fresh:
                 convert(path, fresh, digest)
+                if remembered_digest(path) != digest:
+                    raise CheckpointError(f"{path} was changed while it was read")
     return folder
 
 
@@ -89,15 +91,12 @@ def convert(path: Path, folder: Path, digest: str) -> None:
     Raises:
         CheckpointError: As for `checkpoint_folder`.
     """
-    before = file_identity(path)
     with GGUFFile(path) as file:
         try:
             _write(file, folder)
         except ModelError as error:
             raise CheckpointError(f"{path} cannot be used: {error}") from error
         origin = _origin(file, digest)
-    if file_identity(path) != before:
-        raise CheckpointError(f"{path} was changed while it was read")
     _write_json(folder / ORIGIN_FILE, {**origin, "files": _fingerprints(folder)})
 
 

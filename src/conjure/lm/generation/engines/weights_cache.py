@@ -2,8 +2,9 @@
 
 Main entry: `cached_weights`. A file is named by the digest of the checkpoint's files, and those digests are
 found again by size, time and inode, so that a model which was used before is not read at all. Invariants: a
-file is whole or not there under its name; one that was damaged since is made anew; `conjure prune` may remove
-any of them at any time.
+file is whole or not there under its name, and holds the weights of the files with that digest, whatever takes
+their place meanwhile; one that was damaged since is made anew; `conjure prune` may remove any of them at any
+time.
 """
 
 import hashlib
@@ -44,10 +45,10 @@ def cached_weights(folder: Path, on_making: Callable[[], None]) -> NativeWeights
         CheckpointError: The checkpoint cannot be read.
         ModelError: A weight is NaN or infinite.
     """
-    cache = Home.from_environment().native_weights
+    cache, signature = Home.from_environment().native_weights, _signature(folder)
     with open_weights(folder) as stored:
-        known = _known_digest(cache, folder)
-        if known is not None:
+        known = _known_digest(cache, signature)
+        if known is not None and signature == _signature(folder):
             found = _read(cache / f"{known}.safetensors", stored.config)
             if found is not None:
                 return found
@@ -55,7 +56,7 @@ def cached_weights(folder: Path, on_making: Callable[[], None]) -> NativeWeights
         weights = NativeWeights.make(stored.config, "int8", _reading(stored))
     # Where the disk is full or the home cannot be written, the next start makes them again.
     with suppress(OSError, ConjureError):
-        _keep(cache, folder, weights)
+        _keep(cache, folder, signature, weights)
     return weights
 
 
@@ -72,10 +73,10 @@ def _reading(stored: Weights) -> Callable[[str], list[np.ndarray]]:
     return parts
 
 
-def _known_digest(cache: Path, folder: Path) -> str | None:
+def _known_digest(cache: Path, signature: str | None) -> str | None:
     """The digest of a checkpoint whose files were seen before, unchanged."""
     try:
-        return (cache / f"{_signature(folder)}.digest").read_text(encoding="ascii")
+        return (cache / f"{signature}.digest").read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
         return None
 
@@ -84,12 +85,15 @@ def _files(folder: Path) -> list[Path]:
     return [folder / CONFIG_FILE, *sorted(folder.glob("*.safetensors*"))]
 
 
-def _signature(folder: Path) -> str:
-    """Tells whether files are those seen before, without reading them."""
+def _signature(folder: Path) -> str | None:
+    """Tells whether files are those seen before, without reading them; None if they cannot be looked at."""
     facts = [_FORMAT]
-    for path in _files(folder):
-        about = path.stat()
-        facts += [about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+    try:
+        for path in _files(folder):
+            about = path.stat()
+            facts += [about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+    except OSError:
+        return None
     return sha256_bytes(json.dumps(facts).encode())
 
 
@@ -103,10 +107,13 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _keep(cache: Path, folder: Path, weights: NativeWeights) -> None:
+def _keep(cache: Path, folder: Path, signature: str | None, weights: NativeWeights) -> None:
+    """Keep weights, unless other files have come since the `signature` was taken, before they were opened."""
     Home.from_environment().create()
     cache.mkdir(exist_ok=True)
-    signature, digest = _signature(folder), _digest(folder)
+    digest = _digest(folder)
+    if signature is None or signature != _signature(folder):
+        return
     unfinished = cache / f"{digest}.{os.getpid()}.unfinished"
     try:
         _write(unfinished, weights.arrays)

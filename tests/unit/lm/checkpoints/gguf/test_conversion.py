@@ -77,6 +77,15 @@ class TestTheHead:
         assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
 
 
+def test_nothing_is_kept_of_a_file_that_is_replaced_meanwhile(tmp_path, home):
+    path = write_gguf(tmp_path / "model.gguf", "llama")
+    other = write_gguf(tmp_path / "other.gguf", "qwen2")
+    with pytest.raises(CheckpointError) as refused:
+        checkpoint_folder(path, report=lambda _: other.replace(path))
+    assert str(refused.value) == f"{path} was changed while it was read"
+    assert [each.name for each in home.models.iterdir() if each.is_dir()] == ["digests"]
+
+
 def test_sixteen_bits_stay_sixteen_bits(tmp_path):
     kinds = {EMBEDDING: "BF16", "blk.0.ffn_up.weight": "F16"}
     folder = checkpoint_folder(write_gguf(tmp_path / "model.gguf", "llama", kinds=kinds))

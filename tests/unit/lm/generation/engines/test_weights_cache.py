@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from conjure.core.home import Home
+from conjure.lm.generation.engines import weights_cache
 from conjure.lm.generation.engines.weights_cache import cached_weights
 from conjure.lm.native import status
-from support.models import tiny_checkpoint
+from support.engines import native_weights
+from support.models import tiny_checkpoint, tiny_model
 
 pytestmark = pytest.mark.skipif(status().library is None, reason=status().reason)
 
@@ -79,6 +81,41 @@ def test_a_checkpoint_that_was_changed_is_read_again(folder, load, tmp_path):
         shutil.copy(path, folder / path.name)
     assert load(folder).config.n_layer == 1
     assert load.made == 2
+
+
+class TestAFolderThatIsReplacedMeanwhile:
+    """Weights are never kept under the digest of other files, nor found where other files were opened."""
+
+    @pytest.fixture
+    def replace(self, folder, tmp_path):
+        def replace() -> None:
+            for path in tiny_checkpoint(tmp_path / "new", seed=1).iterdir():
+                path.replace(folder / path.name)
+
+        return replace
+
+    def test_while_its_weights_are_made(self, folder, load, replace):
+        assert_equal(cached_weights(folder, replace), native_weights(tiny_model(0)))
+        assert_equal(load(folder), native_weights(tiny_model(1)))
+        assert load.made == 1
+        load(folder)
+        assert load.made == 1
+
+    def test_while_its_digest_is_taken(self, folder, load, replace, monkeypatch, tmp_path):
+        copy = tiny_checkpoint(tmp_path / "copy of the new one", seed=1)
+        load(copy)
+        digest = weights_cache._digest
+        monkeypatch.setattr(weights_cache, "_digest", lambda folder: replace() or digest(folder))
+        load(folder)
+        assert_equal(load(copy), native_weights(tiny_model(1)))
+        assert load.made == 2
+
+    def test_before_it_is_opened(self, folder, load, replace, monkeypatch):
+        load(folder)
+        opened = weights_cache.open_weights
+        monkeypatch.setattr(weights_cache, "open_weights", lambda folder: replace() or opened(folder))
+        assert_equal(load(folder), native_weights(tiny_model(1)))
+        assert load.made == 2
 
 
 @pytest.mark.parametrize("place", [0, 20, -1, -40, 5000])
