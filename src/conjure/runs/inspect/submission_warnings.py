@@ -55,7 +55,7 @@ def _left_out(spec: RunSpec) -> Iterator[str]:
     for name in names:
         path = spec.folder / name
         is_file = os.path.isfile(path)  # noqa: PTH113 - false, too, where a link leads to what is closed to us
-        fix = f"-m {shell_words(f'./{name}')}" if is_file else _upload(path)
+        fix = f"-m {_mount(f'./{name}', name)}" if is_file else _upload(path, name)
         if name in ignored:
             yield f"git ignores {name}, so it is missing from the run; {fix} adds it"
         elif path.is_symlink() and not real_path(path).is_relative_to(_root(spec.folder)):
@@ -63,10 +63,12 @@ def _left_out(spec: RunSpec) -> Iterator[str]:
             yield f"{where}, and is broken in the run; {fix} adds its target"
 
 
-def _upload(path: Path) -> str:
-    return (
-        f"`conjure upload {shell_words(str(path))}` and -m {shell_words(f'uploads/{path.name}:{path.name}')}"
-    )
+def _upload(path: Path, name: str) -> str:
+    return f"`conjure upload {shell_words(str(path))}` and -m {_mount(f'uploads/{path.name}', name)}"
+
+
+def _mount(resource: str, name: str) -> str:
+    return shell_words(resource if posixpath.basename(resource) == name else f"{resource}:{name}")
 
 
 def _names(spec: RunSpec) -> Iterator[str]:

@@ -34,12 +34,17 @@ def notes(folder, *command, **options):
 def test_what_git_ignores_is_named(folder, command, name):
     (folder / "new.csv").write_text("x")
     (note,) = notes(folder, *command)
-    assert note.startswith(f"git ignores {name}, so it is missing from the run; -m ./{name}")
+    place = f":{name}" if "/" in name else ""
+    assert note == f"git ignores {name}, so it is missing from the run; -m ./{name}{place} adds it"
 
 
-def test_an_ignored_folder_has_to_be_uploaded(folder):
-    (note,) = notes(folder, "ls data")
-    assert f"`conjure upload {folder}/data` and -m uploads/data:data" in note
+@pytest.mark.parametrize(
+    ("name", "mount"), [("data", "uploads/data"), ("data/images", "uploads/images:data/images")]
+)
+def test_an_ignored_folder_has_to_be_uploaded(folder, name, mount):
+    (folder / "data" / "images").mkdir()
+    (note,) = notes(folder, f"ls {name}")
+    assert f"`conjure upload {folder}/{name}` and -m {mount} adds it" in note
 
 
 def test_a_link_that_leads_out_is_named(folder):
