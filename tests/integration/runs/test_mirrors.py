@@ -10,7 +10,7 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import SnapshotError, UsageError
-from conjure.runs.code import snapshot
+from conjure.runs.code import mirrors, snapshot
 from conjure.runs.code.mirrors import Address
 from support.repositories import check_out, commit_all, make_repository, read_files, run_git, write_files
 
@@ -97,7 +97,37 @@ def test_nothing_is_fetched_twice(home: Home, remote: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in mirror.rglob("*")} == before
 
 
+def test_mirror_of_a_shallow_clone_grows_with_it(home: Home, tmp_path: Path) -> None:
+    make_repository(tmp_path / "source", {"main.py": "one\n"})
+    for text in ("two\n", "three\n"):
+        write_files(tmp_path / "source", {"main.py": text})
+        commit_all(tmp_path / "source")
+    source, clone = f"file://{tmp_path}/source", tmp_path / "clone"
+    run_git(tmp_path, "clone", "-q", "--depth", "1", source, str(clone))
+    taken = snapshot.snapshot_remote(home, 1, str(clone))
+    (mirror,) = home.mirrors.glob("*.git")
+    assert files_of(home, taken) == {"main.py": "three\n"}
+    assert run_git(mirror, "rev-parse", "main") == taken.commit
+    run_git(clone, "fetch", "-q", "--unshallow")
+    oldest = run_git(clone, "rev-parse", "main~2")
+    assert snapshot.snapshot_remote(home, 2, str(clone), oldest[:8]).commit == oldest
+    assert run_git(mirror, "rev-parse", "--is-shallow-repository") == "false"
+
+
 class TestRefusals:
+    def test_branch_that_is_replaced_meanwhile(
+        self, home: Home, remote: Path, tmp_path: Path, monkeypatch
+    ) -> None:
+        fetch = mirrors._fetch
+
+        def replace_and_fetch(*arguments: object) -> None:
+            run_git(tmp_path / "source", "push", "-q", "--force", str(remote), "main~1:main", ":side")
+            fetch(*arguments)
+
+        monkeypatch.setattr(mirrors, "_fetch", replace_and_fetch)
+        with pytest.raises(SnapshotError, match="it did not send refs/heads/main at "):
+            snapshot.snapshot_remote(home, 1, str(remote), "main")
+
     def test_unknown_reference_names_the_branches(self, home: Home, remote: Path) -> None:
         with pytest.raises(
             UsageError, match=r"has no branch, tag or commit 'nope'; its branches are main, side"

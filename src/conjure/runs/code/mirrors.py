@@ -168,6 +168,11 @@ def fetch(home: Home, address: Address, reference: str | None = None) -> RemoteC
             wanted = commit or (reference if _FULL_COMMIT.fullmatch(reference or "") else None)
             if wanted is None or not _has(mirror, wanted):
                 _fetch(git, address, *_ALL, *_beside_branches_and_tags(name))
+        if commit is not None and not _has(mirror, commit):
+            raise SnapshotError(
+                f"{address.url} cannot be fetched: it did not send {name} at {commit[:12]}",
+                hint="try again; it may have changed meanwhile",
+            )
         commit = commit or _find_commit(git, mirror, address, reference, remote)
     branch = name.removeprefix(_BRANCH) if name and name.startswith(_BRANCH) else None
     return RemoteCommit(address, mirror, commit, branch)
@@ -182,7 +187,10 @@ def _beside_branches_and_tags(name: str | None) -> tuple[str, ...]:
 
 def _fetch(git: Git, address: Address, *references: str) -> None:
     plain = ("--quiet", "--no-tags", "--force", "--no-write-fetch-head", "--no-recurse-submodules")
-    git("fetch", *plain, "--prune", "--", address.url, *references)
+    # Of a shallow clone a mirror is as shallow, and grows with it.
+    is_shallow = git("rev-parse", "--is-shallow-repository").strip() == b"true"
+    shallow = ("--update-shallow", *(["--unshallow"] if is_shallow else []))
+    git("fetch", *plain, *shallow, "--prune", "--", address.url, *references)
 
 
 def _has(mirror: Git, commit: str) -> bool:
