@@ -159,6 +159,11 @@ class TestRefusals:
         ("https://github.com/a/b.git", "https://github.com/a/b.git", None, "", "b"),
         ("https://me:p%40ss@host:8443/a/b", "https://host:8443/a/b", "me", "p@ss", "b"),
         ("https://token@host/a/b/", "https://host/a/b/", "token", "", "b"),
+        ("https://me:p@s:s@host/a@b", "https://host/a@b", "me", "p@s:s", "a@b"),
+        ("https://me@mail.org:p@host/b", "https://host/b", "me@mail.org", "p", "b"),
+        ("https://me:pw@[::1]:80/b", "https://[::1]:80/b", "me", "pw", "b"),
+        ("https://host:80/a:b", "https://host:80/a:b", None, "", "b"),
+        ("ssh://git:se@cret@host/a", "ssh://git@host/a", None, "", "a"),
         ("ssh://git@host/a/b.git", "ssh://git@host/a/b.git", None, "", "b"),
         ("ssh://git:secret@host/a", "ssh://git@host/a", None, "", "a"),
         ("git@host:a/b.git", "git@host:a/b.git", None, "", "b"),
@@ -169,6 +174,13 @@ class TestRefusals:
 def test_address(text: str, url: str, user: str | None, password: str, name: str) -> None:
     address = Address.parse(text)
     assert (address.url, address.user, address.password, address.name) == (url, user, password, name)
+
+
+@pytest.mark.parametrize("address", ["https://me:s3/cret@host/x", "ftp://me:s3cret@host/x"])
+def test_a_password_in_an_address_that_is_none_is_not_shown(address: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Address.parse(address)
+    assert "cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

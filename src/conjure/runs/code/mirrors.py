@@ -17,14 +17,17 @@ from urllib.parse import unquote
 
 from conjure.core.files import locked, sha256_bytes
 from conjure.core.home import Home
+from conjure.core.secrets import redact_text
 from conjure.core.trees import remove_tree
 from conjure.errors import ConjureError, SnapshotError, UsageError, option
 from conjure.runs.code.copy_objects import SubmoduleFinder
 from conjure.runs.code.git import Git, GitError, network_git, own_git
 
 _URL = re.compile(
-    r"(?P<scheme>https?|ssh|git|file)://(?:(?P<user>[^/@:]*)(?::(?P<password>[^/@]*))?@)?(?P<rest>.*)"
+    # A password, and a name that is a mail address, may hold an @: the last one ends the login.
+    r"(?P<scheme>https?|ssh|git|file)://(?:(?P<user>[^/:]*)(?::(?P<password>[^/]*))?@)?(?P<rest>.*)"
 )
+_WITHOUT_LOGIN = re.compile(r"(?:\[[^/\]]*\]|[^/:]*)(?::[0-9]*)?(?:/.*)?")
 _SCP = re.compile(r"[\w.@-]+:(?!//).+")
 _COMMIT = re.compile(r"[0-9a-f]{4,40}")
 _FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -89,11 +92,16 @@ class Address(NamedTuple):
             local = Path(text).expanduser().absolute()
             if not text or "::" in text or "://" in text or not _exists(local):
                 raise UsageError(
-                    f"{text!r} is not the address of a repository: write https://…, ssh://…, file://…"
-                    " or a path"
+                    f"{redact_text(text)!r} is not the address of a repository: write https://…, ssh://…,"
+                    " file://… or a path"
                 )
             return cls(str(local))
         scheme, user, rest = match["scheme"], match["user"], match["rest"]
+        if scheme != "file" and not _WITHOUT_LOGIN.fullmatch(rest):
+            raise UsageError(
+                f"the {scheme} address of the repository cannot be split into login, host, port and path",
+                hint="write / in a password as %2F",
+            )
         if scheme in ("http", "https"):
             return cls(f"{scheme}://{rest}", user and unquote(user), unquote(match["password"] or ""))
         return cls(f"{scheme}://{f'{user}@' if user else ''}{rest}")
