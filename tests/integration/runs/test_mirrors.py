@@ -114,6 +114,22 @@ def test_mirror_of_a_shallow_clone_grows_with_it(home: Home, tmp_path: Path) -> 
     assert run_git(mirror, "rev-parse", "--is-shallow-repository") == "false"
 
 
+@pytest.mark.parametrize("variable", ["GIT_SSH_COMMAND", "GIT_SSH", "core.sshCommand"])
+def test_the_users_ssh_is_called(
+    home: Home, remote: Path, tmp_path: Path, monkeypatch, variable: str
+) -> None:
+    program = tmp_path / "my ssh"
+    program.write_text('#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    if variable == "core.sshCommand":
+        run_git(tmp_path, "config", "-f", "gitconfig", variable, f"'{program}'")
+    else:
+        monkeypatch.setenv(variable, str(program) if variable == "GIT_SSH" else f"'{program}'")
+    taken = snapshot.snapshot_remote(home, 1, f"ssh://nowhere{remote}", "side")
+    assert "side.py" in files_of(home, taken)
+
+
 class TestRefusals:
     def test_branch_that_is_replaced_meanwhile(
         self, home: Home, remote: Path, tmp_path: Path, monkeypatch

@@ -5,6 +5,7 @@ question on the terminal, or runs a hook.
 """
 
 import os
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def network_git(repository: Path, *, settings: Sequence[str] = ()) -> Git:
     The user's settings count (proxies, credentials, addresses written otherwise); nothing can ask a question.
     """
     variables = {name: value for name, value in os.environ.items() if name not in _LOCAL_VARIABLES}
-    ssh = variables.get("GIT_SSH_COMMAND") or _configured_ssh(variables)
+    ssh = variables.get("GIT_SSH_COMMAND") or _configured_ssh(variables) or _ssh_program(variables)
     variables |= _NEVER_ASK | _PLAIN_WORDS | {"GIT_DIR": str(repository)}
     variables |= {
         "GIT_SSH_COMMAND": f"{ssh} -oBatchMode=yes",
@@ -162,8 +163,12 @@ def _configured_ssh(variables: Mapping[str, str]) -> str:
     try:
         done = subprocess.run(ask, env=variables, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        return "ssh"
-    return done.stdout.strip() or "ssh"
+        return ""
+    return done.stdout.strip()
+
+
+def _ssh_program(variables: Mapping[str, str]) -> str:
+    return shlex.quote(variables.get("GIT_SSH") or "ssh")
 
 
 def _name(arguments: Sequence[str | bytes]) -> str:
