@@ -94,6 +94,23 @@ class TestRepository:
         assert "model.bin" in files
         assert "x.bin" not in files
 
+    def test_conjureignore_is_read_as_git_reads_gitignore(self, home: Home, project: Path) -> None:
+        names = ["a.bin", "b.bin", "c.bin ", "d.bin", "e.bin\\"]
+        write_files(project, dict.fromkeys(names, "x"))
+        rules = b"\xef\xbb\xbfa.bin\r\nb.bin  \nc.bin\\  \n#d.bin\n \t\ne.bin\\\\ \n"
+        write_files(project, {".conjureignore": rules})
+        _, files = take(home, project)
+        assert [name for name in names if name in files] == ["d.bin"]
+
+    def test_conjureignore_that_is_no_text(self, home: Home, project: Path) -> None:
+        (project / ".conjureignore").write_text("data/\n", encoding="utf-16")
+        with pytest.raises(SnapshotError, match="is not UTF-8 text"):
+            snapshot.snapshot(home, project, number=1)
+        (project / ".conjureignore").unlink()
+        (project / ".conjureignore").symlink_to(".conjureignore")
+        with pytest.raises(SnapshotError, match="cannot be read: Too many levels"):
+            snapshot.snapshot(home, project, number=1)
+
     def test_subfolder_is_kept(self, home: Home, project: Path) -> None:
         taken, files = take(home, project / "examples")
         assert (taken.subfolder, taken.root_name) == ("examples", "project")
@@ -265,6 +282,12 @@ class TestPlainFolder:
         assert set(take(home, tmp_path)[1]) == {"a.py"}
         assert set(take(home, tmp_path)[1]) == {"a.py"}
 
+    def test_home_whose_path_looks_like_a_pattern_is_left_out(self, tmp_path: Path) -> None:
+        home = Home(tmp_path / "a[1]*" / "home")
+        write_files(tmp_path, {"a[1]*/a.py": "a"})
+        assert set(take(home, tmp_path)[1]) == {"a[1]*/a.py"}
+        assert set(take(home, tmp_path)[1]) == {"a[1]*/a.py"}
+
     def test_folder_inside_the_home_is_no_part_of_a_repository_around_it(self, tmp_path: Path) -> None:
         make_repository(tmp_path, {"outer.py": "o"})
         home = Home(tmp_path / "home")
@@ -402,6 +425,27 @@ class TestSubmodules:
         )
         _, files = take(home, parent)
         assert {name for name in files if name.startswith("vendor")} == {"vendor/lib/.gitmodules"}
+
+    @pytest.mark.parametrize(
+        ("rule", "left_out"),
+        [
+            ("vendor/*/keys/", {"keys/a", "keys/b"}),
+            ("/vendor/l?b/keys/a", {"keys/a"}),
+            ("vendor/**/b", {"keys/b", "b"}),
+            ("**/lib/keys", {"keys/a", "keys/b"}),
+            ("**/keys/b", {"keys/b"}),
+            ("vendor/[a-k]*/keys", set()),
+            ("vendor/*/keys/*\n!vendor/lib/keys/b", {"keys/a"}),
+            ("other/*/keys", set()),
+            ("/keys", set()),
+        ],
+    )
+    def test_patterns_reach_into_them(self, home: Home, project: Path, rule: str, left_out: set[str]) -> None:
+        inner = {"keys/a": "a", "keys/b": "b", "b": "b"}
+        make_repository(project / "vendor/lib", inner)
+        write_files(project, {".conjureignore": rule})
+        _, files = take(home, project)
+        assert {name for name in inner if f"vendor/lib/{name}" not in files} == left_out
 
 
 class TestRefusals:

@@ -8,12 +8,13 @@ import os
 import posixpath
 import re
 import stat
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from conjure.core.globs import DEFAULT_EXCLUSIONS
+from conjure.core.globs import DEFAULT_EXCLUSIONS, GlobSet
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.units import format_size
@@ -24,6 +25,7 @@ IGNORE_FILE = ".conjureignore"
 
 _GITLINK = b"160000"
 _LIST_ALL = ("--cached", "--others", "--exclude-standard")
+_SPECIAL, _ESCAPED = re.compile(r"[\\*?\[]"), r"\\\g<0>"
 _FOREIGN = re.compile("dubious ownership in repository at '(.*)'")
 _LFS_HEADER = b"version https://git-lfs.github.com/spec/v1\n"
 _LFS_POINTER_SIZES = range(100, 1024)  # the specification's limit; real ones have about 130 bytes
@@ -138,7 +140,8 @@ def list_code_files(root: Path, *, in_repository: bool, home: Home) -> CodeFiles
     rules = _IgnoreRules(list(DEFAULT_EXCLUSIONS), _read_rules(root / IGNORE_FILE))
     inside = home.root.resolve()
     if inside != root and inside.is_relative_to(root):
-        rules.defaults.append(f"/{inside.relative_to(root)}/")  # conjure's own home is never part of the code
+        # conjure's own home is never part of the code
+        rules.defaults.append(f"/{_SPECIAL.sub(_ESCAPED, str(inside.relative_to(root)))}/")
     if in_repository:
         names = _list_repository(root, b"", rules, files)
     else:
@@ -162,12 +165,23 @@ class _IgnoreRules(NamedTuple):
 
 
 def _read_rules(path: Path) -> list[str]:
+    """The file's rules as git reads them."""
     try:
-        text = os.fsdecode(path.read_bytes())
+        text = os.fsdecode(path.read_bytes().removeprefix(BOM_UTF8))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return []
-    lines = (line.rstrip("\r") for line in text.split("\n"))
+    except OSError as error:
+        raise SnapshotError(f"{path} cannot be read: {error.strerror}") from error
+    if "\0" in text:
+        raise SnapshotError(f"{path} is not UTF-8 text", hint="save it as UTF-8")
+    lines = (_without_trailing_spaces(line.rstrip("\r")) for line in text.split("\n"))
     return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _without_trailing_spaces(line: str) -> str:
+    kept = line.rstrip(" ")
+    backslashes = len(kept) - len(kept.rstrip("\\"))
+    return f"{kept} " if kept != line and backslashes % 2 else kept  # an escaped space stays
 
 
 def _rules_below(rules: Sequence[str], folder: str) -> list[str]:
@@ -175,11 +189,23 @@ def _rules_below(rules: Sequence[str], folder: str) -> list[str]:
     below = []
     for rule in rules:
         negation, pattern = ("!", rule[1:]) if rule.startswith("!") else ("", rule)
-        if "/" not in pattern.rstrip("/") or pattern.startswith("**/"):
+        if "/" not in pattern.rstrip("/"):
             below.append(rule)
-        elif pattern.lstrip("/").startswith(f"{folder}/"):
-            below.append(f"{negation}/{pattern.lstrip('/').removeprefix(f'{folder}/')}")
+            continue
+        rests = [pattern.removeprefix("/").split("/")]
+        for part in folder.split("/"):
+            rests = [rest for segments in rests for rest in _after(segments, part)]
+        below += [f"{negation}/{'/'.join(rest)}" for rest in rests if any(rest)]
     return below
+
+
+def _after(segments: Sequence[str], part: str) -> Iterator[Sequence[str]]:
+    """What can be left of a pattern's segments when they have matched one part of a path."""
+    if segments[:1] == ["**"]:
+        yield segments  # it matches any number of parts
+        yield from _after(segments[1:], part)
+    elif any(segments) and GlobSet([segments[0]]).matches(part):
+        yield segments[1:]
 
 
 def _list_repository(root: Path, prefix: bytes, rules: _IgnoreRules, files: CodeFiles) -> list[bytes]:
