@@ -419,6 +419,29 @@ class TestSubmodules:
         assert "vendor/lib/new.py" not in files
         assert taken.warnings == ()
 
+    def test_one_whose_repository_is_gone_is_a_plain_folder(self, home: Home, parent: Path) -> None:
+        shutil.rmtree(parent / ".git/modules")
+        write_files(parent, {"vendor/lib/new.py": "new", "vendor/lib/x.pyc": "", ".conjureignore": "/pkg/"})
+        taken, files = take(home, parent)
+        assert (files["vendor/lib/lib.py"], files["vendor/lib/new.py"]) == ("lib", "new")
+        assert {"vendor/lib/.git", "vendor/lib/x.pyc", "pkg/__init__.py"}.isdisjoint(files)
+        assert (taken.dirty, taken.warnings) == (
+            True,
+            ("vendor/lib/.git leads to no git repository; vendor/lib is copied as a plain folder",),
+        )
+
+    def test_one_whose_git_folder_is_empty_is_a_plain_folder(self, home: Home, parent: Path) -> None:
+        (parent / "vendor/lib/.git").unlink()
+        (parent / "vendor/lib/.git").mkdir()
+        taken, files = take(home, parent)
+        assert files["vendor/lib/lib.py"] == "lib"
+        assert "is copied as a plain folder" in taken.warnings[0]
+
+    def test_one_that_git_cannot_read_is_named(self, home: Home, parent: Path) -> None:
+        (parent / ".git/modules/vendor/lib/config").write_text("[core")
+        with pytest.raises(SnapshotError, match=r"bad config line \d in file .*vendor/lib/config"):
+            snapshot.snapshot(home, parent, number=1)
+
     def test_ignore_lines_reach_into_them(self, home: Home, parent: Path) -> None:
         write_files(
             parent, {".conjureignore": "/vendor/lib/lib.py\n/lib.py\n*.tmp\n", "vendor/lib/x.tmp": ""}
@@ -492,6 +515,32 @@ class TestRefusals:
         assert caught.value.fix == f"git config --global --add safe.directory {project}"
         (tmp_path / "gitconfig").write_text(f"[safe]\n\tdirectory = {project}\n")
         assert take(home, project)[1]["train.py"] == "one\n"
+
+    @pytest.mark.parametrize(
+        ("name", "content", "reason"),
+        [
+            (".git/config", "[core", "in file .git/config"),
+            (
+                ".git/config",
+                "[core]\nrepositoryformatversion = 1\n[extensions]\nfoo = true\n",
+                "unknown repository extension found: foo",
+            ),
+            (".git/index", "damaged", "index file smaller than expected"),
+        ],
+    )
+    def test_repository_that_git_cannot_read(
+        self, home: Home, project: Path, name: str, content: str, reason: str
+    ) -> None:
+        (project / name).write_text(content)
+        with pytest.raises(SnapshotError, match="git cannot list the files of") as caught:
+            snapshot.snapshot(home, project / "examples", number=1)
+        assert reason in str(caught.value)
+
+    def test_worktree_whose_repository_was_moved(self, home: Home, project: Path, tmp_path: Path) -> None:
+        run_git(project, "worktree", "add", "-q", "-b", "side", str(tmp_path / "side"))
+        project.rename(tmp_path / "moved")
+        with pytest.raises(SnapshotError, match=r"not a git repository: .*/project/\.git/worktrees/side"):
+            snapshot.snapshot(home, tmp_path / "side", number=1)
 
     def test_endless_ignore_file(self, home: Home, project: Path) -> None:
         (project / ".conjureignore").write_text("x\n" * 500_000)

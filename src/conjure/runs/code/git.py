@@ -9,7 +9,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 from conjure.core.secrets import redact_text
@@ -179,7 +179,8 @@ def _name(arguments: Sequence[str | bytes]) -> str:
 def _reason(words: str) -> str:
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     # The reason is on the first fatal or error line; what follows it is advice about git itself.
-    for line in lines:
+    for line, following in pairwise([*lines, ""]):
         if line.startswith(("fatal:", "error:")):
-            return line.split(":", 1)[1].strip()
+            reason = line.split(":", 1)[1].strip()
+            return f"{reason} {following}".strip() if reason.endswith(":") else reason
     return lines[-1] if lines else "it printed no message"
