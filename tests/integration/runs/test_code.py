@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -356,6 +357,70 @@ class TestFaithfulness:
         assert {name: files[name] for name in names} == names | {"many/7.txt": "changed\n"}
         assert len(list(home.code_repository.glob("objects/pack/*.pack"))) == 1
         assert len(list(home.code_repository.glob("objects/??/*"))) < 10
+
+    def test_what_is_left_out_is_not_taken_over(self, home: Home, project: Path) -> None:
+        files = {f"many/{n}.txt": f"{n}\n" for n in range(400)}
+        write_files(project, files | {"data/in/secret": "a password", "data/in/table": "t", "lib/all/a": "a"})
+        commit_all(project)
+        write_files(project, {".conjureignore": "data/\n", "many/7.txt": "without what was a secret\n"})
+        take(home, project)
+        kept = run_git(home.code_repository, "cat-file", "--batch-all-objects", "--batch-check").splitlines()
+        names = {line.split()[0] for line in kept}
+        for name in ("many/8.txt", "lib/all/a", "lib/all", "lib"):
+            assert run_git(project, "rev-parse", f"HEAD:{name}") in names, name
+        for name in ("data/in/secret", "data/in/table", "many/7.txt", "data/in", "data", "many", ""):
+            assert run_git(project, "rev-parse", f"HEAD:{name}") not in names, name
+
+    def test_many_folders_are_taken_over_too(self, home: Home, project: Path) -> None:
+        write_files(project, {f"many/{n}/a.txt": f"{n}\n" for n in range(400)})
+        commit_all(project)
+        take(home, project)
+        assert len(list(home.code_repository.glob("objects/??/*"))) == 1  # the top's tree
+
+    def test_nothing_is_fetched_into_a_partial_clone(self, home: Home, project: Path, tmp_path: Path) -> None:
+        write_files(project, {f"many/{n}.txt": f"{n}\n" for n in range(400)} | {"data/big": "big"})
+        commit_all(project)
+        run_git(project, "config", "uploadpack.allowFilter", "true")
+        clone = ("clone", "-q", "--filter=blob:none", "--sparse", f"file://{project}", "clone")
+        run_git(tmp_path, *clone)
+        run_git(tmp_path / "clone", "sparse-checkout", "set", "many")
+
+        def missing() -> list[str]:
+            listed = run_git(tmp_path / "clone", "rev-list", "--objects", "--missing=print", "HEAD")
+            return [line for line in listed.splitlines() if line.startswith("?")]
+
+        before = missing()
+        assert len(take(home, tmp_path / "clone")[1]) >= 400
+        assert missing() == before != []
+
+    def test_objects_that_are_missing(self, home: Home, project: Path) -> None:
+        write_files(project, {f"many/{n}.txt": f"{n}\n" for n in range(400)})
+        commit_all(project)
+        blob = run_git(project, "rev-parse", "HEAD:many/7.txt")
+        (project / f".git/objects/{blob[:2]}/{blob[2:]}").unlink()
+        assert take(home, project)[1]["many/7.txt"] == "7\n"
+        with pytest.raises(SnapshotError, match=r"the repository lacks the content of many/7\.txt"):
+            snapshot.snapshot(home, project, number=2, committed=True)
+
+    def test_damaged_objects(self, home: Home, project: Path) -> None:
+        write_files(project, {"big.bin": os.urandom(200_000)})
+        commit_all(project)
+        blob = run_git(project, "rev-parse", "HEAD:big.bin")
+        file = project / f".git/objects/{blob[:2]}/{blob[2:]}"
+        file.chmod(0o644)
+        os.truncate(file, 100_000)
+        with pytest.raises(SnapshotError, match="`git pack-objects` failed: "):
+            snapshot.snapshot(home, project, number=1, committed=True)
+
+    def test_objects_pass_through_in_pieces(self, home: Home, project: Path) -> None:
+        write_files(project, {"big.bin": os.urandom(20_000_000)})
+        commit_all(project)
+        tracemalloc.start()
+        try:
+            snapshot.snapshot(home, project, number=1, committed=True)
+            assert tracemalloc.get_traced_memory()[1] < 5_000_000
+        finally:
+            tracemalloc.stop()
 
     def test_edit_in_the_same_instant_with_the_same_size(self, home: Home, project: Path) -> None:
         for text in ("aaa", "bbb", "ccc"):  # far faster than the seconds git compares

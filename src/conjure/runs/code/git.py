@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import IO
 
 from conjure.core.secrets import redact_text
 from conjure.errors import SnapshotError
@@ -79,8 +80,14 @@ class Git:
         """
         return finish(self.start(*arguments), _name(arguments), stdin)
 
-    def start(self, *arguments: str | bytes) -> subprocess.Popen[bytes]:
+    def start(
+        self, *arguments: str | bytes, stdin: int | IO[bytes] | None = subprocess.PIPE
+    ) -> subprocess.Popen[bytes]:
         """Start a subcommand; `finish` waits for it.
+
+        Args:
+            arguments: The subcommand and what belongs to it.
+            stdin: What it reads; what `finish` is given, if not said.
 
         Raises:
             SnapshotError: git is not installed, or cannot be started like this.
@@ -88,7 +95,7 @@ class Git:
         pipe = subprocess.PIPE
         try:
             return subprocess.Popen(
-                ["git", *self.settings, *arguments], env=self.variables, stdin=pipe, stdout=pipe, stderr=pipe
+                ["git", *self.settings, *arguments], env=self.variables, stdin=stdin, stdout=pipe, stderr=pipe
             )
         except FileNotFoundError as error:
             raise SnapshotError(

@@ -37,12 +37,14 @@ from conjure.runs.code.code_store import (
     store_in_use,
     temporary_index,
 )
-from conjure.runs.code.copy_objects import SubmoduleFinder, copy_tree, list_tree
+from conjure.runs.code.copy_objects import SubmoduleFinder, copy_same_files, copy_tree, list_tree
 from conjure.runs.code.git import Git, GitError, own_git, users_git
 
 SIZE_LIMIT_BYTES = 1_000_000_000
 _MANY_FILES = 300
 _NAME_LENGTH = 40  # of SHA-1 in hex, by which code.git names its objects
+
+_PARTIAL = r"^(remote\..*\.promisor|extensions\.partialclone)$"
 
 _MISSING_TREE = ("not a tree", "failed to unpack", "unable to read tree")
 
@@ -174,7 +176,7 @@ def _take_work_tree(home: Home, folder: Path, repository: Repository | None) -> 
     files = list_code_files(root, in_repository=repository is not None, home=home)
     _refuse_large(files.sizes)
     if repository is not None and len(files.sizes) >= _MANY_FILES:
-        _take_over_objects(home, repository)
+        _take_over_objects(home, repository, files)
     return CodeSnapshot(
         tree=_hash(home, root, files),
         commit=None if repository is None else repository.commit,
@@ -284,15 +286,25 @@ def _refuse_large(sizes: Mapping[bytes, int], remedy: str | None = None) -> None
     )
 
 
-def _take_over_objects(home: Home, repository: Repository) -> None:
-    """Copy the commit's objects as one pack before a repository's first snapshot.
+def _take_over_objects(home: Home, repository: Repository, files: CodeFiles) -> None:
+    """Copy the files' objects as one pack before a repository's first snapshot.
 
-    Its files are then only read, not compressed and stored again one by one.
+    The files are then only read, not compressed and stored again one by one.
     """
-    if repository.commit is not None and not kept_index(home, repository.root).exists():
-        with suppress(GitError):  # it only saves time
-            head = list_tree(users_git(repository.root), repository.commit, lambda _name, _commit: None)
-            copy_tree(home.code_repository, head)
+    commit, git = repository.commit, users_git(repository.root)
+    if commit is None or len(commit) != _NAME_LENGTH or kept_index(home, repository.root).exists():
+        return
+    with suppress(GitError):  # it only saves time
+        if not _is_partial_clone(git):
+            copy_same_files(home.code_repository, git, commit, files.sizes)
+
+
+def _is_partial_clone(git: Git) -> bool:
+    """Whether git would fetch objects that are missing, one by one."""
+    try:
+        return bool(git("config", "--get-regexp", _PARTIAL))
+    except GitError:  # there is no such setting
+        return False
 
 
 def _hash(home: Home, root: Path, files: CodeFiles) -> str:
