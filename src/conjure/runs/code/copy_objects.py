@@ -13,7 +13,7 @@ from pathlib import Path
 from subprocess import Popen
 
 from conjure.runs.code.code_files import is_lfs_pointer, lfs_warning, may_be_lfs_pointer
-from conjure.runs.code.git import Git, GitError, finish, own_git
+from conjure.runs.code.git import Git, GitError, finish, own_git, users_git
 
 # The repository that has a submodule's commit, by the submodule's name in its parent; None: not to be had.
 SubmoduleFinder = Callable[[bytes, str], Git | None]
@@ -45,6 +45,23 @@ class TreeFiles:
     def size_bytes(self) -> int:
         """Bytes of all files."""
         return sum(self.sizes.values())
+
+
+def checked_out_submodule(root: Path) -> SubmoduleFinder:
+    """Finds submodules where they are checked out below a repository's top folder."""
+
+    def find(name: bytes, commit: str) -> Git | None:
+        folder = root / os.fsdecode(name)
+        if not (folder / ".git").exists():
+            return None
+        git = users_git(folder)
+        try:
+            git("cat-file", "-e", f"{commit}^{{commit}}")
+        except GitError:
+            return None
+        return git
+
+    return find
 
 
 def list_tree(source: Git, commit: str, find_submodule: SubmoduleFinder, prefix: bytes = b"") -> TreeFiles:
@@ -97,10 +114,10 @@ def _warn_of_lfs_pointers(files: TreeFiles, blobs: Mapping[bytes, bytes], prefix
     attributes = [
         identity for name, identity in blobs.items() if posixpath.basename(name) == b".gitattributes"
     ]
-    if not any(b"filter=lfs" in content for content in _read_blobs(files.source, attributes)):
+    if not any(b"filter=lfs" in content for content in read_blobs(files.source, attributes)):
         return
     small = [name for name in blobs if may_be_lfs_pointer(files.sizes[name])]
-    contents = _read_blobs(files.source, [blobs[name] for name in small])
+    contents = read_blobs(files.source, [blobs[name] for name in small])
     pointers = [
         prefix + name for name, content in zip(small, contents, strict=True) if is_lfs_pointer(content)
     ]
@@ -108,7 +125,8 @@ def _warn_of_lfs_pointers(files: TreeFiles, blobs: Mapping[bytes, bytes], prefix
         files.warnings.append(lfs_warning(pointers))
 
 
-def _read_blobs(git: Git, identities: list[bytes]) -> list[bytes]:
+def read_blobs(git: Git, identities: list[bytes]) -> list[bytes]:
+    """The content of small blobs, in order."""
     if not identities:
         return []
     output = git("cat-file", "--batch", stdin=b"\n".join(identities) + b"\n")

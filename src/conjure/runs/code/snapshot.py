@@ -37,7 +37,7 @@ from conjure.runs.code.code_store import (
     store_in_use,
     temporary_index,
 )
-from conjure.runs.code.copy_objects import SubmoduleFinder, copy_same_files, copy_tree, list_tree
+from conjure.runs.code.copy_objects import checked_out_submodule, copy_same_files, copy_tree, list_tree
 from conjure.runs.code.git import Git, GitError, own_git, users_git
 
 SIZE_LIMIT_BYTES = 1_000_000_000
@@ -199,7 +199,7 @@ def _take_commit(home: Home, folder: Path, repository: Repository | None, commit
             f"{repository.root} uses SHA-256 object names; commits of such repositories cannot be copied",
             hint=f"leave out {option('commit')} and {option('committed')} to copy the files as they are",
         )
-    files = list_tree(users_git(repository.root), resolved, _checked_out_submodule(repository.root))
+    files = list_tree(users_git(repository.root), resolved, checked_out_submodule(repository.root))
     _refuse_large(files.sizes, "remove large files from the commit")
     return CodeSnapshot(
         tree=copy_tree(home.code_repository, files),
@@ -230,21 +230,6 @@ def _resolve_commit(repository: Repository, commit: str | None) -> str:
         raise UsageError(
             f"there is no commit {commit!r} in {repository.root}", fix="git log --oneline --all"
         ) from error
-
-
-def _checked_out_submodule(root: Path) -> SubmoduleFinder:
-    def find(name: bytes, commit: str) -> Git | None:
-        folder = root / os.fsdecode(name)
-        if not (folder / ".git").exists():
-            return None
-        git = users_git(folder)
-        try:
-            git("cat-file", "-e", f"{commit}^{{commit}}")
-        except GitError:
-            return None
-        return git
-
-    return find
 
 
 def _subfolder(folder: Path, root: Path) -> str:
