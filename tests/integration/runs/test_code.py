@@ -601,6 +601,11 @@ class TestRefusals:
             snapshot.snapshot(home, project / "examples", number=1)
         assert reason in str(caught.value)
 
+    def test_folder_that_is_a_link_to_itself(self, home: Home, tmp_path: Path) -> None:
+        (tmp_path / "loop").symlink_to("loop")
+        with pytest.raises(SnapshotError, match="Too many levels of symbolic links"):
+            snapshot.snapshot(home, tmp_path / "loop", number=1)
+
     def test_worktree_whose_repository_was_moved(self, home: Home, project: Path, tmp_path: Path) -> None:
         run_git(project, "worktree", "add", "-q", "-b", "side", str(tmp_path / "side"))
         project.rename(tmp_path / "moved")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from conjure.core.files import real_path
 from conjure.core.globs import DEFAULT_EXCLUSIONS, GlobSet
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
@@ -94,7 +95,7 @@ def find_repository(folder: Path, home: Home) -> Repository | None:
         if any(words in error.words for words in _NO_WORK_TREE):
             return None
         raise _unreadable(folder, error) from error
-    resolved = folder.resolve()
+    resolved = real_path(folder)
     root = resolved.parents[len(below.parts) - 1] if below.parts else resolved
     try:
         return _repository(root, finish(status, "status"))

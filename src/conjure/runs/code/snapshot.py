@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conjure.core.dir_fd import Folder
+from conjure.core.files import real_path
 from conjure.core.home import Home
 from conjure.core.units import format_size
 from conjure.errors import SnapshotError, UsageError, option
@@ -89,7 +90,7 @@ def snapshot(
         SnapshotError: It is too large, a home folder, or cannot be read.
         UsageError: A commit is asked for that is not there.
     """
-    folder = folder.resolve()
+    folder = real_path(folder)
     repository = find_repository(folder, home)
     with store_in_use(home):
         if committed or commit is not None:
