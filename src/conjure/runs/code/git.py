@@ -118,9 +118,30 @@ def finish(process: subprocess.Popen[bytes], name: str, stdin: bytes = b"") -> b
         except BaseException:  # a run that is stopped meanwhile
             process.kill()
             raise
+    _insist_on_success(process, name, words)
+    return output
+
+
+def read_start(process: subprocess.Popen[bytes], name: str, size: int) -> bytes:
+    """The first bytes of a started git command's stdout; the command is ended if there are more.
+
+    Raises:
+        GitError: It ended with another status than 0.
+    """
+    with process:
+        assert process.stdout is not None
+        output = process.stdout.read(size)
+        if process.stdout.read(1):
+            process.kill()
+            return output
+        _, words = process.communicate()
+    _insist_on_success(process, name, words)
+    return output
+
+
+def _insist_on_success(process: subprocess.Popen[bytes], name: str, words: bytes) -> None:
     if process.returncode != 0:
         raise GitError(name, redact_text(words.decode(errors="replace").strip()))
-    return output
 
 
 def users_git(folder: Path, *, settings: Sequence[str] = ()) -> Git:

@@ -11,7 +11,7 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.runs.artifacts.availability import bring_code_to_compare
 from conjure.runs.code.comparable_tree import comparable_tree
-from conjure.runs.code.git import EMPTY_TREE, Git, GitError, own_git
+from conjure.runs.code.git import EMPTY_TREE, Git, GitError, own_git, read_start
 from conjure.runs.schema.record import RunRecord
 
 LONGEST_BYTES = 1 << 19
@@ -61,7 +61,8 @@ def diff_between_runs(home: Home, before: RunRecord, after: RunRecord) -> CodeDi
 
 def _diff(git: Git, before: str, after: str) -> CodeDiff:
     try:
-        output = git(*_OPTIONS, f"{before}^{{tree}}", f"{after}^{{tree}}")
+        process = git.start(*_OPTIONS, f"{before}^{{tree}}", f"{after}^{{tree}}")
+        output = read_start(process, "diff", LONGEST_BYTES + 1)
     except GitError as error:
         return _gone(error)
     return CodeDiff(output[:LONGEST_BYTES].decode(errors="replace"), len(output) > LONGEST_BYTES)

@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import tracemalloc
 from dataclasses import replace
 from hashlib import sha256
 
 import pytest
 
 from conjure.runs.code.snapshot import snapshot
-from conjure.runs.inspect.code_diff import diff_against_commit
+from conjure.runs.inspect.code_diff import LONGEST_BYTES, diff_against_commit
 from conjure.runs.schema.record import CodeFacts, RunRecord
 from conjure.runs.schema.spec import RunSpec
 from support.repositories import commit_all, make_repository, run_git, write_files
@@ -97,3 +98,16 @@ def test_a_commit_that_is_gone(home, project):
     record = recorded(home, project)
     shutil.rmtree(project)
     assert diff_against_commit(home, record).unknown.startswith("the files are no longer stored: ")
+
+
+def test_of_a_long_difference_only_the_beginning_is_read(home, tmp_path):
+    make_repository(tmp_path / "long", {"train.py": "one\n"})
+    write_files(tmp_path / "long", {"new.txt": "a line of a long text\n" * 500_000})
+    record = recorded(home, tmp_path / "long")
+    tracemalloc.start()
+    try:
+        diff = diff_against_commit(home, record)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    assert (diff.cut, len(diff.text), changed_files(diff)) == (True, LONGEST_BYTES, ["new.txt"])
