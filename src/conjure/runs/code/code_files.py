@@ -182,13 +182,21 @@ class _IgnoreRules(NamedTuple):
 
 
 def _read_rules(path: Path) -> list[str]:
-    """The file's rules as git reads them."""
     try:
-        text = os.fsdecode(path.read_bytes().removeprefix(BOM_UTF8))
+        return parse_rules(path.read_bytes(), path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return []
     except OSError as error:
         raise SnapshotError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def parse_rules(content: bytes, path: Path) -> list[str]:
+    """The rules in a file's content, as git reads them.
+
+    Raises:
+        SnapshotError: It is no text.
+    """
+    text = os.fsdecode(content.removeprefix(BOM_UTF8))
     if "\0" in text:
         raise SnapshotError(f"{path} is not UTF-8 text", hint="save it as UTF-8")
     lines = (_without_trailing_spaces(line.rstrip("\r")) for line in text.split("\n"))

@@ -1,19 +1,19 @@
 """A commit's tree in the form that a snapshot has, so that comparing the two shows what somebody changed.
 
 Main entry: `comparable_tree`. A snapshot holds a submodule's files where the commit has only the name of a
-commit, and large files where the commit has Git LFS's pointers to them. Invariant: what is written lies in
-the folder that the caller gives, and nowhere else.
+commit, and large files where the commit has Git LFS's pointers to them; it lacks what ``.conjureignore``
+names. Invariant: what is written lies in the folder that the caller gives, and nowhere else.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from conjure.core.home import Home
 from conjure.core.text import plural
-from conjure.runs.code.code_files import is_lfs_pointer, may_be_lfs_pointer
+from conjure.runs.code.code_files import IGNORE_FILE, is_lfs_pointer, may_be_lfs_pointer, parse_rules
 from conjure.runs.code.copy_objects import checked_out_submodule, read_blobs
 from conjure.runs.code.git import Git, GitError, own_git, users_git
 
@@ -62,6 +62,7 @@ def comparable_tree(home: Home, commit: str, tree: str, folder: Path, scratch: P
         git = _reading_too(git, users)
     git("read-tree", f"{commit}^{{tree}}")
     git, left_out = _fill_submodules(git, tree, root)
+    left_out += _drop_ignored_files(git, tree)
     left_out += _take_lfs_files(git, tree)
     return ComparableTree(git, git("write-tree", "--missing-ok").decode().strip(), tuple(left_out))
 
@@ -100,6 +101,26 @@ def _links(git: Git) -> Iterator[tuple[bytes, str]]:
             yield name, commit.decode()
 
 
+def _drop_ignored_files(git: Git, tree: str) -> list[str]:
+    """Take tracked files out of the index that the user keeps out of runs."""
+    try:
+        rules = parse_rules(git("cat-file", "blob", f"{tree}:{IGNORE_FILE}"), Path(IGNORE_FILE))
+    except GitError:
+        return []
+    only_in_commit = git(
+        "diff-index", "--cached", "--no-renames", "--name-only", "--diff-filter=A", "-z", tree
+    )
+    if not rules or not only_in_commit:
+        return []
+    options = [f"--exclude={rule}" for rule in rules]
+    ignored = set(git("ls-files", "-z", "--cached", "--ignored", *options).split(b"\0"))
+    dropped = sorted(ignored & set(only_in_commit.split(b"\0")) - {b""})
+    if not dropped:
+        return []
+    git("update-index", "-z", "--force-remove", "--stdin", stdin=b"\0".join(dropped))
+    return [f"{_counted(dropped)} kept out of runs by {IGNORE_FILE}, and left out of the comparison"]
+
+
 def _take_lfs_files(git: Git, tree: str) -> list[str]:
     """Put the snapshot's files in the places of pointers to them."""
     words = iter(git("diff-index", "--cached", "--no-renames", "-z", tree).split(b"\0")[:-1])
@@ -114,9 +135,13 @@ def _take_lfs_files(git: Git, tree: str) -> list[str]:
         return []
     entries = (b"%b %b\t%b\0" % (mode, ours, name) for name, (mode, ours, _) in taken.items())
     git("update-index", "-z", "--index-info", stdin=b"".join(entries))
-    names = ", ".join(os.fsdecode(name) for name in sorted(taken)[:3]) + (", …" if len(taken) > 3 else "")
-    is_or_are = "is" if len(taken) == 1 else "are"
-    return [f"{plural(len(taken), 'file')} of Git LFS {is_or_are} left out of the comparison ({names})"]
+    return [f"{_counted(sorted(taken))} stored by Git LFS, and left out of the comparison"]
+
+
+def _counted(names: Sequence[bytes]) -> str:
+    """``1 file (a.bin) is``, ``4 files (a.bin, b.bin, c.bin, …) are``."""
+    shown = ", ".join(os.fsdecode(name) for name in names[:3]) + (", …" if len(names) > 3 else "")
+    return f"{plural(len(names), 'file')} ({shown}) {'is' if len(names) == 1 else 'are'}"
 
 
 def _pointers(git: Git, blobs: list[bytes]) -> set[bytes]:

@@ -87,10 +87,26 @@ def test_files_of_git_lfs_are_left_out_and_named(home, tmp_path):
     write_files(tmp_path / "large", {"a.bin": content, "train.py": "two\n"})
     diff = diff_against_commit(home, recorded(home, tmp_path / "large"))
     assert changed_files(diff) == ["train.py"]
-    assert diff.left_out == ("1 file of Git LFS is left out of the comparison (a.bin)",)
+    assert diff.left_out == ("1 file (a.bin) is stored by Git LFS, and left out of the comparison",)
     write_files(tmp_path / "large", dict.fromkeys(names, content))
     diff = diff_against_commit(home, recorded(home, tmp_path / "large"))
-    assert diff.left_out == ("4 files of Git LFS are left out of the comparison (a.bin, b.bin, c.bin, …)",)
+    assert diff.left_out == (
+        "4 files (a.bin, b.bin, c.bin, …) are stored by Git LFS, and left out of the comparison",
+    )
+
+
+def test_what_is_kept_out_of_runs_is_left_out_and_named(home, project):
+    write_files(project, {"data/a.csv": "a\n", "data/b.csv": "b\n", "gone.py": "gone\n"})
+    write_files(project, {".conjureignore": "data/\n/vendor/*/lib.py\n"})
+    commit_all(project)
+    (project / "gone.py").unlink()
+    write_files(project, {"train.py": "two\n"})
+    diff = diff_against_commit(home, recorded(home, project))
+    assert changed_files(diff) == ["gone.py", "train.py"]
+    assert diff.left_out == (
+        "3 files (data/a.csv, data/b.csv, vendor/lib/lib.py) are kept out of runs by .conjureignore, and left"
+        " out of the comparison",
+    )
 
 
 def test_a_commit_that_is_gone(home, project):
