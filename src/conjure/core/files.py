@@ -47,6 +47,14 @@ def open_regular(path: Path) -> BinaryIO:
         raise
 
 
+def real_path(path: str | Path) -> Path:
+    """The path that a path leads to; a link that leads to itself stays as it is, for whoever opens it.
+
+    `Path.resolve` raises a RuntimeError for such a link before Python 3.13.
+    """
+    return Path(os.path.realpath(path))
+
+
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's content, read in pieces."""
     with open_regular(path) as file:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,23 @@ class TestRepository:
         _, files = take(home, project)
         assert "model.bin" in files
         assert "x.bin" not in files
+
+    def test_conjureignore_is_read_as_git_reads_gitignore(self, home: Home, project: Path) -> None:
+        names = ["a.bin", "b.bin", "c.bin ", "d.bin", "e.bin\\"]
+        write_files(project, dict.fromkeys(names, "x"))
+        rules = b"\xef\xbb\xbfa.bin\r\nb.bin  \nc.bin\\  \n#d.bin\n \t\ne.bin\\\\ \n"
+        write_files(project, {".conjureignore": rules})
+        _, files = take(home, project)
+        assert [name for name in names if name in files] == ["d.bin"]
+
+    def test_conjureignore_that_is_no_text(self, home: Home, project: Path) -> None:
+        (project / ".conjureignore").write_text("data/\n", encoding="utf-16")
+        with pytest.raises(SnapshotError, match="is not UTF-8 text"):
+            snapshot.snapshot(home, project, number=1)
+        (project / ".conjureignore").unlink()
+        (project / ".conjureignore").symlink_to(".conjureignore")
+        with pytest.raises(SnapshotError, match="cannot be read: Too many levels"):
+            snapshot.snapshot(home, project, number=1)
 
     def test_subfolder_is_kept(self, home: Home, project: Path) -> None:
         taken, files = take(home, project / "examples")
@@ -265,6 +283,12 @@ class TestPlainFolder:
         assert set(take(home, tmp_path)[1]) == {"a.py"}
         assert set(take(home, tmp_path)[1]) == {"a.py"}
 
+    def test_home_whose_path_looks_like_a_pattern_is_left_out(self, tmp_path: Path) -> None:
+        home = Home(tmp_path / "a[1]*" / "home")
+        write_files(tmp_path, {"a[1]*/a.py": "a"})
+        assert set(take(home, tmp_path)[1]) == {"a[1]*/a.py"}
+        assert set(take(home, tmp_path)[1]) == {"a[1]*/a.py"}
+
     def test_folder_inside_the_home_is_no_part_of_a_repository_around_it(self, tmp_path: Path) -> None:
         make_repository(tmp_path, {"outer.py": "o"})
         home = Home(tmp_path / "home")
@@ -334,6 +358,70 @@ class TestFaithfulness:
         assert len(list(home.code_repository.glob("objects/pack/*.pack"))) == 1
         assert len(list(home.code_repository.glob("objects/??/*"))) < 10
 
+    def test_what_is_left_out_is_not_taken_over(self, home: Home, project: Path) -> None:
+        files = {f"many/{n}.txt": f"{n}\n" for n in range(400)}
+        write_files(project, files | {"data/in/secret": "a password", "data/in/table": "t", "lib/all/a": "a"})
+        commit_all(project)
+        write_files(project, {".conjureignore": "data/\n", "many/7.txt": "without what was a secret\n"})
+        take(home, project)
+        kept = run_git(home.code_repository, "cat-file", "--batch-all-objects", "--batch-check").splitlines()
+        names = {line.split()[0] for line in kept}
+        for name in ("many/8.txt", "lib/all/a", "lib/all", "lib"):
+            assert run_git(project, "rev-parse", f"HEAD:{name}") in names, name
+        for name in ("data/in/secret", "data/in/table", "many/7.txt", "data/in", "data", "many", ""):
+            assert run_git(project, "rev-parse", f"HEAD:{name}") not in names, name
+
+    def test_many_folders_are_taken_over_too(self, home: Home, project: Path) -> None:
+        write_files(project, {f"many/{n}/a.txt": f"{n}\n" for n in range(400)})
+        commit_all(project)
+        take(home, project)
+        assert len(list(home.code_repository.glob("objects/??/*"))) == 1  # the top's tree
+
+    def test_nothing_is_fetched_into_a_partial_clone(self, home: Home, project: Path, tmp_path: Path) -> None:
+        write_files(project, {f"many/{n}.txt": f"{n}\n" for n in range(400)} | {"data/big": "big"})
+        commit_all(project)
+        run_git(project, "config", "uploadpack.allowFilter", "true")
+        clone = ("clone", "-q", "--filter=blob:none", "--sparse", f"file://{project}", "clone")
+        run_git(tmp_path, *clone)
+        run_git(tmp_path / "clone", "sparse-checkout", "set", "many")
+
+        def missing() -> list[str]:
+            listed = run_git(tmp_path / "clone", "rev-list", "--objects", "--missing=print", "HEAD")
+            return [line for line in listed.splitlines() if line.startswith("?")]
+
+        before = missing()
+        assert len(take(home, tmp_path / "clone")[1]) >= 400
+        assert missing() == before != []
+
+    def test_objects_that_are_missing(self, home: Home, project: Path) -> None:
+        write_files(project, {f"many/{n}.txt": f"{n}\n" for n in range(400)})
+        commit_all(project)
+        blob = run_git(project, "rev-parse", "HEAD:many/7.txt")
+        (project / f".git/objects/{blob[:2]}/{blob[2:]}").unlink()
+        assert take(home, project)[1]["many/7.txt"] == "7\n"
+        with pytest.raises(SnapshotError, match=r"the repository lacks the content of many/7\.txt"):
+            snapshot.snapshot(home, project, number=2, committed=True)
+
+    def test_damaged_objects(self, home: Home, project: Path) -> None:
+        write_files(project, {"big.bin": os.urandom(200_000)})
+        commit_all(project)
+        blob = run_git(project, "rev-parse", "HEAD:big.bin")
+        file = project / f".git/objects/{blob[:2]}/{blob[2:]}"
+        file.chmod(0o644)
+        os.truncate(file, 100_000)
+        with pytest.raises(SnapshotError, match="`git pack-objects` failed: "):
+            snapshot.snapshot(home, project, number=1, committed=True)
+
+    def test_objects_pass_through_in_pieces(self, home: Home, project: Path) -> None:
+        write_files(project, {"big.bin": os.urandom(20_000_000)})
+        commit_all(project)
+        tracemalloc.start()
+        try:
+            snapshot.snapshot(home, project, number=1, committed=True)
+            assert tracemalloc.get_traced_memory()[1] < 5_000_000
+        finally:
+            tracemalloc.stop()
+
     def test_edit_in_the_same_instant_with_the_same_size(self, home: Home, project: Path) -> None:
         for text in ("aaa", "bbb", "ccc"):  # far faster than the seconds git compares
             write_files(project, {"train.py": text})
@@ -396,12 +484,56 @@ class TestSubmodules:
         assert "vendor/lib/new.py" not in files
         assert taken.warnings == ()
 
+    def test_one_whose_repository_is_gone_is_a_plain_folder(self, home: Home, parent: Path) -> None:
+        shutil.rmtree(parent / ".git/modules")
+        write_files(parent, {"vendor/lib/new.py": "new", "vendor/lib/x.pyc": "", ".conjureignore": "/pkg/"})
+        taken, files = take(home, parent)
+        assert (files["vendor/lib/lib.py"], files["vendor/lib/new.py"]) == ("lib", "new")
+        assert {"vendor/lib/.git", "vendor/lib/x.pyc", "pkg/__init__.py"}.isdisjoint(files)
+        assert (taken.dirty, taken.warnings) == (
+            True,
+            ("vendor/lib/.git leads to no git repository; vendor/lib is copied as a plain folder",),
+        )
+
+    def test_one_whose_git_folder_is_empty_is_a_plain_folder(self, home: Home, parent: Path) -> None:
+        (parent / "vendor/lib/.git").unlink()
+        (parent / "vendor/lib/.git").mkdir()
+        taken, files = take(home, parent)
+        assert files["vendor/lib/lib.py"] == "lib"
+        assert "is copied as a plain folder" in taken.warnings[0]
+
+    def test_one_that_git_cannot_read_is_named(self, home: Home, parent: Path) -> None:
+        (parent / ".git/modules/vendor/lib/config").write_text("[core")
+        with pytest.raises(SnapshotError, match=r"bad config line \d in file .*vendor/lib/config"):
+            snapshot.snapshot(home, parent, number=1)
+
     def test_ignore_lines_reach_into_them(self, home: Home, parent: Path) -> None:
         write_files(
             parent, {".conjureignore": "/vendor/lib/lib.py\n/lib.py\n*.tmp\n", "vendor/lib/x.tmp": ""}
         )
         _, files = take(home, parent)
         assert {name for name in files if name.startswith("vendor")} == {"vendor/lib/.gitmodules"}
+
+    @pytest.mark.parametrize(
+        ("rule", "left_out"),
+        [
+            ("vendor/*/keys/", {"keys/a", "keys/b"}),
+            ("/vendor/l?b/keys/a", {"keys/a"}),
+            ("vendor/**/b", {"keys/b", "b"}),
+            ("**/lib/keys", {"keys/a", "keys/b"}),
+            ("**/keys/b", {"keys/b"}),
+            ("vendor/[a-k]*/keys", set()),
+            ("vendor/*/keys/*\n!vendor/lib/keys/b", {"keys/a"}),
+            ("other/*/keys", set()),
+            ("/keys", set()),
+        ],
+    )
+    def test_patterns_reach_into_them(self, home: Home, project: Path, rule: str, left_out: set[str]) -> None:
+        inner = {"keys/a": "a", "keys/b": "b", "b": "b"}
+        make_repository(project / "vendor/lib", inner)
+        write_files(project, {".conjureignore": rule})
+        _, files = take(home, project)
+        assert {name for name in inner if f"vendor/lib/{name}" not in files} == left_out
 
 
 class TestRefusals:
@@ -448,6 +580,37 @@ class TestRefusals:
         assert caught.value.fix == f"git config --global --add safe.directory {project}"
         (tmp_path / "gitconfig").write_text(f"[safe]\n\tdirectory = {project}\n")
         assert take(home, project)[1]["train.py"] == "one\n"
+
+    @pytest.mark.parametrize(
+        ("name", "content", "reason"),
+        [
+            (".git/config", "[core", "in file .git/config"),
+            (
+                ".git/config",
+                "[core]\nrepositoryformatversion = 1\n[extensions]\nfoo = true\n",
+                "unknown repository extension found: foo",
+            ),
+            (".git/index", "damaged", "index file smaller than expected"),
+        ],
+    )
+    def test_repository_that_git_cannot_read(
+        self, home: Home, project: Path, name: str, content: str, reason: str
+    ) -> None:
+        (project / name).write_text(content)
+        with pytest.raises(SnapshotError, match="git cannot list the files of") as caught:
+            snapshot.snapshot(home, project / "examples", number=1)
+        assert reason in str(caught.value)
+
+    def test_folder_that_is_a_link_to_itself(self, home: Home, tmp_path: Path) -> None:
+        (tmp_path / "loop").symlink_to("loop")
+        with pytest.raises(SnapshotError, match="Too many levels of symbolic links"):
+            snapshot.snapshot(home, tmp_path / "loop", number=1)
+
+    def test_worktree_whose_repository_was_moved(self, home: Home, project: Path, tmp_path: Path) -> None:
+        run_git(project, "worktree", "add", "-q", "-b", "side", str(tmp_path / "side"))
+        project.rename(tmp_path / "moved")
+        with pytest.raises(SnapshotError, match=r"not a git repository: .*/project/\.git/worktrees/side"):
+            snapshot.snapshot(home, tmp_path / "side", number=1)
 
     def test_endless_ignore_file(self, home: Home, project: Path) -> None:
         (project / ".conjureignore").write_text("x\n" * 500_000)

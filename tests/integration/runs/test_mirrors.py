@@ -10,7 +10,7 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import SnapshotError, UsageError
-from conjure.runs.code import snapshot
+from conjure.runs.code import mirrors, snapshot
 from conjure.runs.code.mirrors import Address
 from support.repositories import check_out, commit_all, make_repository, read_files, run_git, write_files
 
@@ -97,7 +97,53 @@ def test_nothing_is_fetched_twice(home: Home, remote: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in mirror.rglob("*")} == before
 
 
+def test_mirror_of_a_shallow_clone_grows_with_it(home: Home, tmp_path: Path) -> None:
+    make_repository(tmp_path / "source", {"main.py": "one\n"})
+    for text in ("two\n", "three\n"):
+        write_files(tmp_path / "source", {"main.py": text})
+        commit_all(tmp_path / "source")
+    source, clone = f"file://{tmp_path}/source", tmp_path / "clone"
+    run_git(tmp_path, "clone", "-q", "--depth", "1", source, str(clone))
+    taken = snapshot.snapshot_remote(home, 1, str(clone))
+    (mirror,) = home.mirrors.glob("*.git")
+    assert files_of(home, taken) == {"main.py": "three\n"}
+    assert run_git(mirror, "rev-parse", "main") == taken.commit
+    run_git(clone, "fetch", "-q", "--unshallow")
+    oldest = run_git(clone, "rev-parse", "main~2")
+    assert snapshot.snapshot_remote(home, 2, str(clone), oldest[:8]).commit == oldest
+    assert run_git(mirror, "rev-parse", "--is-shallow-repository") == "false"
+
+
+@pytest.mark.parametrize("variable", ["GIT_SSH_COMMAND", "GIT_SSH", "core.sshCommand"])
+def test_the_users_ssh_is_called(
+    home: Home, remote: Path, tmp_path: Path, monkeypatch, variable: str
+) -> None:
+    program = tmp_path / "my ssh"
+    program.write_text('#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    if variable == "core.sshCommand":
+        run_git(tmp_path, "config", "-f", "gitconfig", variable, f"'{program}'")
+    else:
+        monkeypatch.setenv(variable, str(program) if variable == "GIT_SSH" else f"'{program}'")
+    taken = snapshot.snapshot_remote(home, 1, f"ssh://nowhere{remote}", "side")
+    assert "side.py" in files_of(home, taken)
+
+
 class TestRefusals:
+    def test_branch_that_is_replaced_meanwhile(
+        self, home: Home, remote: Path, tmp_path: Path, monkeypatch
+    ) -> None:
+        fetch = mirrors._fetch
+
+        def replace_and_fetch(*arguments: object) -> None:
+            run_git(tmp_path / "source", "push", "-q", "--force", str(remote), "main~1:main", ":side")
+            fetch(*arguments)
+
+        monkeypatch.setattr(mirrors, "_fetch", replace_and_fetch)
+        with pytest.raises(SnapshotError, match="it did not send refs/heads/main at "):
+            snapshot.snapshot_remote(home, 1, str(remote), "main")
+
     def test_unknown_reference_names_the_branches(self, home: Home, remote: Path) -> None:
         with pytest.raises(
             UsageError, match=r"has no branch, tag or commit 'nope'; its branches are main, side"
@@ -129,6 +175,11 @@ class TestRefusals:
         ("https://github.com/a/b.git", "https://github.com/a/b.git", None, "", "b"),
         ("https://me:p%40ss@host:8443/a/b", "https://host:8443/a/b", "me", "p@ss", "b"),
         ("https://token@host/a/b/", "https://host/a/b/", "token", "", "b"),
+        ("https://me:p@s:s@host/a@b", "https://host/a@b", "me", "p@s:s", "a@b"),
+        ("https://me@mail.org:p@host/b", "https://host/b", "me@mail.org", "p", "b"),
+        ("https://me:pw@[::1]:80/b", "https://[::1]:80/b", "me", "pw", "b"),
+        ("https://host:80/a:b", "https://host:80/a:b", None, "", "b"),
+        ("ssh://git:se@cret@host/a", "ssh://git@host/a", None, "", "a"),
         ("ssh://git@host/a/b.git", "ssh://git@host/a/b.git", None, "", "b"),
         ("ssh://git:secret@host/a", "ssh://git@host/a", None, "", "a"),
         ("git@host:a/b.git", "git@host:a/b.git", None, "", "b"),
@@ -139,6 +190,13 @@ class TestRefusals:
 def test_address(text: str, url: str, user: str | None, password: str, name: str) -> None:
     address = Address.parse(text)
     assert (address.url, address.user, address.password, address.name) == (url, user, password, name)
+
+
+@pytest.mark.parametrize("address", ["https://me:s3/cret@host/x", "ftp://me:s3cret@host/x"])
+def test_a_password_in_an_address_that_is_none_is_not_shown(address: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Address.parse(address)
+    assert "cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,7 @@ def test_a_long_token_is_secret_by_its_name():
         ("wandb login 0123abcd", "wandb login ***"),
         ("bash -c 'mysql -phunter2 db'", "bash -c 'mysql -p*** db'"),
         ("psql postgres://me:p@ss@host/db", "psql postgres://me:***@host/db"),
+        ("git clone https://me@mail.org:pw@host/x", "git clone https://me@mail.org:***@host/x"),
         ("git clone https://a1b2C3d4E5f6@host/x", "git clone https://***@host/x"),
         ("git clone https://token99@host/x", "git clone https://***@host/x"),
     ],

@@ -11,8 +11,10 @@ from starlette.responses import FileResponse
 
 from conjure.core.home import Home
 from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.inspect.code_diff import CodeDiff
 from conjure.runs.schema.status import Ending, EndReason
 from conjure.runs.telemetry import columns
+from conjure.web.rendering import piece
 from support.casting import add_run, finish
 from support.web_homes import HOSTILE, log_points, loss_curve, print_lines, save_file
 from support.web_sites import unpack_curves, visiting
@@ -215,6 +217,10 @@ class TestRun:
         page = visitor.page("/runs/3/code")
         assert "1f3c9d2e1f3c" in page
         assert "2.12.1" in page
+
+    def test_what_was_not_compared_is_said_below_the_changes(self):
+        shown = piece("macros.html", "diff", CodeDiff("+a", left_out=("submodule <x> is not here",)))
+        assert shown.endswith('<p class="quiet">Submodule &lt;x&gt; is not here.</p>')
 
 
 class TestCurves:

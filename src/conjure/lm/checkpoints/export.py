@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from conjure.core.files import folder_size_bytes, sync_folder
+from conjure.core.files import folder_size_bytes, real_path, sync_folder
 from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ConflictError, ModelError, UsageError, option
 from conjure.lm.checkpoints.adapters import apply_adapter
@@ -115,7 +115,7 @@ def export(
             else shell_words("conjure", "export", str(name), f"./{folder}"),
         )
     source = apply_adapter(resolve_model(name, lookups=lookups), adapter)
-    folder = Path(folder).resolve()
+    folder = real_path(folder)
     if format == "safetensors":
         return _export_checkpoint(source, folder, type)
     type = type if type is not None else "float16"
@@ -184,7 +184,7 @@ def _file_stem(source: ModelSource) -> str:
     """A file's name for the model: ``sprite``, ``gpt2``, ``runs-3``, the last part of a folder's path."""
     name = source.name.partition("@")[0] if source.kind == "hub" else source.name
     if source.kind in ("folder", "hub"):
-        name = Path(name).resolve().name
+        name = real_path(name).name
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conjure.core.files import open_regular, replace_folder, sync_folder
+from conjure.core.files import open_regular, real_path, replace_folder, sync_folder
 from conjure.errors import CheckpointError, ConflictError, UsageError, option
 from conjure.lm.checkpoints.layout import (
     CHECKPOINT_FILES,
@@ -59,11 +59,11 @@ def convert(folder: Path | str, output: Path | str | None = None, *, to: str = "
         raise UsageError(f"weights can be converted to {' or '.join(_TARGETS)}, not to {to!r}")
     folder, name = Path(folder), _TARGETS[to]
     read_config(folder)  # a folder that is no model is refused as such
-    target = (Path(output) if output is not None else folder).resolve()
+    target = real_path(output if output is not None else folder)
     _check_free(target, name, in_place=output is None)
     write = _write_safetensors if to == "safetensors" else _write_pickle
     if output is None:
-        _write_beside(folder.resolve(), name, write)
+        _write_beside(target, name, write)
     else:
         with saving(target), replace_folder(target) as fresh:
             _copy_other_files(folder, fresh)

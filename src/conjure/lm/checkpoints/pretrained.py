@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conjure.core.files import replace_folder
+from conjure.core.files import real_path, replace_folder
 from conjure.errors import CheckpointError, ConflictError
 from conjure.lm.checkpoints.layout import (
     CHECKPOINT_FILES,
@@ -111,7 +111,7 @@ def save_checkpoint(
         ConflictError: The folder holds something that is not part of a checkpoint.
         CheckpointError: It cannot be written (disk full, no permission); what was there is untouched.
     """
-    folder = Path(folder).resolve()
+    folder = real_path(folder)
     _check_replaceable(folder)
     stored = dtype if dtype is not None else model.dtype
     with saving(folder), replace_folder(folder) as fresh:

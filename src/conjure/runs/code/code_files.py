@@ -8,12 +8,14 @@ import os
 import posixpath
 import re
 import stat
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from conjure.core.globs import DEFAULT_EXCLUSIONS
+from conjure.core.files import real_path
+from conjure.core.globs import DEFAULT_EXCLUSIONS, GlobSet
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.units import format_size
@@ -24,6 +26,17 @@ IGNORE_FILE = ".conjureignore"
 
 _GITLINK = b"160000"
 _LIST_ALL = ("--cached", "--others", "--exclude-standard")
+_SPECIAL, _ESCAPED = re.compile(r"[\\*?\[]"), r"\\\g<0>"
+_STATUS = (
+    *("status", "--porcelain=v2", "--branch", "-z"),
+    *("--untracked-files=no", "--no-renames", "--no-ahead-behind"),
+)
+_NO_WORK_TREE = (
+    "not a git repository (or any",
+    "must be run in a work tree",  # in a bare repository, or the inside of a .git
+    "cannot use bare repository",
+)
+_NO_REPOSITORY = re.compile("not (?:recognized as )?a git repository")
 _FOREIGN = re.compile("dubious ownership in repository at '(.*)'")
 _LFS_HEADER = b"version https://git-lfs.github.com/spec/v1\n"
 _LFS_POINTER_SIZES = range(100, 1024)  # the specification's limit; real ones have about 130 bytes
@@ -71,39 +84,47 @@ def find_repository(folder: Path, home: Home) -> Repository | None:
     Raises:
         SnapshotError: git refuses to read the repository.
     """
-    ceiling = [str(home.root.resolve()), os.environ.get("GIT_CEILING_DIRECTORIES", "")]
-    git = users_git(folder)
     # A folder inside conjure's home belongs to a run, never to a repository the home happens to lie in.
-    git = Git(git.settings, {**git.variables, "GIT_CEILING_DIRECTORIES": ":".join(filter(None, ceiling))})
-    status = git.start(
-        "status",
-        "--porcelain=v2",
-        "--branch",
-        "-z",
-        "--untracked-files=no",
-        "--no-renames",
-        "--no-ahead-behind",
-    )
+    git = _searching_below(home.root.resolve(), users_git(folder))
+    status = git.start(*_STATUS)
     prefix = git.start("rev-parse", "--show-prefix")
     try:
         below = Path(os.fsdecode(finish(prefix, "rev-parse").removesuffix(b"\n")))
     except GitError as error:
         status.communicate()
-        foreign = _FOREIGN.search(error.words)
-        if foreign is not None:
-            raise SnapshotError(
-                f"the git repository {foreign[1]} belongs to another user, and git refuses to read it",
-                fix=shell_words("git", "config", "--global", "--add", "safe.directory", foreign[1]),
-            ) from error
-        return None
-    resolved = folder.resolve()
+        if any(words in error.words for words in _NO_WORK_TREE):
+            return None
+        raise _unreadable(folder, error) from error
+    resolved = real_path(folder)
     root = resolved.parents[len(below.parts) - 1] if below.parts else resolved
     try:
         return _repository(root, finish(status, "status"))
     except GitError as error:
-        if "must be run in a work tree" in error.words:  # a bare repository, or the inside of a .git
+        if any(words in error.words for words in _NO_WORK_TREE):
             return None
-        raise
+        if not _NO_REPOSITORY.search(error.words):
+            raise _unreadable(folder, error) from error
+    # A submodule's .git leads nowhere: what the submodule holds is found when its files are listed.
+    return _repository(root, git(*_STATUS, "--ignore-submodules=dirty"))
+
+
+def _searching_below(folder: Path, git: Git) -> Git:
+    """Git that looks for a repository in no folder that holds this one, nor in this one."""
+    ceilings = [str(folder), os.environ.get("GIT_CEILING_DIRECTORIES", "")]
+    return Git(git.settings, {**git.variables, "GIT_CEILING_DIRECTORIES": ":".join(filter(None, ceilings))})
+
+
+def _unreadable(folder: Path, error: GitError) -> SnapshotError:
+    foreign = _FOREIGN.search(error.words)
+    if foreign is not None:
+        return SnapshotError(
+            f"the git repository {foreign[1]} belongs to another user, and git refuses to read it",
+            fix=shell_words("git", "config", "--global", "--add", "safe.directory", foreign[1]),
+        )
+    return SnapshotError(
+        f"git cannot list the files of {folder}: {error.reason}",
+        fix=shell_words("git", "-C", str(folder), "status"),
+    )
 
 
 def _repository(root: Path, status: bytes) -> Repository:
@@ -138,11 +159,10 @@ def list_code_files(root: Path, *, in_repository: bool, home: Home) -> CodeFiles
     rules = _IgnoreRules(list(DEFAULT_EXCLUSIONS), _read_rules(root / IGNORE_FILE))
     inside = home.root.resolve()
     if inside != root and inside.is_relative_to(root):
-        rules.defaults.append(f"/{inside.relative_to(root)}/")  # conjure's own home is never part of the code
-    if in_repository:
-        names = _list_repository(root, b"", rules, files)
-    else:
-        names = _list_plain_folder(root, rules, files, home)
+        # conjure's own home is never part of the code
+        rules.defaults.append(f"/{_SPECIAL.sub(_ESCAPED, str(inside.relative_to(root)))}/")
+    listing = _Listing(home, files)
+    names = listing.repository(root, b"", rules) if in_repository else listing.plain_folder(root, b"", rules)
     _measure(root, names, files)
     _warn_of_lfs_pointers(root, files)
     return files
@@ -163,11 +183,30 @@ class _IgnoreRules(NamedTuple):
 
 def _read_rules(path: Path) -> list[str]:
     try:
-        text = os.fsdecode(path.read_bytes())
+        return parse_rules(path.read_bytes(), path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return []
-    lines = (line.rstrip("\r") for line in text.split("\n"))
+    except OSError as error:
+        raise SnapshotError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def parse_rules(content: bytes, path: Path) -> list[str]:
+    """The rules in a file's content, as git reads them.
+
+    Raises:
+        SnapshotError: It is no text.
+    """
+    text = os.fsdecode(content.removeprefix(BOM_UTF8))
+    if "\0" in text:
+        raise SnapshotError(f"{path} is not UTF-8 text", hint="save it as UTF-8")
+    lines = (_without_trailing_spaces(line.rstrip("\r")) for line in text.split("\n"))
     return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _without_trailing_spaces(line: str) -> str:
+    kept = line.rstrip(" ")
+    backslashes = len(kept) - len(kept.rstrip("\\"))
+    return f"{kept} " if kept != line and backslashes % 2 else kept  # an escaped space stays
 
 
 def _rules_below(rules: Sequence[str], folder: str) -> list[str]:
@@ -175,41 +214,80 @@ def _rules_below(rules: Sequence[str], folder: str) -> list[str]:
     below = []
     for rule in rules:
         negation, pattern = ("!", rule[1:]) if rule.startswith("!") else ("", rule)
-        if "/" not in pattern.rstrip("/") or pattern.startswith("**/"):
+        if "/" not in pattern.rstrip("/"):
             below.append(rule)
-        elif pattern.lstrip("/").startswith(f"{folder}/"):
-            below.append(f"{negation}/{pattern.lstrip('/').removeprefix(f'{folder}/')}")
+            continue
+        rests = [pattern.removeprefix("/").split("/")]
+        for part in folder.split("/"):
+            rests = [rest for segments in rests for rest in _after(segments, part)]
+        below += [f"{negation}/{'/'.join(rest)}" for rest in rests if any(rest)]
     return below
 
 
-def _list_repository(root: Path, prefix: bytes, rules: _IgnoreRules, files: CodeFiles) -> list[bytes]:
-    """Names below `root`, each with `prefix` before it."""
-    git = users_git(root)
-    unwanted = set()
-    if rules.users:
-        ignored = ("ls-files", "-z", "--cached", "--ignored")
-        unwanted = set(git(*ignored, *_IgnoreRules([], rules.users).options()).split(b"\0"))
-    listing = git("ls-files", "-z", "-t", "--stage", *_LIST_ALL, *rules.options())
-    found = []
-    for mode, name in _entries(listing):
-        if name in unwanted:
-            continue
-        files.untracked |= mode is None
-        if mode == _GITLINK or name.endswith(b"/"):
-            found += _list_nested(root, name.rstrip(b"/"), prefix, rules, files)
-        else:
-            found.append(prefix + name)
-    return found
+def _after(segments: Sequence[str], part: str) -> Iterator[Sequence[str]]:
+    """What can be left of a pattern's segments when they have matched one part of a path."""
+    if segments[:1] == ["**"]:
+        yield segments  # it matches any number of parts
+        yield from _after(segments[1:], part)
+    elif any(segments) and GlobSet([segments[0]]).matches(part):
+        yield segments[1:]
 
 
-def _list_plain_folder(root: Path, rules: _IgnoreRules, files: CodeFiles, home: Home) -> list[bytes]:
-    git = own_git(home.code_repository, work_tree=root, index=home.code_repository / "no-index")
-    names = git("ls-files", "-z", *_LIST_ALL, *rules.options()).split(b"\0")
-    found = [name for name in names if name and not name.endswith(b"/")]
-    for name in names:
-        if name.endswith(b"/"):  # a repository in the folder
-            found += _list_nested(root, name.rstrip(b"/"), b"", rules, files)
-    return found
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """Lists names, each with a prefix before it, and adds to `files` what there is to say about them."""
+
+    home: Home
+    files: CodeFiles
+
+    def repository(self, root: Path, prefix: bytes, rules: _IgnoreRules) -> list[bytes]:
+        git = _searching_below(root.parent, users_git(root))
+        unwanted = set()
+        if rules.users:
+            ignored = ("ls-files", "-z", "--cached", "--ignored")
+            unwanted = set(git(*ignored, *_IgnoreRules([], rules.users).options()).split(b"\0"))
+        listing = git("ls-files", "-z", "-t", "--stage", *_LIST_ALL, *rules.options())
+        found = []
+        for mode, name in _entries(listing):
+            if name in unwanted:
+                continue
+            self.files.untracked |= mode is None
+            if mode == _GITLINK or name.endswith(b"/"):
+                found += self._nested(root, name.rstrip(b"/"), prefix, rules)
+            else:
+                found.append(prefix + name)
+        return found
+
+    def plain_folder(self, root: Path, prefix: bytes, rules: _IgnoreRules) -> list[bytes]:
+        store = self.home.code_repository
+        git = own_git(store, work_tree=root, index=store / "no-index")
+        found = []
+        for name in filter(None, git("ls-files", "-z", *_LIST_ALL, *rules.options()).split(b"\0")):
+            if name.endswith(b"/"):  # a repository in the folder
+                found += self._nested(root, name.rstrip(b"/"), prefix, rules)
+            else:
+                found.append(prefix + name)
+        return found
+
+    def _nested(self, root: Path, name: bytes, prefix: bytes, rules: _IgnoreRules) -> list[bytes]:
+        shown, folder = os.fsdecode(prefix + name), root / os.fsdecode(name)
+        if not (folder / ".git").exists():
+            self.files.warnings.append(
+                f"submodule {shown} is not checked out and stays empty:"
+                " `git submodule update --init` fetches it"
+            )
+            return []
+        inside = (folder, prefix + name + b"/", rules.below(os.fsdecode(name)))
+        try:
+            return self.repository(*inside)
+        except GitError as error:
+            if not _NO_REPOSITORY.search(error.words):
+                raise _unreadable(folder, error) from error
+        self.files.warnings.append(
+            f"{shown}/.git leads to no git repository; {shown} is copied as a plain folder"
+        )
+        self.files.untracked = True
+        return self.plain_folder(*inside)
 
 
 def _entries(listing: bytes) -> Iterator[tuple[bytes | None, bytes]]:
@@ -224,19 +302,6 @@ def _entries(listing: bytes) -> Iterator[tuple[bytes | None, bytes]]:
         if name not in seen:  # a file in conflict has up to three entries
             seen.add(name)
             yield mode, name
-
-
-def _list_nested(
-    root: Path, name: bytes, prefix: bytes, rules: _IgnoreRules, files: CodeFiles
-) -> list[bytes]:
-    folder = root / os.fsdecode(name)
-    if not (folder / ".git").exists():
-        files.warnings.append(
-            f"submodule {os.fsdecode(prefix + name)} is not checked out and stays empty:"
-            " `git submodule update --init` fetches it"
-        )
-        return []
-    return _list_repository(folder, prefix + name + b"/", rules.below(os.fsdecode(name)), files)
 
 
 def _measure(root: Path, names: Iterable[bytes], files: CodeFiles) -> None:

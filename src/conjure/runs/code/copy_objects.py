@@ -1,7 +1,7 @@
 """Copying a commit's tree out of a repository of the user's, or out of a mirror, into conjure's own store.
 
-Main entries: `list_tree`, `copy_tree`. Invariant: only objects that the store lacks are copied, and none of
-the history; what is in the store never depends on the repository it came from.
+Main entries: `list_tree`, `copy_tree`, `copy_same_files`. Invariant: only objects that the store lacks are
+copied, and none of the history; what is in the store never depends on the repository it came from.
 """
 
 import os
@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import Popen
 
 from conjure.runs.code.code_files import is_lfs_pointer, lfs_warning, may_be_lfs_pointer
-from conjure.runs.code.git import Git, own_git
+from conjure.runs.code.git import Git, GitError, finish, own_git, users_git
 
 # The repository that has a submodule's commit, by the submodule's name in its parent; None: not to be had.
 SubmoduleFinder = Callable[[bytes, str], Git | None]
@@ -46,6 +47,23 @@ class TreeFiles:
         return sum(self.sizes.values())
 
 
+def checked_out_submodule(root: Path) -> SubmoduleFinder:
+    """Finds submodules where they are checked out below a repository's top folder."""
+
+    def find(name: bytes, commit: str) -> Git | None:
+        folder = root / os.fsdecode(name)
+        if not (folder / ".git").exists():
+            return None
+        git = users_git(folder)
+        try:
+            git("cat-file", "-e", f"{commit}^{{commit}}")
+        except GitError:
+            return None
+        return git
+
+    return find
+
+
 def list_tree(source: Git, commit: str, find_submodule: SubmoduleFinder, prefix: bytes = b"") -> TreeFiles:
     """The files of a commit, and of the submodules it names.
 
@@ -56,7 +74,7 @@ def list_tree(source: Git, commit: str, find_submodule: SubmoduleFinder, prefix:
         prefix: Where the commit's files belong in the whole; for a submodule its name and a slash.
 
     Raises:
-        GitError: The repository is damaged.
+        GitError: The repository is damaged, or lacks some of them.
     """
     tree = source("rev-parse", "--verify", f"{commit}^{{tree}}").decode().strip()
     files = TreeFiles(source, tree, {tree.encode()})
@@ -69,6 +87,9 @@ def list_tree(source: Git, commit: str, find_submodule: SubmoduleFinder, prefix:
             continue
         files.objects.add(identity)
         if kind == b"blob":
+            if not size.isdigit():  # git writes BAD
+                shown = os.fsdecode(prefix + name)
+                raise GitError("ls-tree", f"the repository lacks the content of {shown}")
             blobs[name] = identity
             files.sizes[name] = int(size)
     _warn_of_lfs_pointers(files, blobs, prefix)
@@ -93,10 +114,10 @@ def _warn_of_lfs_pointers(files: TreeFiles, blobs: Mapping[bytes, bytes], prefix
     attributes = [
         identity for name, identity in blobs.items() if posixpath.basename(name) == b".gitattributes"
     ]
-    if not any(b"filter=lfs" in content for content in _read_blobs(files.source, attributes)):
+    if not any(b"filter=lfs" in content for content in read_blobs(files.source, attributes)):
         return
     small = [name for name in blobs if may_be_lfs_pointer(files.sizes[name])]
-    contents = _read_blobs(files.source, [blobs[name] for name in small])
+    contents = read_blobs(files.source, [blobs[name] for name in small])
     pointers = [
         prefix + name for name, content in zip(small, contents, strict=True) if is_lfs_pointer(content)
     ]
@@ -104,7 +125,8 @@ def _warn_of_lfs_pointers(files: TreeFiles, blobs: Mapping[bytes, bytes], prefix
         files.warnings.append(lfs_warning(pointers))
 
 
-def _read_blobs(git: Git, identities: list[bytes]) -> list[bytes]:
+def read_blobs(git: Git, identities: list[bytes]) -> list[bytes]:
+    """The content of small blobs, in order."""
     if not identities:
         return []
     output = git("cat-file", "--batch", stdin=b"\n".join(identities) + b"\n")
@@ -128,17 +150,61 @@ def copy_tree(store: Path, files: TreeFiles) -> str:
     return _graft(store, files.tree, inner) if inner else files.tree
 
 
+def copy_same_files(store: Path, source: Git, commit: str, sizes: Mapping[bytes, int]) -> None:
+    """Copy the files that have the same size in a commit, and so most likely the same content.
+
+    Of the commit's trees those are copied that hold nothing but such files.
+
+    Args:
+        store: The bare repository to copy into.
+        source: The repository that has the commit.
+        commit: Its name.
+        sizes: Bytes of each file that is wanted, by its name.
+
+    Raises:
+        GitError: The source is damaged, or the disk is full.
+    """
+    same: dict[bytes, bytes] = {}
+    mixed: set[bytes] = set()
+    for line in filter(None, source("ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit).split(b"\0")):
+        facts, name = line.split(b"\t", 1)
+        _, kind, identity, size = facts.split()
+        if kind == b"tree" or size == b"%d" % sizes.get(name, -1):
+            same[name] = identity
+        else:
+            while (name := posixpath.dirname(name)) not in mixed:
+                mixed.add(name)
+    _copy_objects(own_git(store), source, {same[name] for name in same.keys() - mixed})
+
+
 def _copy_objects(store: Git, source: Git, objects: Iterable[bytes]) -> None:
     wanted = b"\n".join(objects) + b"\n"
     answers = store("cat-file", "--batch-check=%(objectname)", stdin=wanted).splitlines()
     missing = [answer.split()[0] for answer in answers if answer.endswith(b" missing")]
     if not missing:
         return
-    pack = source("pack-objects", "--stdout", "-q", "--window=0", stdin=b"\n".join(missing) + b"\n")
-    if len(missing) < _UNPACK_LIMIT:
-        store("unpack-objects", "-q", stdin=pack)
-    else:
-        store("index-pack", "--stdin", stdin=pack)
+    with tempfile.TemporaryFile() as names:
+        names.write(b"\n".join(missing) + b"\n")
+        names.seek(0)
+        with source.start("pack-objects", "--stdout", "-q", "--window=0", stdin=names) as packing:
+            take = ("unpack-objects", "-q") if len(missing) < _UNPACK_LIMIT else ("index-pack", "--stdin")
+            taking = store.start(*take, stdin=packing.stdout)
+            assert packing.stdout is not None
+            packing.stdout.close()  # if the other ends early, this one must hear of it
+            _finish_both(packing, taking, take[0])
+
+
+def _finish_both(packing: Popen[bytes], taking: Popen[bytes], name: str) -> None:
+    try:
+        finish(taking, name)
+    except GitError:
+        try:
+            finish(packing, "pack-objects")
+        except GitError as cause:
+            if cause.words:  # ended because nobody took the pack any more, it says nothing
+                raise cause from None
+        raise
+    finish(packing, "pack-objects")
 
 
 def _graft(store: Path, tree: str, inner: Mapping[bytes, str]) -> str:

@@ -5,11 +5,13 @@ question on the terminal, or runs a hook.
 """
 
 import os
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import IO
 
 from conjure.core.secrets import redact_text
 from conjure.errors import SnapshotError
@@ -78,8 +80,14 @@ class Git:
         """
         return finish(self.start(*arguments), _name(arguments), stdin)
 
-    def start(self, *arguments: str | bytes) -> subprocess.Popen[bytes]:
+    def start(
+        self, *arguments: str | bytes, stdin: int | IO[bytes] | None = subprocess.PIPE
+    ) -> subprocess.Popen[bytes]:
         """Start a subcommand; `finish` waits for it.
+
+        Args:
+            arguments: The subcommand and what belongs to it.
+            stdin: What it reads; what `finish` is given, if not said.
 
         Raises:
             SnapshotError: git is not installed, or cannot be started like this.
@@ -87,7 +95,7 @@ class Git:
         pipe = subprocess.PIPE
         try:
             return subprocess.Popen(
-                ["git", *self.settings, *arguments], env=self.variables, stdin=pipe, stdout=pipe, stderr=pipe
+                ["git", *self.settings, *arguments], env=self.variables, stdin=stdin, stdout=pipe, stderr=pipe
             )
         except FileNotFoundError as error:
             raise SnapshotError(
@@ -110,9 +118,30 @@ def finish(process: subprocess.Popen[bytes], name: str, stdin: bytes = b"") -> b
         except BaseException:  # a run that is stopped meanwhile
             process.kill()
             raise
+    _insist_on_success(process, name, words)
+    return output
+
+
+def read_start(process: subprocess.Popen[bytes], name: str, size: int) -> bytes:
+    """The first bytes of a started git command's stdout; the command is ended if there are more.
+
+    Raises:
+        GitError: It ended with another status than 0.
+    """
+    with process:
+        assert process.stdout is not None
+        output = process.stdout.read(size)
+        if process.stdout.read(1):
+            process.kill()
+            return output
+        _, words = process.communicate()
+    _insist_on_success(process, name, words)
+    return output
+
+
+def _insist_on_success(process: subprocess.Popen[bytes], name: str, words: bytes) -> None:
     if process.returncode != 0:
         raise GitError(name, redact_text(words.decode(errors="replace").strip()))
-    return output
 
 
 def users_git(folder: Path, *, settings: Sequence[str] = ()) -> Git:
@@ -145,7 +174,7 @@ def network_git(repository: Path, *, settings: Sequence[str] = ()) -> Git:
     The user's settings count (proxies, credentials, addresses written otherwise); nothing can ask a question.
     """
     variables = {name: value for name, value in os.environ.items() if name not in _LOCAL_VARIABLES}
-    ssh = variables.get("GIT_SSH_COMMAND") or _configured_ssh(variables)
+    ssh = variables.get("GIT_SSH_COMMAND") or _configured_ssh(variables) or _ssh_program(variables)
     variables |= _NEVER_ASK | _PLAIN_WORDS | {"GIT_DIR": str(repository)}
     variables |= {
         "GIT_SSH_COMMAND": f"{ssh} -oBatchMode=yes",
@@ -162,8 +191,12 @@ def _configured_ssh(variables: Mapping[str, str]) -> str:
     try:
         done = subprocess.run(ask, env=variables, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        return "ssh"
-    return done.stdout.strip() or "ssh"
+        return ""
+    return done.stdout.strip()
+
+
+def _ssh_program(variables: Mapping[str, str]) -> str:
+    return shlex.quote(variables.get("GIT_SSH") or "ssh")
 
 
 def _name(arguments: Sequence[str | bytes]) -> str:
@@ -174,7 +207,8 @@ def _name(arguments: Sequence[str | bytes]) -> str:
 def _reason(words: str) -> str:
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     # The reason is on the first fatal or error line; what follows it is advice about git itself.
-    for line in lines:
+    for line, following in pairwise([*lines, ""]):
         if line.startswith(("fatal:", "error:")):
-            return line.split(":", 1)[1].strip()
+            reason = line.split(":", 1)[1].strip()
+            return f"{reason} {following}".strip() if reason.endswith(":") else reason
     return lines[-1] if lines else "it printed no message"

@@ -17,14 +17,17 @@ from urllib.parse import unquote
 
 from conjure.core.files import locked, sha256_bytes
 from conjure.core.home import Home
+from conjure.core.secrets import redact_text
 from conjure.core.trees import remove_tree
 from conjure.errors import ConjureError, SnapshotError, UsageError, option
 from conjure.runs.code.copy_objects import SubmoduleFinder
 from conjure.runs.code.git import Git, GitError, network_git, own_git
 
 _URL = re.compile(
-    r"(?P<scheme>https?|ssh|git|file)://(?:(?P<user>[^/@:]*)(?::(?P<password>[^/@]*))?@)?(?P<rest>.*)"
+    # A password, and a name that is a mail address, may hold an @: the last one ends the login.
+    r"(?P<scheme>https?|ssh|git|file)://(?:(?P<user>[^/:]*)(?::(?P<password>[^/]*))?@)?(?P<rest>.*)"
 )
+_WITHOUT_LOGIN = re.compile(r"(?:\[[^/\]]*\]|[^/:]*)(?::[0-9]*)?(?:/.*)?")
 _SCP = re.compile(r"[\w.@-]+:(?!//).+")
 _COMMIT = re.compile(r"[0-9a-f]{4,40}")
 _FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -89,11 +92,16 @@ class Address(NamedTuple):
             local = Path(text).expanduser().absolute()
             if not text or "::" in text or "://" in text or not _exists(local):
                 raise UsageError(
-                    f"{text!r} is not the address of a repository: write https://…, ssh://…, file://…"
-                    " or a path"
+                    f"{redact_text(text)!r} is not the address of a repository: write https://…, ssh://…,"
+                    " file://… or a path"
                 )
             return cls(str(local))
         scheme, user, rest = match["scheme"], match["user"], match["rest"]
+        if scheme != "file" and not _WITHOUT_LOGIN.fullmatch(rest):
+            raise UsageError(
+                f"the {scheme} address of the repository cannot be split into login, host, port and path",
+                hint="write / in a password as %2F",
+            )
         if scheme in ("http", "https"):
             return cls(f"{scheme}://{rest}", user and unquote(user), unquote(match["password"] or ""))
         return cls(f"{scheme}://{f'{user}@' if user else ''}{rest}")
@@ -168,6 +176,11 @@ def fetch(home: Home, address: Address, reference: str | None = None) -> RemoteC
             wanted = commit or (reference if _FULL_COMMIT.fullmatch(reference or "") else None)
             if wanted is None or not _has(mirror, wanted):
                 _fetch(git, address, *_ALL, *_beside_branches_and_tags(name))
+        if commit is not None and not _has(mirror, commit):
+            raise SnapshotError(
+                f"{address.url} cannot be fetched: it did not send {name} at {commit[:12]}",
+                hint="try again; it may have changed meanwhile",
+            )
         commit = commit or _find_commit(git, mirror, address, reference, remote)
     branch = name.removeprefix(_BRANCH) if name and name.startswith(_BRANCH) else None
     return RemoteCommit(address, mirror, commit, branch)
@@ -182,7 +195,10 @@ def _beside_branches_and_tags(name: str | None) -> tuple[str, ...]:
 
 def _fetch(git: Git, address: Address, *references: str) -> None:
     plain = ("--quiet", "--no-tags", "--force", "--no-write-fetch-head", "--no-recurse-submodules")
-    git("fetch", *plain, "--prune", "--", address.url, *references)
+    # Of a shallow clone a mirror is as shallow, and grows with it.
+    is_shallow = git("rev-parse", "--is-shallow-repository").strip() == b"true"
+    shallow = ("--update-shallow", *(["--unshallow"] if is_shallow else []))
+    git("fetch", *plain, *shallow, "--prune", "--", address.url, *references)
 
 
 def _has(mirror: Git, commit: str) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conjure.core.dir_fd import Folder
+from conjure.core.files import real_path
 from conjure.core.home import Home
 from conjure.core.units import format_size
 from conjure.errors import SnapshotError, UsageError, option
@@ -37,12 +38,14 @@ from conjure.runs.code.code_store import (
     store_in_use,
     temporary_index,
 )
-from conjure.runs.code.copy_objects import SubmoduleFinder, copy_tree, list_tree
+from conjure.runs.code.copy_objects import checked_out_submodule, copy_same_files, copy_tree, list_tree
 from conjure.runs.code.git import Git, GitError, own_git, users_git
 
 SIZE_LIMIT_BYTES = 1_000_000_000
 _MANY_FILES = 300
 _NAME_LENGTH = 40  # of SHA-1 in hex, by which code.git names its objects
+
+_PARTIAL = r"^(remote\..*\.promisor|extensions\.partialclone)$"
 
 _MISSING_TREE = ("not a tree", "failed to unpack", "unable to read tree")
 
@@ -87,7 +90,7 @@ def snapshot(
         SnapshotError: It is too large, a home folder, or cannot be read.
         UsageError: A commit is asked for that is not there.
     """
-    folder = folder.resolve()
+    folder = real_path(folder)
     repository = find_repository(folder, home)
     with store_in_use(home):
         if committed or commit is not None:
@@ -174,7 +177,7 @@ def _take_work_tree(home: Home, folder: Path, repository: Repository | None) -> 
     files = list_code_files(root, in_repository=repository is not None, home=home)
     _refuse_large(files.sizes)
     if repository is not None and len(files.sizes) >= _MANY_FILES:
-        _take_over_objects(home, repository)
+        _take_over_objects(home, repository, files)
     return CodeSnapshot(
         tree=_hash(home, root, files),
         commit=None if repository is None else repository.commit,
@@ -197,7 +200,7 @@ def _take_commit(home: Home, folder: Path, repository: Repository | None, commit
             f"{repository.root} uses SHA-256 object names; commits of such repositories cannot be copied",
             hint=f"leave out {option('commit')} and {option('committed')} to copy the files as they are",
         )
-    files = list_tree(users_git(repository.root), resolved, _checked_out_submodule(repository.root))
+    files = list_tree(users_git(repository.root), resolved, checked_out_submodule(repository.root))
     _refuse_large(files.sizes, "remove large files from the commit")
     return CodeSnapshot(
         tree=copy_tree(home.code_repository, files),
@@ -228,21 +231,6 @@ def _resolve_commit(repository: Repository, commit: str | None) -> str:
         raise UsageError(
             f"there is no commit {commit!r} in {repository.root}", fix="git log --oneline --all"
         ) from error
-
-
-def _checked_out_submodule(root: Path) -> SubmoduleFinder:
-    def find(name: bytes, commit: str) -> Git | None:
-        folder = root / os.fsdecode(name)
-        if not (folder / ".git").exists():
-            return None
-        git = users_git(folder)
-        try:
-            git("cat-file", "-e", f"{commit}^{{commit}}")
-        except GitError:
-            return None
-        return git
-
-    return find
 
 
 def _subfolder(folder: Path, root: Path) -> str:
@@ -284,15 +272,25 @@ def _refuse_large(sizes: Mapping[bytes, int], remedy: str | None = None) -> None
     )
 
 
-def _take_over_objects(home: Home, repository: Repository) -> None:
-    """Copy the commit's objects as one pack before a repository's first snapshot.
+def _take_over_objects(home: Home, repository: Repository, files: CodeFiles) -> None:
+    """Copy the files' objects as one pack before a repository's first snapshot.
 
-    Its files are then only read, not compressed and stored again one by one.
+    The files are then only read, not compressed and stored again one by one.
     """
-    if repository.commit is not None and not kept_index(home, repository.root).exists():
-        with suppress(GitError):  # it only saves time
-            head = list_tree(users_git(repository.root), repository.commit, lambda _name, _commit: None)
-            copy_tree(home.code_repository, head)
+    commit, git = repository.commit, users_git(repository.root)
+    if commit is None or len(commit) != _NAME_LENGTH or kept_index(home, repository.root).exists():
+        return
+    with suppress(GitError):  # it only saves time
+        if not _is_partial_clone(git):
+            copy_same_files(home.code_repository, git, commit, files.sizes)
+
+
+def _is_partial_clone(git: Git) -> bool:
+    """Whether git would fetch objects that are missing, one by one."""
+    try:
+        return bool(git("config", "--get-regexp", _PARTIAL))
+    except GitError:  # there is no such setting
+        return False
 
 
 def _hash(home: Home, root: Path, files: CodeFiles) -> str:

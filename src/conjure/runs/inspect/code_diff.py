@@ -1,17 +1,17 @@
 """The lines of code in which a run differs from the commit it is based on, or from another run.
 
-Main entries: `diff_against_commit`, `diff_between_runs`. Invariant: nothing is written, and what is given
+Main entries: `diff_against_commit`, `diff_between_runs`. Invariant: nothing is kept, and what is given
 back is bounded, however much differs.
 """
 
-import os
-from contextlib import suppress
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.runs.artifacts.availability import bring_code_to_compare
-from conjure.runs.code.git import EMPTY_TREE, Git, GitError, own_git, users_git
+from conjure.runs.code.comparable_tree import comparable_tree
+from conjure.runs.code.git import EMPTY_TREE, Git, GitError, own_git, read_start
 from conjure.runs.schema.record import RunRecord
 
 LONGEST_BYTES = 1 << 19
@@ -25,11 +25,13 @@ class CodeDiff:
     Attributes:
         text: Files with counts of lines, then the lines; empty where nothing differs.
         cut: Whether there was more.
+        left_out: What was not compared, one sentence each.
         unknown: Why it cannot be told, or None.
     """
 
     text: str = ""
     cut: bool = False
+    left_out: tuple[str, ...] = ()
     unknown: str | None = None
 
 
@@ -40,7 +42,12 @@ def diff_against_commit(home: Home, record: RunRecord) -> CodeDiff:
         return CodeDiff(unknown="the code was not in a git repository")
     if not code.dirty:
         return CodeDiff()
-    return _diff(_with_objects_of(own_git(home.code_repository), record.spec.folder), code.commit, code.tree)
+    with tempfile.TemporaryDirectory(prefix="conjure-diff-") as scratch:
+        try:
+            found = comparable_tree(home, code.commit, code.tree, record.spec.folder, Path(scratch))
+        except GitError as error:
+            return _gone(error)
+        return replace(_diff(found.git, found.tree, code.tree), left_out=found.left_out)
 
 
 def diff_between_runs(home: Home, before: RunRecord, after: RunRecord) -> CodeDiff:
@@ -54,15 +61,12 @@ def diff_between_runs(home: Home, before: RunRecord, after: RunRecord) -> CodeDi
 
 def _diff(git: Git, before: str, after: str) -> CodeDiff:
     try:
-        output = git(*_OPTIONS, f"{before}^{{tree}}", f"{after}^{{tree}}")
+        process = git.start(*_OPTIONS, f"{before}^{{tree}}", f"{after}^{{tree}}")
+        output = read_start(process, "diff", LONGEST_BYTES + 1)
     except GitError as error:
-        return CodeDiff(unknown=f"the files are no longer stored: {error.reason}")
+        return _gone(error)
     return CodeDiff(output[:LONGEST_BYTES].decode(errors="replace"), len(output) > LONGEST_BYTES)
 
 
-def _with_objects_of(git: Git, folder: Path) -> Git:
-    """Git that also finds what is in the user's repository, for a commit is there and not with us."""
-    with suppress(GitError):
-        objects = users_git(folder)("rev-parse", "--path-format=absolute", "--git-path", "objects").strip()
-        return Git(git.settings, {**git.variables, "GIT_ALTERNATE_OBJECT_DIRECTORIES": os.fsdecode(objects)})
-    return git
+def _gone(error: GitError) -> CodeDiff:
+    return CodeDiff(unknown=f"the files are no longer stored: {error.reason}")

@@ -5,16 +5,20 @@ Main entry: `submission_warnings`. Invariant: it only looks; whatever it cannot 
 
 import fcntl
 import os
+import posixpath
 import shlex
 import stat
 import struct
-import subprocess
 import sys
 import termios
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 
+from conjure.core.files import real_path
 from conjure.core.quoting import shell_words
+from conjure.errors import SnapshotError
+from conjure.runs.code.git import users_git
 from conjure.runs.schema.spec import RunSpec
 
 _MOST_NAMES = 200
@@ -50,22 +54,25 @@ def _left_out(spec: RunSpec) -> Iterator[str]:
     ignored = _ignored(spec.folder, names)
     for name in names:
         path = spec.folder / name
-        fix = f"-m {shell_words(f'./{name}')}" if path.is_file() else _upload(path)
+        is_file = os.path.isfile(path)  # noqa: PTH113 - false, too, where a link leads to what is closed to us
+        fix = f"-m {_mount(f'./{name}', name)}" if is_file else _upload(path, name)
         if name in ignored:
             yield f"git ignores {name}, so it is missing from the run; {fix} adds it"
-        elif path.is_symlink() and not path.resolve().is_relative_to(_root(spec.folder)):
+        elif path.is_symlink() and not real_path(path).is_relative_to(_root(spec.folder)):
             where = f"{name} is a link to {path.readlink()}, outside this folder"
             yield f"{where}, and is broken in the run; {fix} adds its target"
 
 
-def _upload(path: Path) -> str:
-    return (
-        f"`conjure upload {shell_words(str(path))}` and -m {shell_words(f'uploads/{path.name}:{path.name}')}"
-    )
+def _upload(path: Path, name: str) -> str:
+    return f"`conjure upload {shell_words(str(path))}` and -m {_mount(f'uploads/{path.name}', name)}"
+
+
+def _mount(resource: str, name: str) -> str:
+    return shell_words(resource if posixpath.basename(resource) == name else f"{resource}:{name}")
 
 
 def _names(spec: RunSpec) -> Iterator[str]:
-    """Words of the command that are files here, and the first folder of each."""
+    """Words of the command that are files here; of one that lies beyond a link, the link."""
     words: list[str] = []
     for word in spec.command:
         try:
@@ -78,24 +85,38 @@ def _names(spec: RunSpec) -> Iterator[str]:
             if not name or name.startswith(("/", "-", "../", "~")) or "\0" in name:
                 continue
             if os.path.lexists(spec.folder / name):
-                first = name.split("/")[0]
-                yield first if (spec.folder / first).is_symlink() else name
+                yield _first_link(spec.folder, name) or name
+
+
+def _first_link(folder: Path, name: str) -> str | None:
+    """The link that comes first on the way to a name, or None."""
+    ways = accumulate(name.split("/"), posixpath.join)
+    return next((way for way in ways if (folder / way).is_symlink()), None)
 
 
 def _ignored(folder: Path, names: list[str]) -> set[str]:
-    if not names:
-        return set()
+    """Those names that git ignores; what lies in a submodule is left out."""
+    ignored = set()
+    while names:
+        told = list(_told(folder, names))
+        ignored.update(name for pattern, name in told if pattern and not pattern.startswith("!"))
+        # git stops at a name in a submodule. It takes every name without a folder, if this is a repository.
+        refused = names[len(told) :][:1]
+        parent = posixpath.dirname(refused[0]) if refused else ""
+        names = [name for name in names[len(told) + 1 :] if parent and not name.startswith(f"{parent}/")]
+    return ignored
+
+
+def _told(folder: Path, names: list[str]) -> Iterator[tuple[str, str]]:
+    """The pattern of git's that says what becomes of a name, and the name, as far as git answers."""
     try:
-        done = subprocess.run(
-            ["git", "check-ignore", "-z", "--stdin"],
-            cwd=folder,
-            input=b"\0".join(map(os.fsencode, names)) + b"\0",
-            capture_output=True,
-            check=False,
-        )
-    except OSError:
-        return set()
-    return {os.fsdecode(name) for name in done.stdout.split(b"\0") if name}
+        process = users_git(folder).start("check-ignore", "-z", "--stdin", "--verbose", "--non-matching")
+    except SnapshotError:
+        return
+    with process:
+        output, _ = process.communicate(b"\0".join(map(os.fsencode, names)) + b"\0")
+    fields = os.fsdecode(output).split("\0")[:-1]
+    yield from zip(fields[2::4], fields[3::4], strict=False)
 
 
 def _root(folder: Path) -> Path:

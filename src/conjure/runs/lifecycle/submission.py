@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conjure.core.config import configured_project, repository_name
+from conjure.core.files import real_path
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.quoting import shell_words
@@ -408,7 +409,7 @@ def refuse_own_folder(home: Home, spec: RunSpec) -> None:
         UsageError: The spec's folder is conjure's own.
     """
     takes_folder = not (spec.code.none or spec.code.run is not None or spec.code.git_url is not None)
-    folder, root = spec.folder.resolve(), home.root.resolve()
+    folder, root = real_path(spec.folder), home.root.resolve()
     if not takes_folder or not folder.is_relative_to(root):
         return
     kind, _, place, *_ = *folder.relative_to(root).parts, "", "", ""
@@ -456,7 +457,7 @@ def _with_project(home: Home, store: Database, spec: RunSpec) -> RunSpec:
     if parent is not None:
         with suppress(NotFoundError):
             return replace(spec, project=store.get(parent).project)
-    folder = spec.folder.resolve()
+    folder = real_path(spec.folder)
     project = configured_project(home, folder)
     if project is None:
         name = repository_name(folder)

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -28,13 +28,15 @@ from conjure.runs.telemetry.column_file import (
     read_index,
 )
 from conjure.runs.telemetry.line_tail import LineTail
-from conjure.runs.telemetry.metrics import parse_point
+from conjure.runs.telemetry.metrics import metric_name, parse_point
 
 _WORTH_KEEPING_BYTES = 1 << 20  # more than the supervisor of a run leaves unwritten
-# As `conjure.reporting` writes points; a line of another form is parsed as JSON.
+# As `conjure.reporting` writes points; a line of another form is parsed as JSON. What matches is JSON, except
+# that the name may hold anything.
 _POINT = re.compile(
-    rb'^\{"name": "((?:[^"\\]|\\.)+)", "step": (-?[0-9]{1,18}), '
-    rb'"value": (?:(-?[0-9][0-9.e+-]*)|"(nan|-?inf)"), "time": ([0-9]{1,10}\.[0-9]+)\}$',
+    rb'^\{"name": "((?:[^"\\]|\\.)+)", "step": (-?(?:0|[1-9][0-9]{0,17})), '
+    rb'"value": (?:(-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)|"(nan|-?inf)"), '
+    rb'"time": ((?:0|[1-9][0-9]{0,9})\.[0-9]+)\}$',
     re.MULTILINE,
 )
 
@@ -192,17 +194,14 @@ class ColumnCache:
                 total -= oldest.size_bytes
 
 
-def _points(whole: bytes) -> Iterator[tuple[str, int, float, float]]:
+def _points(whole: bytes) -> Iterable[tuple[str, int, float, float]]:
     found = _POINT.findall(whole)
-    if len(found) != whole.count(b"\n") + 1:
-        for line in whole.split(b"\n"):
-            point = parse_point(line)
-            if point is not None:
-                yield point.name, point.step, point.value, point.time
-        return
-    names: dict[bytes, str] = {}
-    for raw, step, number, word, at in found:
-        name = names.get(raw)
-        if name is None:
-            name = names[raw] = json.loads(b'"' + raw + b'"')
-        yield name, int(step), float(number or word), float(at)
+    if len(found) == whole.count(b"\n") + 1:
+        with suppress(ValueError):  # a name that is none
+            raws = {raw for raw, *_ in found}
+            names = {raw: metric_name(json.loads((b'"' + raw + b'"').decode())) for raw in raws}
+            return (
+                (names[raw], int(step), float(number or word), float(at))
+                for raw, step, number, word, at in found
+            )
+    return filter(None, map(parse_point, whole.split(b"\n")))

@@ -18,7 +18,7 @@ from conjure.runs.telemetry.logs import LogEntry, decode_entry
 _BLOCK_BYTES = 1 << 18
 _LONGEST_ENTRY_BYTES = 1 << 24
 _SEARCH_BLOCK_BYTES = 1 << 22
-_TEXT = b'"text": '
+_TEXT = '"text": '
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +106,14 @@ def search(
         most: How many lines are enough.
         seconds: How long to go on at most.
     """
-    raw = json.dumps(text, ensure_ascii=False)[1:-1].encode(errors="replace").lower()
-    wanted, lines = text.lower(), []
+    wanted, lines = text.casefold(), []
     until = time.monotonic() + seconds
     with _opened(path) as file:
         end = _size(file) if before is None else min(before, _size(file))
         for start, block in _blocks_backward(file, end, _SEARCH_BLOCK_BYTES):
-            for at, line in _lines_that_hold(start, block, raw):
+            for at, line in _lines_that_hold(start, block, wanted):
                 lines += [
-                    piece for piece in reversed(list(_pieces(at, line))) if wanted in piece.text.lower()
+                    piece for piece in reversed(list(_pieces(at, line))) if wanted in piece.text.casefold()
                 ]
                 if len(lines) >= most:
                     return Found(tuple(lines), at)
@@ -123,17 +122,17 @@ def search(
     return Found(tuple(lines), 0)
 
 
-def _lines_that_hold(start: int, block: bytes, raw: bytes) -> Iterator[tuple[int, bytes]]:
-    """Entries with `raw` in them, the last first; quick where few have it."""
-    lower = block.lower()
-    stop = len(block)
-    while (found := lower.rfind(raw, 0, stop)) >= 0:
-        begin = lower.rfind(b"\n", 0, found) + 1
-        end = lower.find(b"\n", found)
-        line = block[begin : end if end >= 0 else len(block)]
-        if lower.rfind(raw, begin + max(line.find(_TEXT), 0) + len(_TEXT), begin + len(line)) >= 0:
-            yield start + begin, line
-        stop = begin
+def _lines_that_hold(start: int, block: bytes, wanted: str) -> Iterator[tuple[int, bytes]]:
+    """Entries with a casefolded text in them, the last first; quick where few have it."""
+    raw = json.dumps(wanted, ensure_ascii=False)[1:-1]
+    folded = block.decode(errors="replace").casefold()  # which makes and takes away no end of a line
+    if raw not in folded:
+        return
+    at = start + len(block)
+    for line, text in zip(reversed(block.split(b"\n")[:-1]), reversed(folded.split("\n")[:-1]), strict=True):
+        at -= len(line) + 1
+        if text.rfind(raw) >= max(text.find(_TEXT), 0) + len(_TEXT):
+            yield at, line
 
 
 def _forward(file: IO[bytes], offset: int) -> Iterator[tuple[int, bytes]]:

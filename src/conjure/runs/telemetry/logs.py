@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,6 +135,7 @@ class LogWriter:
     def close(self) -> None:
         """Write what is still waiting and let go of the file."""
         self.flush()
+        self._note_loss()
         os.close(self._file)
 
     def _emit(self, stream: str, pending: _Pending, end: int) -> None:
@@ -142,18 +144,28 @@ class LogWriter:
         pending.since = self._timer()
 
     def _append(self, stream: str, content: bytes) -> None:
-        if self._lost_bytes and stream != NOTE:
-            lost, self._lost_bytes = self._lost_bytes, 0
-            self.note(f"{lost} bytes of output were lost: they could not be written (is the disk full?)")
+        if stream != NOTE:
+            self._note_loss()
+        if not self._write_whole(stream, content) and stream != NOTE:
+            self._lost_bytes += len(content)
+
+    def _note_loss(self) -> None:
+        """Say what was lost, as soon as there is room to say it."""
+        words = (
+            f"{self._lost_bytes} bytes of output were lost: they could not be written (is the disk full?)\n"
+        )
+        if self._lost_bytes and self._write_whole(NOTE, words.encode()):
+            self._lost_bytes = 0
+
+    def _write_whole(self, stream: str, content: bytes) -> bool:
+        """Write an entry, or nothing of it."""
         entry = _encode(round(self._clock(), 3), stream, content)
         size = os.fstat(self._file).st_size
-        try:
+        with suppress(OSError):
             if self._write(self._file, entry) == len(entry):
-                return
-        except OSError:
-            pass
+                return True
         os.ftruncate(self._file, size)
-        self._lost_bytes += len(content)
+        return False
 
 
 def log_is_lost(folder: Path, record: RunRecord) -> bool:

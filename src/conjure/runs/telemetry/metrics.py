@@ -90,8 +90,20 @@ def parse_point(line: bytes) -> Point | None:
     """The point on a line of the file, or None where there is none."""
     try:
         stored = json.loads(line)
-        point = Point(str(stored["name"]), int(stored["step"]), float(stored["value"]), float(stored["time"]))
+        name = metric_name(str(stored["name"]))
+        point = Point(name, int(stored["step"]), float(stored["value"]), float(stored["time"]))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    whole = point.name and math.isfinite(point.time) and abs(point.step) <= _LARGEST_STEP
-    return point if whole else None
+    return point if math.isfinite(point.time) and abs(point.step) <= _LARGEST_STEP else None
+
+
+def metric_name(text: str) -> str:
+    """`text`, if it is a name that a database can keep.
+
+    Raises:
+        ValueError: It is empty, or holds a character that is not one of UTF-8 or that ends a text in C.
+    """
+    text.encode()
+    if not text or "\0" in text:
+        raise ValueError(f"{text!r} is not the name of a metric")
+    return text

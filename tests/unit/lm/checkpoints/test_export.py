@@ -253,6 +253,12 @@ class TestRefusals:
         with pytest.raises(NotFoundError):
             export("./nowhere", tmp_path / "out")
 
+    @pytest.mark.parametrize("format", ["gguf", "safetensors"])
+    def test_a_link_to_itself_is_a_sentence(self, model, tmp_path, format):
+        (tmp_path / "loop").symlink_to("loop")
+        with pytest.raises(CheckpointError, match="could not be"):
+            export(model, tmp_path / "loop", format=format)
+
     def test_a_folder_that_cannot_be_one(self, model, tmp_path):
         (tmp_path / "out").write_text("a file")
         with pytest.raises(CheckpointError, match="could not be written"):

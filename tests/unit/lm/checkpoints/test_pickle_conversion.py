@@ -220,5 +220,10 @@ class TestRefusals:
         assert not (tmp_path / "new").exists()
         with pytest.raises(NotFoundError, match="does not exist"):
             convert(tmp_path / "none")
+
+    def test_a_link_to_itself(self, pickled: Path, tmp_path: Path) -> None:
+        (tmp_path / "loop").symlink_to("loop")
+        with pytest.raises(CheckpointError, match="could not be saved"):
+            convert(pickled, tmp_path / "loop")
         with pytest.raises(UsageError, match="safetensors or pytorch, not to 'gguf'"):
             convert(folder, to="gguf")

@@ -347,6 +347,12 @@ class TestSaving:
         assert (tmp_path / "latest").is_symlink()
         assert weights_equal(load_model(folder), tiny_model(1))
 
+    def test_a_link_to_itself_is_a_sentence(self, tmp_path: Path) -> None:
+        (tmp_path / "loop").symlink_to("loop")
+        with pytest.raises(CheckpointError, match="the checkpoint could not be saved"):
+            save_checkpoint(tmp_path / "loop", tiny_model(), None)
+        assert (tmp_path / "loop").is_symlink()
+
     def test_makes_parents(self, tmp_path: Path) -> None:
         save_checkpoint(tmp_path / "a" / "b", tiny_model(), None)
         assert weights_equal(load_model(tmp_path / "a" / "b"), tiny_model())

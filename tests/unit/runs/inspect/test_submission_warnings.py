@@ -5,7 +5,7 @@ import pytest
 
 from conjure.runs.inspect.submission_warnings import submission_warnings
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
-from support.repositories import make_repository
+from support.repositories import commit_all, make_repository
 
 
 @pytest.fixture
@@ -34,17 +34,53 @@ def notes(folder, *command, **options):
 def test_what_git_ignores_is_named(folder, command, name):
     (folder / "new.csv").write_text("x")
     (note,) = notes(folder, *command)
-    assert note.startswith(f"git ignores {name}, so it is missing from the run; -m ./{name}")
+    place = f":{name}" if "/" in name else ""
+    assert note == f"git ignores {name}, so it is missing from the run; -m ./{name}{place} adds it"
 
 
-def test_an_ignored_folder_has_to_be_uploaded(folder):
-    (note,) = notes(folder, "ls data")
-    assert f"`conjure upload {folder}/data` and -m uploads/data:data" in note
+@pytest.mark.parametrize(
+    ("name", "mount"), [("data", "uploads/data"), ("data/images", "uploads/images:data/images")]
+)
+def test_an_ignored_folder_has_to_be_uploaded(folder, name, mount):
+    (folder / "data" / "images").mkdir()
+    (note,) = notes(folder, f"ls {name}")
+    assert f"`conjure upload {folder}/{name}` and -m {mount} adds it" in note
 
 
 def test_a_link_that_leads_out_is_named(folder):
     (note,) = notes(folder, "cat link/x link")
     assert note.startswith("link is a link to ../shared, outside this folder, and is broken in the run")
+
+
+def test_a_link_on_the_way_is_named(folder):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "inner").symlink_to("../../shared")
+    (folder.parent / "shared" / "x").write_text("x")
+    notes_of_both = notes(folder, "cat sub/inner/x data/b.txt")
+    assert [note.split()[0] for note in notes_of_both] == ["sub/inner", "git"]
+
+
+def test_a_link_to_itself_is_passed_over(folder):
+    (folder / "loop").symlink_to("loop")
+    assert notes(folder, "cat loop loop/x") == []
+
+
+def test_names_in_a_submodule_cost_themselves_only(folder):
+    make_repository(folder / "lib", {"lib.py": "", "lib.txt": ""})
+    commit_all(folder)
+    (folder / "lib" / "data").mkdir()
+    command = "cat lib/lib.py train.py lib/lib.txt lib/data/x lib data/b.txt new.csv"
+    (folder / "new.csv").write_text("x")
+    assert [note.split(",")[0] for note in notes(folder, command)] == [
+        "git ignores data/b.txt",
+        "git ignores new.csv",
+    ]
+
+
+def test_a_name_that_a_pattern_keeps_is_not_ignored(folder):
+    (folder / ".gitignore").write_text("*.csv\n!kept.csv\n")
+    (folder / "kept.csv").write_text("x")
+    assert notes(folder, "cat kept.csv") == []
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,29 @@ def test_lines_of_another_form_cost_themselves_only(folder):
     assert list(refreshed(folder).column("loss").values) == [1.0, 2.0]
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        b'{"name": "loss", "step": 1, "value": 1.2.3, "time": 1.5}',
+        b'{"name": "loss", "step": 1, "value": 1e+-, "time": 1.5}',
+        b'{"name": "loss", "step": 007, "value": 1.0, "time": 1.5}',
+        b'{"name": "loss", "step": 1, "value": 01.0, "time": 1.5}',
+        b'{"name": "a\\d", "step": 1, "value": 1.0, "time": 1.5}',
+        b'{"name": "a\tb", "step": 1, "value": 1.0, "time": 1.5}',
+        b'{"name": "caf\xe9", "step": 1, "value": 1.0, "time": 1.5}',
+        b'{"name": "\\ud800", "step": 1, "value": 1.0, "time": 1.5}',
+        b'{"name": "a\\u0000", "step": 1, "value": 1.0, "time": 1.5}',
+    ],
+)
+def test_a_foreign_line_that_looks_like_ours_costs_itself_only(folder, foreign):
+    with RunFolder(folder).metrics.open("wb") as file:
+        file.write(line("loss", 0, 1.0).encode() + foreign + b"\n" + line("loss", 2, 2.0).encode())
+    columns = refreshed(folder)
+    assert columns.names() == ["loss"]
+    assert list(columns.column("loss").steps) == [0, 2]
+    assert [point.step for point in MetricTail(RunFolder(folder).metrics).read_all()] == [0, 2]
+
+
 def test_values_that_are_not_finite_are_gaps(folder):
     add(folder, *(line("loss", step, value) for step, value in enumerate([1.0, "nan", "inf", "-inf", 2.0])))
     curve = draw_curve(refreshed(folder), "loss")

@@ -103,6 +103,23 @@ class TestSearch:
         assert texts_of(found) == ["error again", "An Error"]
         assert found.before == 0
 
+    @pytest.mark.parametrize(
+        ("line", "text"),
+        [("Fehler in Größe ÉTÉ", "été"), ("été", "ÉTÉ"), ("потеря", "ПОТЕРЯ"), ("ΛΟΓΟΣ", "λογος")],
+    )
+    def test_the_case_of_every_alphabet_is_alike(self, log, line, text):
+        written(log, "first\n", f"{line}\n", "last\n")
+        assert texts_of(search(log, text)) == [line]
+
+    def test_bytes_that_are_not_utf8_move_nothing(self, log):
+        written(log, "one\n")
+        with log.open("ab") as file:
+            file.write(b'{"time": 1, "stream": "stdout", "text": "\xff\xe2"}\n\xe2\n')
+        written(log, "Éins\n", "zwei\n")
+        found = search(log, "éINS")
+        assert texts_of(found) == ["Éins"]
+        assert read_after(log, found.lines[0].at, lines=1).pieces == found.lines
+
     def test_what_json_writes_in_another_way_is_found(self, log):
         written(log, 'say "hi" \\ there\n')
         assert len(search(log, '"hi" \\').lines) == 1

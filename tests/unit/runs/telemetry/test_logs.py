@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -121,30 +122,56 @@ def test_the_supervisors_notes_are_a_stream_of_their_own(log, path):
     assert texts(path) == [(NOTE, "resolving tqdm\n")]
 
 
-def test_a_full_disk_costs_whole_entries_and_says_so(path, clock, monkeypatch):
-    import os
+class Disk:
+    """A disk with room for so many bytes."""
 
-    class Disk:
-        full = False
+    room = 1 << 20
 
-        def write(self, file, data):
-            if not self.full:
-                return os.write(file, data)
-            os.write(file, data[: len(data) // 2])
-            return len(data) // 2
+    def write(self, file, data):
+        return os.write(file, data[: self.room])
 
-    disk = Disk()
-    log = LogWriter(path, clock=clock, timer=clock, write=disk.write)
-    log.write(STDOUT, b"one\n")
-    disk.full = True
-    log.write(STDOUT, b"two\n")
-    disk.full = False
-    log.write(STDOUT, b"three\n")
-    assert texts(path) == [
-        (STDOUT, "one\n"),
-        (NOTE, "4 bytes of output were lost: they could not be written (is the disk full?)\n"),
-        (STDOUT, "three\n"),
-    ]
+
+@pytest.fixture
+def disk():
+    return Disk()
+
+
+@pytest.fixture
+def log_on_disk(path, clock, disk):
+    return LogWriter(path, clock=clock, timer=clock, write=disk.write)
+
+
+def loss(size):
+    return NOTE, f"{size} bytes of output were lost: they could not be written (is the disk full?)\n"
+
+
+def test_a_full_disk_costs_whole_entries_and_says_so(path, disk, log_on_disk):
+    log_on_disk.write(STDOUT, b"one\n")
+    disk.room = 10
+    log_on_disk.write(STDOUT, b"two\n")
+    disk.room = Disk.room
+    log_on_disk.write(STDOUT, b"three\n")
+    assert texts(path) == [(STDOUT, "one\n"), loss(4), (STDOUT, "three\n")]
+
+
+def test_all_that_was_lost_on_a_full_disk_is_counted_and_nothing_else(path, disk, log_on_disk):
+    disk.room = 0
+    for _ in range(3):
+        log_on_disk.write(STDOUT, b"two\n")
+    log_on_disk.note("a note of the supervisor's is no output")
+    disk.room = 60
+    log_on_disk.write(STDOUT, b"a\n")  # there is room for this one, and not for the note of the loss
+    disk.room = Disk.room
+    log_on_disk.write(STDOUT, b"three\n")
+    assert texts(path) == [(STDOUT, "a\n"), loss(12), (STDOUT, "three\n")]
+
+
+def test_a_loss_at_the_end_is_told(path, disk, log_on_disk):
+    disk.room = 0
+    log_on_disk.write(STDOUT, b"two\n")
+    disk.room = Disk.room
+    log_on_disk.close()
+    assert texts(path) == [loss(4)]
 
 
 def test_a_torn_last_entry_waits_and_a_foreign_line_is_passed_over(path):
