@@ -30,7 +30,7 @@ import coverage
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path("src/conjure")
-TIMEOUT_S = 1200
+TIMEOUT_S = 300
 JOBS = 2  # changes tried at a time, each in a copy of its own
 MOST_TESTS = 20  # of a folder that are asked: what only others notice counts as not noticed
 
