@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from conjure.core.quoting import shell_words
 from conjure.errors import ConjureError, UsageError, spell_in_python
+from conjure.installation import install_command
 
 _LANGUAGE_MODEL_HALF = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub")
 # What the flags of 2019 are called in conjure.
@@ -63,7 +64,7 @@ def run(script: Callable[[Sequence[str]], int], arguments: Sequence[str] | None 
     except ModuleNotFoundError as error:
         if error.name not in _LANGUAGE_MODEL_HALF:
             raise
-        return _report(UsageError(f"{error.name} is not installed", fix="pip install 'conjure[lm]'"))
+        return _report(UsageError(f"{error.name} is not installed", fix=install_command("lm")))
     except KeyboardInterrupt:
         say("Stopped.")
         return 128 + signal.SIGINT

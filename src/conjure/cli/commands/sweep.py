@@ -134,7 +134,7 @@ def random(**options: Any) -> int:
 def tpe(**options: Any) -> int:
     """Try values like those that did well (tree-structured Parzen estimator).
 
-    Needs the sweeps extra: pip install 'conjure[sweeps]'. Also called bayesian.
+    Needs Optuna, from the extra `sweeps`. Also called bayesian.
     """
     return _start("tpe", options)
 

@@ -12,6 +12,7 @@ from conjure.core.home_selection import find_home
 from conjure.core.text import plural
 from conjure.core.units import format_size
 from conjure.errors import ConjureError
+from conjure.installation import install_command
 
 
 @click.group("team")
@@ -129,6 +130,6 @@ def _modules():  # noqa: ANN202 - modules
         from conjure.runs.maintenance import push_to_team, team
     except ModuleNotFoundError as error:
         raise ConjureError(
-            f"this command needs {error.name}, which is not installed", fix="pip install 'conjure[team]'"
+            f"this command needs {error.name}, which is not installed", fix=install_command("team")
         ) from error
     return team, push_to_team

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from conjure.errors import CheckpointError, ModelError, UsageError, option
+from conjure.installation import install_command
 from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
@@ -165,7 +166,7 @@ def refuse_without_torch(folder: Path, precision: str) -> None:
         raise UsageError(
             f"the model in {folder} needs torch for {option('precision', precision)} here, and it is not"
             " installed",
-            fix="pip install 'conjure[lm]'",
+            fix=install_command("lm"),
         )
 
 
