@@ -81,11 +81,9 @@ def _step(name: str, step: Any) -> int | None:
         if place == step and abs(place) < _LARGEST_STEP:
             return place
     except Exception as error:  # noqa: BLE001 - as above
-        _warn(
-            "step", f"{name!r}: step {_shown(step)} is not a whole number ({error}); the point was left out"
-        )
+        _warn("step", f"{name!r}: step {_shown(step)} is not an integer ({error}); the point was left out")
         return None
-    _warn("step", f"{name!r}: step {_shown(step)} is not a whole number; the point was left out")
+    _warn("step", f"{name!r}: step {_shown(step)} is not an integer; the point was left out")
     return None
 
 

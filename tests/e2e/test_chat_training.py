@@ -33,9 +33,9 @@ def data(tmp_path) -> str:
 def test_the_preview_shows_what_is_learned(model, data, capsys):
     assert _run(["data", "preview", data, "--model", model, "-n", "1"]) == 0
     out, err = capsys.readouterr()
-    assert "conversations (messages); answers are learned" in err
+    assert "conversations (messages); only the answers are trained on" in err
     assert "<|im_start|>assistant␊⟦A 0.<|im_end|>⟧" in out.replace("⏎", "␊")
-    assert "1 × no answer to learn" in out
+    assert "1 × no answer to train on" in out
     assert "answers     " in out
     assert _run(["data", "preview", data, "--model", model, "-n", "1", "--json"]) == 0
     (first,) = json.loads(capsys.readouterr().out)["first_records"]

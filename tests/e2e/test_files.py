@@ -247,7 +247,7 @@ class TestRm:
 class TestVerify:
     def test_untouched(self, call) -> None:
         status, out, _ = call("verify", "1", "runs/2")
-        assert (status, out) == (0, "runs/1: 3 files, 4 B, as saved\nruns/2: 1 file, 2 B, as saved\n")
+        assert (status, out) == (0, "runs/1: 3 files, 4 B, unchanged\nruns/2: 1 file, 2 B, unchanged\n")
 
     def test_every_change_is_found(self, call, home: Home) -> None:
         outputs = home.run_folder(1) / "outputs"
@@ -256,14 +256,16 @@ class TestVerify:
         (outputs / "extra").touch()
         status, out, _ = call("verify", "1", "2")
         assert status == 1
-        assert out == "runs/1: data.txt was changed\nruns/1: extra was added\nruns/2: 1 file, 2 B, as saved\n"
+        assert (
+            out == "runs/1: data.txt was changed\nruns/1: extra was added\nruns/2: 1 file, 2 B, unchanged\n"
+        )
         (found,) = json.loads(call("verify", "1", "--json")[1])
         assert (found["resource"], found["files"], len(found["faults"])) == ("runs/1", 3, 2)
 
     def test_upload(self, call, tmp_path: Path) -> None:
         write_files(tmp_path, {"a.txt": "1"})
         call("upload", "a.txt")
-        assert call("verify", "uploads/a.txt")[1] == "uploads/a.txt@1: 1 file, 1 B, as saved\n"
+        assert call("verify", "uploads/a.txt")[1] == "uploads/a.txt@1: 1 file, 1 B, unchanged\n"
 
     def test_nothing_to_verify(self, call) -> None:
         assert "runs/3 has no saved outputs" in call("verify", "3")[2]

@@ -157,7 +157,7 @@ class TestPs:
     def test_nothing_found(self, call) -> None:
         assert call("ps", "--label", "none") == (0, "", "no runs match\n")
         assert call("ps", "--sort", "los")[2] == (
-            "none of these runs has a metric 'los'; there are accuracy, loss\n"
+            "none of these runs has a metric 'los'; available: accuracy, loss\n"
         )
 
     def test_an_empty_home(self, monkeypatch, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ class TestInfo:
         facts = dict(line.split("  ", 1) for line in above)
         facts = {name.strip(): value.strip() for name, value in facts.items()}
         assert facts["status"] == "complete"
-        assert (facts["end reason"], facts["exit code"]) == ("completed", "0")
+        assert (facts["end reason"], facts["exit status"]) == ("completed", "0")
         assert facts["command"] == "python train.py :lr:"
         assert (facts["description"], facts["labels"]) == ("first try", "sweep")
         assert facts["commit"].endswith(" on main")
@@ -219,7 +219,7 @@ class TestInfo:
         assert "1 file, 6 B (conjure ls runs/1)" in out
 
     def test_how_it_ended(self, call) -> None:
-        assert "exit code   3" in call("info", "4")[1]
+        assert "exit status 3" in call("info", "4")[1]
         assert "signal      9 (Killed)" in call("info", "5")[1]
         assert "run 7  started this run" in call("info", "8")[1]
 

@@ -106,7 +106,10 @@ def test_trials_that_fail_alike_end_the_sweep_with_their_last_lines(sweep, clien
     values = ",".join(map(str, range(9)))
     status, out, _ = sweep("grid", "--param", f"x={values}", "--", "sh", "-c", "echo :x: went wrong; exit 3")
     assert status == 1
-    assert "The first 3 trials failed in the same way (exit 3); the last lines of run 3:\n2 went wrong" in out
+    assert (
+        "The first 3 trials failed in the same way (exit status 3); the last lines of run 3:\n2 went wrong"
+        in out
+    )
     assert len(client.runs()) == 3
     status, _, err = sweep("best", "1")
     assert (status, "sweep 1 has no metric" in err) == (1, True)

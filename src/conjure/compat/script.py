@@ -120,4 +120,4 @@ def check_seed(seed: int) -> None:
         UsageError: It is not from 0 to 4294967295.
     """
     if not 0 <= seed <= _LARGEST_SEED:
-        raise UsageError(f"--seed is {seed}; a whole number from 0 to {_LARGEST_SEED} is needed")
+        raise UsageError(f"--seed must be an integer from 0 to {_LARGEST_SEED}, not {seed}")

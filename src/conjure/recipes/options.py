@@ -140,7 +140,7 @@ def refuse_unknown(options: Mapping[str, object], known: type) -> None:
         if name not in names:
             raise UsageError(
                 f"there is no option {name!r}",
-                hint=did_you_mean(name, names) or f"there are {', '.join(names)}",
+                hint=did_you_mean(name, names) or f"allowed: {', '.join(names)}",
             )
 
 

@@ -210,6 +210,6 @@ def start_driver(home: Home, number: int, request: SweepRequest, *, retry_failed
         lock.release()
     if process.returncode != 0:
         raise ExecutorError(
-            f"the driver of sweep {number} could not be started (exit {process.returncode})",
+            f"the driver of sweep {number} could not be started (exit status {process.returncode})",
             hint=f"see {driver_log(home, number)}",
         )

@@ -33,13 +33,13 @@ def test_every_fault_is_told_before_anything_starts(make, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "bayes", "trials": 3}, "^method is 'bayes'; it must be grid, random or tpe$"),
-        ({"method": None}, "^method is None; it must be grid, random or tpe$"),
+        ({"method": "bayes", "trials": 3}, "^method must be grid, random or tpe, not 'bayes'$"),
+        ({"method": None}, "^method must be grid, random or tpe, not None$"),
         (
             {"metric": "loss", "direction": "min", "prune": "x"},
-            "^direction is 'min'; it must be minimize or maximize; prune is 'x'; it must be median or asha$",
+            "^direction must be minimize or maximize, not 'min'; prune must be median or asha, not 'x'$",
         ),
-        ({"aggregation": "x"}, "^aggregation is 'x'; it must be last, min, max or mean$"),
+        ({"aggregation": "x"}, "^aggregation must be last, min, max or mean, not 'x'$"),
     ],
 )
 def test_an_unknown_word_is_not_taken_for_another(options, said):

@@ -162,7 +162,7 @@ def _table(runs: list[RunRow], metric: str | None) -> tuple[list[Column], list[R
 
 def _nothing(wanted: RunFilter, metric_names: list[str]) -> str:
     if wanted.sort_metric is not None:
-        known = f"there are {', '.join(metric_names)}" if metric_names else "no run has reported any"
+        known = f"available: {', '.join(metric_names)}" if metric_names else "no run has reported any"
         return f"none of these runs has a metric {wanted.sort_metric!r}; {known}"
     if wanted.statuses or wanted.labels or wanted.projects:
         return "no runs match"

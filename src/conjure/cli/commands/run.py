@@ -47,7 +47,7 @@ def command(context: click.Context, /, *, save_command: Path | None, **options: 
     if save_command is not None:
         return save_to_file(context, save_command, spec.stored().withheld or ())
     for name in unknown_placeholders(spec.command, spec.params):
-        click.echo(f"note: :{name}: in the command is not replaced: there is no --param {name}=…", err=True)
+        click.echo(f"note: the command contains :{name}:, but no --param {name}=… was given", err=True)
     for note in submission_warnings(spec):
         click.echo(f"note: {printable(note)}", err=True)
     return submit_and_follow(home, spec, background=options["background"], as_json=options["as_json"])

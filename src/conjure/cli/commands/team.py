@@ -53,7 +53,7 @@ def init(*, database: str, objects: str | None) -> None:
     help="Database of the team: postgresql://USER@HOST/DATABASE, without a password.",
 )
 def join(*, database: str) -> None:
-    """Share the runs of a team whose files are in an object store; this home must have no runs yet.
+    """Join a team whose files are in an object store. This home must not have runs.
 
     In a home that has joined already it changes nothing, so a script that prepares machines can call it.
     If the address of the team's database has changed, the home uses the new one.

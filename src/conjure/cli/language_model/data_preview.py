@@ -109,7 +109,7 @@ def _guesses(records: RecordSet) -> Iterator[str]:
         names = [source.name for source in records.sources if source.chat == format_]
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         yield (
-            f"{names[0]}{more}: conversations ({format_}); answers are learned "
+            f"{names[0]}{more}: conversations ({format_}); only the answers are trained on "
             "(use --column NAME to read plain text)."
         )
     columns: dict[str, list[str]] = {}
@@ -144,7 +144,7 @@ def _facts(facts: DataFacts, parts: Split, vocabulary: str) -> dict[str, str]:
 
 def _answers(facts: DataFacts) -> dict[str, str]:
     count = facts.answer_tokens
-    return {} if count is None else {"answers": f"{count:,} tokens to learn ({count / facts.tokens:.0%})"}
+    return {} if count is None else {"answers": f"{count:,} tokens to train on ({count / facts.tokens:.0%})"}
 
 
 def _held_out(parts: Split) -> str:
@@ -174,10 +174,8 @@ def _bars(histogram: Histogram) -> Iterator[str]:
 def _style_legend() -> str:
     """What colours mean; without colours, answers stand in brackets."""
     if not on_terminal():
-        return "⟦answers, which are learned⟧"
-    return (
-        f"{click.style('answers, which are learned', fg='green')}; {click.style('control tokens', fg='cyan')}"
-    )
+        return "⟦answers (trained on)⟧"
+    return f"{click.style('answers (trained on)', fg='green')}; {click.style('control tokens', fg='cyan')}"
 
 
 def _conversation_as_text(chat: EncodedChat, tokenizer: Tokenizer) -> str:

@@ -74,7 +74,7 @@ def _learned(data: DataFacts) -> Iterator[str]:
     """Of conversations, what is learned of them."""
     if data.answer_tokens is not None:
         formats = ", ".join(sorted({str(file["chat"]) for file in data.files}))
-        yield f"         conversations ({formats}): {data.answer_tokens:,} tokens of answers are learned"
+        yield f"         conversations ({formats}): {data.answer_tokens:,} tokens of answers are trained on"
 
 
 def _dropped(plan: Plan) -> str:

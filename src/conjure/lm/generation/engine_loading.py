@@ -81,7 +81,7 @@ def load_engine(
         UsageError: The name or the precision cannot be one.
     """
     if precision not in PRECISIONS:
-        raise value_fault("precision", f"is {precision!r}; allowed are {', '.join(PRECISIONS)}")
+        raise value_fault("precision", f"is {precision!r}; allowed: {', '.join(PRECISIONS)}")
     source, config, tokenizer = find_model(name, adapter, lookups)
     native = status()
     chosen = native_format(config, precision, rows, native)

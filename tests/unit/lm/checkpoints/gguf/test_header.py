@@ -75,7 +75,7 @@ def test_linear_and_yarn_scaling():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"feed_forward_length": [96, 80]}, r"feed_forward_length is \[96, 80\]; a whole number"),
+        ({"feed_forward_length": [96, 80]}, r"feed_forward_length must be an integer"),
         ({"attention__head_count_kv": 3}, "4 heads, which is not a multiple of 3 key/value heads"),
         ({"attention__value_length": 8}, "keys and values have different sizes"),
         ({"rope__dimension_count": 40}, "rotates 40 of 16 channels of a head"),
