@@ -253,7 +253,7 @@ def result_json(result: FinetuneResult, report: Path | None) -> dict[str, Any]:
 
 
 def _count(parameters: int) -> str:
-    return f"{parameters / 1e6:,.1f} M" if parameters >= 1e5 else f"{parameters:,}"
+    return f"{parameters / 1e6:,.1f}M" if parameters >= 1e5 else f"{parameters:,}"
 
 
 def _bar(share: float) -> str:
