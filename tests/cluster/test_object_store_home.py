@@ -262,7 +262,7 @@ def test_members_go_on_with_the_database_that_was_rebuilt(project, postgres, add
     member = read_team(bob.home).member
     eve = Member(project.parent / "eve")
     eve.do("team", "init", "--database", rebuilt, "--objects", f"file://{tmp_path}/objects")
-    assert f"joined as {member}: 2 runs in" in bob.do("team", "join", "--database", rebuilt)
+    assert f"Joined as {member}: 2 runs in" in bob.do("team", "join", "--database", rebuilt)
     assert (bob.do("logs", "1"), bob.do("ls", "runs/2")) == ("theirs\n", "own.txt\n")
     assert bob.client.run("true").wait(check=True).number == 3
     assert eve.client.runs()[0].number == 3
@@ -296,7 +296,7 @@ def test_runs_of_the_local_home_are_copied_into_one_with_a_name(team, address, p
     eve.do("run", "-m", "runs/1/one.txt", "cat one.txt")
     assert "there is no home 'lab'" in eve.call("--home", "lab", "ps").stderr
     eve.do("--home", "lab", "team", "join", "--database", address)
-    assert "joined as" in eve.do("--home", "lab", "team", "join", "--database", address)  # changes nothing
+    assert "Joined as" in eve.do("--home", "lab", "team", "join", "--database", address)  # changes nothing
     assert "run 1 -> run 2" in eve.do("--home", "lab", "team", "push", "2")
     assert [run["number"] for run in json.loads(eve.do("--home", "lab", "ps", "-a", "--json"))] == [3, 2, 1]
     assert eve.do("--home=lab", "team", "push").count("already there") == 2
@@ -339,7 +339,7 @@ def test_who_leaves_keeps_its_own_runs_and_numbers_go_on(project, address, tmp_p
     bob.do("run", "echo theirs, too")
     assert ada.do("logs", "3") == "theirs, too\n"
     assert ada.do("ls", "uploads").split() == ["data/"]
-    assert ada.do("team", "leave") == "the home has its own database file again, with 1 run\n"
+    assert ada.do("team", "leave") == "The home has its own database file again, with 1 run\n"
     assert [run["number"] for run in json.loads(ada.do("ps", "-a", "--json"))] == [2]
     assert (ada.do("logs", "2"), ada.do("ls", "uploads")) == ("printed\n", "")
     assert "unchanged" in ada.do("verify", "2")

@@ -72,7 +72,7 @@ def test_answers_are_scored(model, data, capsys):
     out, err = capsys.readouterr()
     scored = json.loads(out)
     assert (scored["records"], scored["bytes"]) == (40, sum(len(f"A {n * n}.") for n in range(40)))
-    assert "contains conversations (messages): their answers are scored" in err
+    assert "contains conversations (messages); their answers are scored" in err
 
 
 def test_adapters_and_options_that_do_not_fit_are_one_sentence(model, data, tmp_path, capsys):

@@ -123,7 +123,7 @@ class TestCp:
     def test_folder_into_the_current_one(self, call, tmp_path: Path) -> None:
         status, out, err = call("cp", "runs/1", "out")
         assert (status, out) == (0, "")
-        assert "copied 3 files (4 B) to out" in err
+        assert "Copied 3 files (4 B) to out" in err
         assert read_files(tmp_path / "out") == {_ODD: "", "data.txt": "d\n", "model/deep/w.bin": "w\n"}
         assert call("cp", "runs/1/data.txt")[0] == 0
         assert (tmp_path / "data.txt").read_text() == "d\n"
@@ -280,7 +280,7 @@ class TestPrune:
         assert (freed["working_folders"], freed["size_bytes"] >= 5) == ([3], True)
         assert not (home.run_folder(3) / "work").exists()
         assert read_files(home.run_folder(1) / "outputs")["data.txt"] == "d\n"
-        assert call("prune")[1].startswith("freed ")
+        assert call("prune")[1].startswith("Freed ")
 
     def test_on_a_terminal_it_asks_before_outputs_are_lost(self, home: Home) -> None:
         status, said = ask("n\n", "prune")

@@ -95,7 +95,7 @@ class TestOutput:
     def test_an_overflow_is_told_beside_the_text(self, generate):
         _, out, note = generate("My dog", "--length", "80", "--seed", "1")
         assert (
-            "exceed the context of 64 tokens: when it is full, the model continues from the last 32." in note
+            "exceed the context of 64 tokens: when it is full, the model continues from the last 32" in note
         )
         assert "outgrow" not in out
 

@@ -100,7 +100,7 @@ def test_per_token_json_of_a_file_has_every_record(score, library, here):
 def test_rows_left_out_are_told(score, here):
     write_records(here / "jokes.csv", [*TEXTS, "  "])
     _, _, note = score("jokes.csv")
-    assert "Left out: 1 × empty (first: jokes.csv, line 7)." in note
+    assert "Left out: 1 × empty (first: jokes.csv, line 7)" in note
 
 
 def test_a_text_that_is_also_a_file_is_told_apart_by_a_flag(score, here):

@@ -139,7 +139,7 @@ def test_a_sweep_is_stopped_and_goes_on_with_the_same_proposals(sweep, client):
     proposed = sweep("random", "--dry-run", *command[2:])[1].splitlines()
     assert sweep(*command)[0] == 0
     wait_until(lambda: client.runs(), "a trial was started")
-    assert sweep("stop", "1")[1] == "sweep 1: stopped, 1 of its trials stopped\n"
+    assert sweep("stop", "1")[1] == "Sweep 1: stopped, 1 of its trials stopped\n"
     (stopped,) = client.runs()
     assert stopped.end_reason == "stop_requested"
     assert sweep("resume", "1", "-b")[0] == 0

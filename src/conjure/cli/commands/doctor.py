@@ -57,7 +57,7 @@ def _language_models() -> Finding:
 
 def _what_was_rebuilt(rebuilt: Rebuilt) -> str:
     count = len(rebuilt.numbers)
-    text = f"rebuilt the records of {count:,} run{'s' * (count != 1)}"
+    text = f"Rebuilt the records of {count:,} run{'s' * (count != 1)}"
     if rebuilt.unreadable:
         text += f"; without a readable record: {', '.join(map(str, rebuilt.unreadable))}"
     if rebuilt.set_aside is not None:

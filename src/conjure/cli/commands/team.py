@@ -59,7 +59,7 @@ def join(*, database: str) -> None:
     If the address of the team's database has changed, the home uses the new one.
     """
     made = _team().join(Home.from_environment(), database)
-    name = f"joined as {made.member}" if made.member is not None else "this home uses the database already"
+    name = f"Joined as {made.member}" if made.member is not None else "This home uses the database already"
     click.echo(f"{name}: {plural(made.runs, 'run')} in {made.database} ({made.server})")
     _show_objects(made.objects, made.objects_can)
 
@@ -98,7 +98,7 @@ def status(*, as_json: bool) -> None:
 def upgrade() -> None:
     """Upgrade the shared database to the schema of this version of conjure."""
     before, after = _team().upgrade_schema(Home.from_environment())
-    click.echo(f"schema {after}" if before == after else f"schema {before} → {after}")
+    click.echo(f"Schema {after}" if before == after else f"Schema {before} → {after}")
 
 
 @command.command("leave")
@@ -108,12 +108,12 @@ def leave() -> None:
     It keeps the runs that were executed in it. Nothing changes for the other members of the team.
     """
     kept = _team().leave(Home.from_environment())
-    click.echo(f"the home has its own database file again, with {plural(kept, 'run')}")
+    click.echo(f"The home has its own database file again, with {plural(kept, 'run')}")
 
 
 def _show_objects(objects: str | None, can: str | None) -> None:
     if objects is not None:
-        click.echo(f"files are in {objects}, which {can}")
+        click.echo(f"Files are in {objects}, which {can}")
 
 
 def _team():  # noqa: ANN202 - a module

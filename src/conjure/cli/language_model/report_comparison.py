@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from conjure.cli.render import note, save_text, write_json_text
+from conjure.cli.render import note, remark, save_text, write_json_text
 from conjure.core.home import Home
 from conjure.lm.checkpoints.weights_digest import SHORT
 from conjure.lm.report.compare import Comparison, compare, comparison_to_json
@@ -50,7 +50,7 @@ def _note_models_of_one_name(home: Home, runs: Sequence[int]) -> None:
         records = [store.get(run) for run in runs]
     for name, digests in models_of_one_name(home, records).items():
         each = ", ".join(f"run {run} from {digest[:SHORT]}" for run, digest in digests.items())
-        note(f"The runs started from different models named {name}: {each}.")
+        remark(f"the runs started from different models named {name}: {each}")
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:

@@ -140,7 +140,10 @@ class TestRefusals:
                 "llama.block_count must be an integer from 1 to",
             ),
             ({"llama.block_count": None}, "llama.block_count is missing"),
-            ({"llama.attention.head_count": 0}, "llama.attention.head_count is 0"),
+            (
+                {"llama.attention.head_count": 0},
+                "llama.attention.head_count must be an integer from 1 to 16,777,216, not 0",
+            ),
             ({"llama.embedding_length": 128}, "has shape (320, 64); (320, 128) is needed"),
             ({"tokenizer.ggml.pre": "tekken"}, "is 'tekken', which conjure does not support"),
             ({"tokenizer.ggml.model": "t5"}, "its tokenizer is of kind 't5'"),
