@@ -40,7 +40,7 @@ def call(capsys):
             ["jokes.csv", "--delimiter", "::"],
             r"delimiter must be one character (such as ; or |; \t is a tab) and no quote, not '::'",
         ),
-        (["jokes.csv", "--encoding", "utf-9"], "encoding is 'utf-9'"),
+        (["jokes.csv", "--encoding", "utf-9"], "encoding must be one that Python knows"),
         (["jokes.csv", "--split", "lines"], "is a table: each row is a record"),
         (["jokes.csv", "--column", "Joke", "--validation", "empty.csv"], "empty.csv is empty (0 bytes)"),
         (["hollow.csv", "--column", "Joke"], "hollow.csv contains no usable records"),

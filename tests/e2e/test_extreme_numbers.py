@@ -79,13 +79,13 @@ def test_weights_that_overflow_only_when_used_are_no_result(tmp_path, call, argu
     ("arguments", "words"),
     [
         (["-n", HUGE], f"-n must be from 1 to 1000000, not {HUGE}"),
-        (["--num-samples", HUGE], f"--num-samples is {HUGE}; "),
+        (["--num-samples", HUGE], f"--num-samples must be from 1 to 1000000, not {HUGE}"),
         (["--length", HUGE], f"--length must be from 1 to 10000000, not {HUGE}"),
         (
             ["--no-repeat-ngram", HUGE],
             f"--no-repeat-ngram must be from 0 to 2147483647, not {HUGE}",
         ),
-        (["--top-k", HUGE], f"--top-k is {HUGE}; "),
+        (["--top-k", HUGE], f"--top-k must be from 0 to 2147483647, not {HUGE}"),
         (["--temperature", "nan"], "--temperature must be a number of at least 0, not nan"),
         (["--temperature", "inf"], "--temperature must be a number of at least 0, not inf"),
         (["--top-p", "nan"], "--top-p must be a number above 0 and at most 1, not nan"),
@@ -104,10 +104,10 @@ def test_counts_are_bounded_and_named_as_typed(tmp_path, arguments, words):
     ("arguments", "words"),
     [
         (["--lr", "nan"], "--lr must be a number above 0 and at most 1, not nan"),
-        (["--learning-rate", "inf"], "--learning-rate is inf; "),
+        (["--learning-rate", "inf"], "--learning-rate must be a number above 0 and at most 1, not inf"),
         (["--epochs", "inf"], "--epochs must be a number above 0, not inf"),
         (["--batch-size", HUGE], f"--batch-size must be from 1 to 2147483647, not {HUGE}"),
-        (["--max-steps", HUGE], f"--max-steps is {HUGE}; "),
+        (["--max-steps", HUGE], f"--max-steps must be from 1 to 2147483647, not {HUGE}"),
         (["--holdout", "nan"], "--holdout must be a number from 0 to 0.9, not nan"),
     ],
 )

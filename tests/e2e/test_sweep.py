@@ -200,7 +200,10 @@ def test_a_prompt_from_standard_input_is_that_of_every_trial(sweep, monkeypatch)
     [
         (["grid", "--param", "x=1", "--", "echo", ":y:"], ":x: is not in the command"),
         (["grid", "--param", "lrr=1", "--", "conjure", "finetune", "x.csv"], "no option of the name 'lrr'"),
-        (["grid", "--param", "epochs=1,0", "--", "conjure", "finetune", __file__], "--epochs is 0.0"),
+        (
+            ["grid", "--param", "epochs=1,0", "--", "conjure", "finetune", __file__],
+            "--epochs must be above 0, not 0.0",
+        ),
         (["grid", "--param", "d=1", "--", "conjure", "finetune", ":d:"], "DATA cannot have a placeholder"),
         (
             ["grid", "--param", "seed=1", "--pip", "tqdm", "--", "conjure", "score", "a text"],

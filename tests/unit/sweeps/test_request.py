@@ -20,7 +20,7 @@ RANGE = {"x": Range(0.0, 1.0)}
         (lambda: grid(2, prune="asha"), "prune needs metric, and a direction"),
         (lambda: grid(2, metric="loss"), "metric=.loss. needs a direction"),
         (lambda: grid(2, direction="minimize"), "a direction, minimize, needs metric"),
-        (lambda: grid(2, parallel=0), "parallel is 0"),
+        (lambda: grid(2, parallel=0), "parallel must be from 1 to 100,000, not 0"),
         (lambda: grid(2, seeds=3), ":seed: is not in the command"),
         (lambda: searched({}), "a sweep needs a parameter"),
     ],
