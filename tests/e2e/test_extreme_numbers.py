@@ -90,7 +90,7 @@ def test_weights_that_overflow_only_when_used_are_no_result(tmp_path, call, argu
         (["--temperature", "inf"], "--temperature must be a number of at least 0, not inf"),
         (["--top-p", "nan"], "--top-p must be a number above 0 and at most 1, not nan"),
         (["--repetition-penalty", "1e999"], "--repetition-penalty must be a number above 0, not inf"),
-        (["--seed", HUGE + HUGE], "--seed is "),
+        (["--seed", HUGE + HUGE], "--seed must be from 0 to "),
         (["-n", "0"], "-n must be at least 1, not 0"),
     ],
 )

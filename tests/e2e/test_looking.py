@@ -164,7 +164,7 @@ class TestPs:
         monkeypatch.setenv("CONJURE_HOME", str(tmp_path / "empty"))
         done = conjure("ps")
         assert (done.returncode, done.stdout) == (0, "")
-        assert "no runs yet" in done.stderr
+        assert "No runs yet" in done.stderr
         assert conjure("ps", "--json").stdout == "[\n]\n"
 
     @pytest.mark.usefixtures("home")
@@ -219,7 +219,7 @@ class TestInfo:
         assert "1 file, 6 B (conjure ls runs/1)" in out
 
     def test_how_it_ended(self, call) -> None:
-        assert "exit status 3" in call("info", "4")[1]
+        assert "exit status  3" in call("info", "4")[1]
         assert "signal      9 (Killed)" in call("info", "5")[1]
         assert "run 7  started this run" in call("info", "8")[1]
 

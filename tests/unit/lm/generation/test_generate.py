@@ -66,7 +66,7 @@ class TestRequest:
             "num_samples must be at least 1, not 0",
             "max_new_tokens must be at least 1, not 0",
             "seed must be at least 0, not -1",
-            "stop contains an empty text",
+            "stop contains an empty string",
             "on_overflow must be 'slide' or 'error', not 'crash'",
             "prompts is empty",
         ):
