@@ -191,9 +191,9 @@ class TestBadInput:
             (["--seed", "-3"], "--seed must be at least 0, not -3"),
             (
                 ["--length", "0", "-n", "0"],
-                "--length must be at least 1, not 0; -n must be at least 1, not 0;",
+                "--length must be at least 1, not 0; -n must be at least 1, not 0",
             ),
-            (["--stop", ""], "--stop contains an empty text"),
+            (["--stop", ""], "--stop contains an empty string"),
             (["--stream", "-n", "2"], "--stream can only show a single sample"),
             (["--temperature", "hot"], "'hot' is not a valid float"),
             (["--prompt-file", "nowhere.txt"], "'nowhere.txt' does not exist"),
