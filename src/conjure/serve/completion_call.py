@@ -64,7 +64,7 @@ def read_completion_call(body: Mapping[str, Any], model: ServedModel) -> Complet
     best_of = fields.number("best_of", SAMPLES, n)
     options = read_options(fields)
     if best_of < n:
-        raise bad_value("best_of", f"must be at least n, {n}, not {best_of}")
+        raise bad_value("best_of", f"must be at least n ({n}), not {best_of}")
     if options.stream and best_of > n:
         raise bad_value("best_of", "above n cannot be streamed")
     echo, logprobs = fields.flag("echo"), fields.number("logprobs", LOGPROBS, None)

@@ -127,7 +127,7 @@ def read_options(fields: Fields) -> AnswerOptions:
 def check_min_tokens(settings: LogitSettings, max_tokens: int) -> None:
     """Refuse more tokens at least than at most."""
     if settings.min_tokens > max_tokens:
-        raise bad_value("min_tokens", f"must be at most max_tokens, {max_tokens}, not {settings.min_tokens}")
+        raise bad_value("min_tokens", f"must be at most max_tokens ({max_tokens}), not {settings.min_tokens}")
 
 
 def check_context(tokens: int, max_tokens: int, model: ServedModel, param: str) -> None:

@@ -198,7 +198,7 @@ def hold_out(
         DataError: The text is a single token: there is nothing to predict.
     """
     if not 0 <= fraction < 1:
-        raise UsageError(f"holdout must be a fraction from 0 (none) to below 1, such as 0.1, not {fraction}")
+        raise UsageError(f"holdout must be a fraction from 0 (none) to below 1 (such as 0.1), not {fraction}")
     total = len(text.ids)
     if total < 2:
         raise DataError(f"the text has {plural(total, 'token')}; at least 2 are needed")
