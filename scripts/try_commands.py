@@ -43,7 +43,6 @@ SHORTENED = {
 LEFT_OUT = {
     r"make (check|test(-(?!all|images|models)\w+)?)": ".ci/run runs them",
     r"make (soak-cluster|test-images)": "takes hours, or needs docker",
-    r"pip install 'conjure\[\w+\]'": "not released yet; `make setup` installs it",
     r"make (unit|coverage|test-all)": "runs tests that `make test` runs, too",
     r"make commands": "this",
     r"make test-models|conjure .*\bsmollm2.*": "needs a model of 98 MB; .ci/run tests it",

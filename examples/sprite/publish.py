@@ -43,7 +43,7 @@ about everyday things.** Do not rely on what it says. It is meant to be fine-tun
 - **Shape**: {parameters:,} parameters ({layers} layers, {heads} heads, {channels} channels),
   context {context} tokens, its own byte-level BPE of {vocabulary:,} tokens, stored in bfloat16.
 - **Data**: first, 45 MB of English prose in the public domain in the United States, mostly fiction from
-  before 1931 (18.5 M tokens; the weights trained on it have the SHA-256
+  before 1931 (18.5M tokens; the weights trained on it have the SHA-256
   `{base_digest}`).
   Then {megabytes:.1f} MB of plain English that SmolLM2-135M-Instruct (Apache-2.0) wrote from our own
   prompts, {documents:,} short texts ({left_out:,} more were left out), SHA-256
@@ -51,7 +51,7 @@ about everyday things.** Do not rely on what it says. It is meant to be fine-tun
   and, per token of them, {sentences_share} of 47,000 sentences of Common Voice (CC0) and {prose_share} of
   the prose. `examples/sprite/SOURCES.md` lists prose and sentences with their rights. Paragraphs with slurs
   were removed from the prose with a word list, which does not find everything.
-- **Training** on the texts: {steps:,} steps of {step_tokens:,} tokens, {tokens:.1f} M tokens in all, in
+- **Training** on the texts: {steps:,} steps of {step_tokens:,} tokens, {tokens:.1f}M tokens in all, in
   {minutes:.0f} minutes on two processor cores, with AdamW, dropout {dropout}, by
   `examples/sprite/train.py`; the weights are averaged over the last steps.
 - **Held-out loss** (context {scored_context}, stride {stride}), in bits per byte:
@@ -60,7 +60,7 @@ about everyday things.** Do not rely on what it says. It is meant to be fine-tun
   | --- | ---: | ---: |
   | {own_bytes:,} bytes of texts of the same kind | **{own:.4f}** | {own_before:.4f} |
   | {old_bytes:,} bytes of old prose | {old:.4f} | {old_before:.4f} |
-- **Licence**: Apache-2.0, like conjure.
+- **License**: Apache-2.0, like conjure.
 
 ## What it writes
 

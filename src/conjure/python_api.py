@@ -83,7 +83,7 @@ class Run:
 
     @property
     def exit_code(self) -> int | None:
-        """The command's own exit code; None while it goes on, or if a signal ended it."""
+        """The command's own exit status; None while it goes on, or if a signal ended it."""
         ending = self.record.ending
         return None if ending is None else ending.exit_code
 
@@ -101,7 +101,7 @@ class Run:
             ending = record.ending
             detail = "" if ending is None or ending.message is None else f": {ending.message}"
             raise RunFailedError(
-                f"run {self.number} ended {record.status}{detail}", fix=f"conjure logs {self.number}"
+                f"run {self.number} ended as {record.status}{detail}", fix=f"conjure logs {self.number}"
             )
         return self
 
@@ -564,7 +564,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
     unknown = sorted(options.keys() - RunOptions.__annotations__.keys())
     if unknown:
         known = ", ".join(RunOptions.__annotations__)
-        raise UsageError(f"there is no option {unknown[0]!r}; there are {known}")
+        raise UsageError(f"there is no option {unknown[0]!r}; allowed: {known}")
     folder = current_folder() / options.get("folder", "")
     options = _configured(home, folder, has_image=options.get("image") is not None) | options
     requirements, _ = read_requirements(home, map(Path, _texts(options.get("pip_req", ()))))

@@ -37,8 +37,8 @@ def inside_a_run() -> bool:
 def log_metric(name: str, value: Any, step: int | None = None) -> None:
     """Add one point to a metric of the run this is called in.
 
-    A value that is not finite counts for stop conditions only; one that is no number is left out. Each kind
-    of mistake is reported once on stderr, so that a bad number never ends a training run.
+    A value that is not finite is recorded, but left out of summaries and plots; one that is no number is not
+    recorded. Each kind of mistake is reported once on stderr, so that a bad number never ends a training run.
 
     Args:
         name: Of the metric, such as ``loss`` or ``eval/accuracy``.
@@ -66,7 +66,10 @@ def _number(name: str, value: Any) -> float | None:
         _warn("value", f"{name!r}: {_shown(value)} is not a number ({error}); the point was left out")
         return None
     if not math.isfinite(number):
-        _warn(str(number), f"{name!r}: {number} is not finite; it is used for stop conditions only")
+        _warn(
+            str(number),
+            f"{name!r}: {number} is not finite; it is recorded, but left out of summaries and plots",
+        )
     return number
 
 
@@ -78,11 +81,9 @@ def _step(name: str, step: Any) -> int | None:
         if place == step and abs(place) < _LARGEST_STEP:
             return place
     except Exception as error:  # noqa: BLE001 - as above
-        _warn(
-            "step", f"{name!r}: step {_shown(step)} is not a whole number ({error}); the point was left out"
-        )
+        _warn("step", f"{name!r}: step {_shown(step)} is not an integer ({error}); the point was left out")
         return None
-    _warn("step", f"{name!r}: step {_shown(step)} is not a whole number; the point was left out")
+    _warn("step", f"{name!r}: step {_shown(step)} is not an integer; the point was left out")
     return None
 
 

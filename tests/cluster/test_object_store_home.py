@@ -64,7 +64,7 @@ def check_everything_is_shared(project, address, objects):
     ada.do("cp", "runs/2/d", "out")
     assert read_files(project / "out") == {"1": "1\n", "2": "2\n", "3": "3\n"}
     assert not (ada.home.fetched / "2" / "outputs" / "big").exists()  # what is not asked for stays away
-    assert "as saved" in ada.do("verify", "2")
+    assert "unchanged" in ada.do("verify", "2")
     ada.do("rerun", "2")
     assert ada.do("logs", "3") == "early\nhello\n"
     assert json.loads(bob.do("info", "3", "--json"))["rerun_of"] == 2
@@ -128,9 +128,9 @@ def test_objects_that_nobody_needs_are_removed_and_come_again(team):
         removed, size = files.prune(unused_s=0)
         assert removed > 0
         assert size > 500000
-    assert "as saved" in bob.do("verify", "2")
+    assert "unchanged" in bob.do("verify", "2")
     bob.do("run", command)
-    assert "as saved" in ada.do("verify", "3")
+    assert "unchanged" in ada.do("verify", "3")
 
 
 def test_a_model_that_one_home_tuned_is_reported_and_tuned_on_in_another(team, tmp_path):
@@ -220,10 +220,10 @@ def test_a_supervisor_that_is_killed_in_the_middle_of_an_upload_commits_nothing(
     finally:
         store.go_on()
     assert "saved no outputs" in bob.call("ls", "runs/2").stderr
-    assert "as saved" in bob.do("verify", "1")  # what it shares with the lost one is there
+    assert "unchanged" in bob.do("verify", "1")  # what it shares with the lost one is there
     ada.do("recover", "2")
     assert sorted(bob.do("ls", "runs/2").split()) == ["big", "kept.txt"]
-    assert "as saved" in bob.do("verify", "2")
+    assert "unchanged" in bob.do("verify", "2")
 
 
 @IN_EACH_STORE
@@ -244,7 +244,7 @@ def test_the_records_are_rebuilt_from_the_store(team, postgres, address, project
     with open_database(eve.home) as store:
         assert store.get(1) == before
     assert eve.do("logs", "1") == "printed\n"
-    assert "as saved" in eve.do("verify", "best")
+    assert "unchanged" in eve.do("verify", "best")
     assert eve.do("ls", "uploads").split() == ["data/"]
     assert eve.client.run("true").wait().number == 2
 
@@ -262,7 +262,7 @@ def test_members_go_on_with_the_database_that_was_rebuilt(project, postgres, add
     member = read_team(bob.home).member
     eve = Member(project.parent / "eve")
     eve.do("team", "init", "--database", rebuilt, "--objects", f"file://{tmp_path}/objects")
-    assert f"joined as {member}: 2 runs in" in bob.do("team", "join", "--database", rebuilt)
+    assert f"Joined as {member}: 2 runs in" in bob.do("team", "join", "--database", rebuilt)
     assert (bob.do("logs", "1"), bob.do("ls", "runs/2")) == ("theirs\n", "own.txt\n")
     assert bob.client.run("true").wait(check=True).number == 3
     assert eve.client.runs()[0].number == 3
@@ -296,7 +296,7 @@ def test_runs_of_the_local_home_are_copied_into_one_with_a_name(team, address, p
     eve.do("run", "-m", "runs/1/one.txt", "cat one.txt")
     assert "there is no home 'lab'" in eve.call("--home", "lab", "ps").stderr
     eve.do("--home", "lab", "team", "join", "--database", address)
-    assert "joined as" in eve.do("--home", "lab", "team", "join", "--database", address)  # changes nothing
+    assert "Joined as" in eve.do("--home", "lab", "team", "join", "--database", address)  # changes nothing
     assert "run 1 -> run 2" in eve.do("--home", "lab", "team", "push", "2")
     assert [run["number"] for run in json.loads(eve.do("--home", "lab", "ps", "-a", "--json"))] == [3, 2, 1]
     assert eve.do("--home=lab", "team", "push").count("already there") == 2
@@ -339,10 +339,10 @@ def test_who_leaves_keeps_its_own_runs_and_numbers_go_on(project, address, tmp_p
     bob.do("run", "echo theirs, too")
     assert ada.do("logs", "3") == "theirs, too\n"
     assert ada.do("ls", "uploads").split() == ["data/"]
-    assert ada.do("team", "leave") == "the home has its own database file again, with 1 run\n"
+    assert ada.do("team", "leave") == "The home has its own database file again, with 1 run\n"
     assert [run["number"] for run in json.loads(ada.do("ps", "-a", "--json"))] == [2]
     assert (ada.do("logs", "2"), ada.do("ls", "uploads")) == ("printed\n", "")
-    assert "as saved" in ada.do("verify", "2")
+    assert "unchanged" in ada.do("verify", "2")
     assert ada.client.run("echo own").wait(check=True).number == 3  # which was another's in the team
     assert ada.do("logs", "3") == "own\n"
     bob.do("cp", "runs/2/own.txt", "out")

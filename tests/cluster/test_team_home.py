@@ -85,7 +85,7 @@ def test_the_records_come_back_when_it_leaves(shared, address):
 
 
 def test_an_upgrade_of_what_is_new_changes_nothing(shared):
-    assert succeed("team", "upgrade") == f"schema {NEWEST}\n"
+    assert succeed("team", "upgrade") == f"Schema {NEWEST}\n"
 
 
 def test_a_newer_database_is_refused_by_every_command(shared, address):
@@ -100,7 +100,7 @@ def test_a_newer_database_is_refused_by_every_command(shared, address):
 
 
 def test_a_home_that_shares_its_folder_need_not_join(shared, address):
-    assert "this home uses the database already: 1 run" in succeed("team", "join", "--database", address)
+    assert "This home uses the database already: 1 run" in succeed("team", "join", "--database", address)
 
 
 def test_what_doctor_says_of_a_shared_database(shared, address, postgres):

@@ -36,11 +36,14 @@ def call(capsys):
     [
         (["jokes.csv", "--column", "Jok"], "jokes.csv has no column 'Jok'; its columns are 'ID', 'Joke'"),
         (["nowhere.csv"], "nowhere.csv does not exist"),
-        (["jokes.csv", "--delimiter", "::"], "delimiter is '::'; it must be one character"),
-        (["jokes.csv", "--encoding", "utf-9"], "encoding is 'utf-9'"),
+        (
+            ["jokes.csv", "--delimiter", "::"],
+            r"delimiter must be one character (such as ; or |; \t is a tab) and no quote, not '::'",
+        ),
+        (["jokes.csv", "--encoding", "utf-9"], "encoding must be one that Python knows"),
         (["jokes.csv", "--split", "lines"], "is a table: each row is a record"),
         (["jokes.csv", "--column", "Joke", "--validation", "empty.csv"], "empty.csv is empty (0 bytes)"),
-        (["hollow.csv", "--column", "Joke"], "hollow.csv contains nothing usable"),
+        (["hollow.csv", "--column", "Joke"], "hollow.csv contains no usable records"),
     ],
 )
 def test_data_that_cannot_be_used_costs_no_number(here, call, arguments, words):
@@ -103,13 +106,16 @@ def test_a_recorded_prompt_is_the_prompt_whichever_way_it_was_given(here, call, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["generate", "x", "-n", "0"], "error: -n is 0; it must be"),
-        (["generate", "x", "--num-samples=0"], "error: --num-samples is 0; it must be"),
-        (["generate", "x", "--max-new-tokens", "0"], "error: --max-new-tokens is 0; it must be"),
-        (["finetune", "jokes.csv", "--lr", "7"], "error: --lr is 7.0; it must be"),
-        (["finetune", "jokes.csv", "--delimiter", ""], "error: --delimiter is ''; it must be"),
-        (["score", "jokes.csv", "--encoding", "x"], "error: --encoding is 'x'; it must be"),
-        (["score", "x", "--model", "./tiny", "--stride", "0"], "error: --stride is 0; it must be"),
+        (["generate", "x", "-n", "0"], "error: -n must be at least 1, not 0"),
+        (["generate", "x", "--num-samples=0"], "error: --num-samples must be at least 1, not 0"),
+        (["generate", "x", "--max-new-tokens", "0"], "error: --max-new-tokens must be at least 1, not 0"),
+        (["finetune", "jokes.csv", "--lr", "7"], "error: --lr must be above 0 and at most 1, not 7.0"),
+        (["finetune", "jokes.csv", "--delimiter", ""], "error: --delimiter must be one character"),
+        (["score", "jokes.csv", "--encoding", "x"], "error: --encoding must be one that Python knows"),
+        (
+            ["score", "x", "--model", "./tiny", "--stride", "0"],
+            "error: --stride must be from 1 to the context, not 0",
+        ),
         (["data", "preview", "jokes.csv", "--split", "lines"], "error: --split 'lines' is for text"),
         (
             ["finetune", "jokes.csv", "--dry-run", "--model", "./tiny", "--freeze", "9"],

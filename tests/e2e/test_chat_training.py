@@ -33,9 +33,9 @@ def data(tmp_path) -> str:
 def test_the_preview_shows_what_is_learned(model, data, capsys):
     assert _run(["data", "preview", data, "--model", model, "-n", "1"]) == 0
     out, err = capsys.readouterr()
-    assert "conversations (messages); answers are learned" in err
+    assert "conversations (messages); only the answers are trained on" in err
     assert "<|im_start|>assistant␊⟦A 0.<|im_end|>⟧" in out.replace("⏎", "␊")
-    assert "1 × no answer to learn" in out
+    assert "1 × no answer to train on" in out
     assert "answers     " in out
     assert _run(["data", "preview", data, "--model", model, "-n", "1", "--json"]) == 0
     (first,) = json.loads(capsys.readouterr().out)["first_records"]
@@ -72,7 +72,7 @@ def test_answers_are_scored(model, data, capsys):
     out, err = capsys.readouterr()
     scored = json.loads(out)
     assert (scored["records"], scored["bytes"]) == (40, sum(len(f"A {n * n}.") for n in range(40)))
-    assert "contains conversations (messages): their answers are scored" in err
+    assert "contains conversations (messages); their answers are scored" in err
 
 
 def test_adapters_and_options_that_do_not_fit_are_one_sentence(model, data, tmp_path, capsys):

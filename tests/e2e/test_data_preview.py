@@ -39,8 +39,8 @@ def test_the_installed_command_keeps_results_and_notes_apart(here):
     done = installed(*arguments)
     assert done.returncode == 0
     assert (
-        done.stderr
-        == "Reading column 'Joke' of jokes.csv, the only one with text (use --column NAME for another).\n"
+        done.stderr == "note: reading column 'Joke' of jokes.csv, the only one with text"
+        " (use --column NAME for another)\n"
     )
     assert "records     5 records\n" in done.stdout
     assert "The first 2 records, as the model sees them:" in done.stdout
@@ -181,7 +181,7 @@ def test_bad_input_is_one_sentence(here, capsys, name, content, arguments, statu
     captured = capsys.readouterr()
     assert captured.out == ""
     assert said in captured.err
-    sentences = [line for line in captured.err.splitlines() if not line.startswith("Reading column ")]
+    sentences = [line for line in captured.err.splitlines() if not line.startswith("note: reading column ")]
     assert len(sentences) <= 2  # what is wrong, and what to do
 
 

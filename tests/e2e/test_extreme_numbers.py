@@ -78,20 +78,20 @@ def test_weights_that_overflow_only_when_used_are_no_result(tmp_path, call, argu
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-n", HUGE], f"-n is {HUGE}; it must be a whole number from 1 to 1000000"),
-        (["--num-samples", HUGE], f"--num-samples is {HUGE}; "),
-        (["--length", HUGE], f"--length is {HUGE}; it must be a whole number from 1 to 10000000"),
+        (["-n", HUGE], f"-n must be from 1 to 1000000, not {HUGE}"),
+        (["--num-samples", HUGE], f"--num-samples must be from 1 to 1000000, not {HUGE}"),
+        (["--length", HUGE], f"--length must be from 1 to 10000000, not {HUGE}"),
         (
             ["--no-repeat-ngram", HUGE],
-            f"--no-repeat-ngram is {HUGE}; it must be a whole number from 0 to 2147483647",
+            f"--no-repeat-ngram must be from 0 to 2147483647, not {HUGE}",
         ),
-        (["--top-k", HUGE], f"--top-k is {HUGE}; "),
-        (["--temperature", "nan"], "--temperature is nan; it must be a number of at least 0"),
-        (["--temperature", "inf"], "--temperature is inf; it must be a number of at least 0"),
-        (["--top-p", "nan"], "--top-p is nan; it must be a number above 0 and at most 1"),
-        (["--repetition-penalty", "1e999"], "--repetition-penalty is inf; it must be a number above 0"),
-        (["--seed", HUGE + HUGE], "--seed is "),
-        (["-n", "0"], "-n is 0; it must be a whole number of at least 1"),
+        (["--top-k", HUGE], f"--top-k must be from 0 to 2147483647, not {HUGE}"),
+        (["--temperature", "nan"], "--temperature must be a number of at least 0, not nan"),
+        (["--temperature", "inf"], "--temperature must be a number of at least 0, not inf"),
+        (["--top-p", "nan"], "--top-p must be a number above 0 and at most 1, not nan"),
+        (["--repetition-penalty", "1e999"], "--repetition-penalty must be a number above 0, not inf"),
+        (["--seed", HUGE + HUGE], "--seed must be from 0 to "),
+        (["-n", "0"], "-n must be at least 1, not 0"),
     ],
 )
 def test_counts_are_bounded_and_named_as_typed(tmp_path, arguments, words):
@@ -103,12 +103,12 @@ def test_counts_are_bounded_and_named_as_typed(tmp_path, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--lr", "nan"], "--lr is nan; it must be a number above 0 and at most 1"),
-        (["--learning-rate", "inf"], "--learning-rate is inf; "),
-        (["--epochs", "inf"], "--epochs is inf; it must be a number above 0"),
-        (["--batch-size", HUGE], f"--batch-size is {HUGE}; it must be a whole number from 1 to 2147483647"),
-        (["--max-steps", HUGE], f"--max-steps is {HUGE}; "),
-        (["--holdout", "nan"], "--holdout is nan; it must be a number from 0 to 0.9"),
+        (["--lr", "nan"], "--lr must be a number above 0 and at most 1, not nan"),
+        (["--learning-rate", "inf"], "--learning-rate must be a number above 0 and at most 1, not inf"),
+        (["--epochs", "inf"], "--epochs must be a number above 0, not inf"),
+        (["--batch-size", HUGE], f"--batch-size must be from 1 to 2147483647, not {HUGE}"),
+        (["--max-steps", HUGE], f"--max-steps must be from 1 to 2147483647, not {HUGE}"),
+        (["--holdout", "nan"], "--holdout must be a number from 0 to 0.9, not nan"),
     ],
 )
 def test_a_fine_tune_s_numbers_are_bounded_before_a_run_has_a_number(tmp_path, arguments, words):

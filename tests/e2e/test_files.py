@@ -123,7 +123,7 @@ class TestCp:
     def test_folder_into_the_current_one(self, call, tmp_path: Path) -> None:
         status, out, err = call("cp", "runs/1", "out")
         assert (status, out) == (0, "")
-        assert "copied 3 files (4 B) to out" in err
+        assert "Copied 3 files (4 B) to out" in err
         assert read_files(tmp_path / "out") == {_ODD: "", "data.txt": "d\n", "model/deep/w.bin": "w\n"}
         assert call("cp", "runs/1/data.txt")[0] == 0
         assert (tmp_path / "data.txt").read_text() == "d\n"
@@ -247,7 +247,7 @@ class TestRm:
 class TestVerify:
     def test_untouched(self, call) -> None:
         status, out, _ = call("verify", "1", "runs/2")
-        assert (status, out) == (0, "runs/1: 3 files, 4 B, as saved\nruns/2: 1 file, 2 B, as saved\n")
+        assert (status, out) == (0, "runs/1: 3 files, 4 B, unchanged\nruns/2: 1 file, 2 B, unchanged\n")
 
     def test_every_change_is_found(self, call, home: Home) -> None:
         outputs = home.run_folder(1) / "outputs"
@@ -256,14 +256,16 @@ class TestVerify:
         (outputs / "extra").touch()
         status, out, _ = call("verify", "1", "2")
         assert status == 1
-        assert out == "runs/1: data.txt was changed\nruns/1: extra was added\nruns/2: 1 file, 2 B, as saved\n"
+        assert (
+            out == "runs/1: data.txt was changed\nruns/1: extra was added\nruns/2: 1 file, 2 B, unchanged\n"
+        )
         (found,) = json.loads(call("verify", "1", "--json")[1])
         assert (found["resource"], found["files"], len(found["faults"])) == ("runs/1", 3, 2)
 
     def test_upload(self, call, tmp_path: Path) -> None:
         write_files(tmp_path, {"a.txt": "1"})
         call("upload", "a.txt")
-        assert call("verify", "uploads/a.txt")[1] == "uploads/a.txt@1: 1 file, 1 B, as saved\n"
+        assert call("verify", "uploads/a.txt")[1] == "uploads/a.txt@1: 1 file, 1 B, unchanged\n"
 
     def test_nothing_to_verify(self, call) -> None:
         assert "runs/3 has no saved outputs" in call("verify", "3")[2]
@@ -278,7 +280,7 @@ class TestPrune:
         assert (freed["working_folders"], freed["size_bytes"] >= 5) == ([3], True)
         assert not (home.run_folder(3) / "work").exists()
         assert read_files(home.run_folder(1) / "outputs")["data.txt"] == "d\n"
-        assert call("prune")[1].startswith("freed ")
+        assert call("prune")[1].startswith("Freed ")
 
     def test_on_a_terminal_it_asks_before_outputs_are_lost(self, home: Home) -> None:
         status, said = ask("n\n", "prune")

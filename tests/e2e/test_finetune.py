@@ -108,7 +108,7 @@ def test_a_cyrillic_text_comes_through_whole(tmp_path, inputs):
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
-        (["--epochs", "0"], 2, "--epochs is 0"),
+        (["--epochs", "0"], 2, "--epochs must be above 0, not 0"),
         (["--learning-rate", "fast"], 2, "'fast' is neither a number nor auto"),
         (["--block-size", "4096"], 2, "--block-size is 4096; the model's context is 32 tokens"),
         (["--column", "Joke"], 2, "--column 'Joke' needs a table"),

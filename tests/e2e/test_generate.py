@@ -95,7 +95,7 @@ class TestOutput:
     def test_an_overflow_is_told_beside_the_text(self, generate):
         _, out, note = generate("My dog", "--length", "80", "--seed", "1")
         assert (
-            "exceed the context of 64 tokens: when it is full, the model continues from the last 32." in note
+            "exceed the context of 64 tokens: when it is full, the model continues from the last 32" in note
         )
         assert "outgrow" not in out
 
@@ -186,14 +186,14 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["--temperature", "-1"], "--temperature is -1.0; it must be a number of at least 0"),
-            (["--top-p", "7"], "--top-p is 7.0; it must be a number above 0 and at most 1"),
-            (["--seed", "-3"], "--seed is -3; it must be a whole number of at least 0"),
+            (["--temperature", "-1"], "--temperature must be at least 0, not -1.0"),
+            (["--top-p", "7"], "--top-p must be above 0 and at most 1, not 7.0"),
+            (["--seed", "-3"], "--seed must be at least 0, not -3"),
             (
                 ["--length", "0", "-n", "0"],
-                "--length is 0; it must be a whole number of at least 1; -n is 0;",
+                "--length must be at least 1, not 0; -n must be at least 1, not 0",
             ),
-            (["--stop", ""], "--stop contains an empty text"),
+            (["--stop", ""], "--stop contains an empty string"),
             (["--stream", "-n", "2"], "--stream can only show a single sample"),
             (["--temperature", "hot"], "'hot' is not a valid float"),
             (["--prompt-file", "nowhere.txt"], "'nowhere.txt' does not exist"),

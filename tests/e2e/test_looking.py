@@ -137,7 +137,7 @@ class TestPs:
         assert first_column(call("ps", *options)[1]) == numbers
 
     def test_that_there_are_more_is_said(self, call) -> None:
-        assert call("ps", "-n", "2")[2] == "showing the newest 2; `conjure ps -a` shows all\n"
+        assert call("ps", "-n", "2")[2] == "Showing the newest 2; `conjure ps -a` shows all\n"
         assert call("ps", "-n", "7")[2] == ""
 
     def test_json(self, read) -> None:
@@ -155,16 +155,16 @@ class TestPs:
         assert runs[1]["requested_at"] < runs[1]["ended_at"]
 
     def test_nothing_found(self, call) -> None:
-        assert call("ps", "--label", "none") == (0, "", "no runs match\n")
+        assert call("ps", "--label", "none") == (0, "", "No runs match\n")
         assert call("ps", "--sort", "los")[2] == (
-            "none of these runs has a metric 'los'; there are accuracy, loss\n"
+            "None of these runs has a metric 'los'; available: accuracy, loss\n"
         )
 
     def test_an_empty_home(self, monkeypatch, tmp_path: Path) -> None:
         monkeypatch.setenv("CONJURE_HOME", str(tmp_path / "empty"))
         done = conjure("ps")
         assert (done.returncode, done.stdout) == (0, "")
-        assert "no runs yet" in done.stderr
+        assert "No runs yet" in done.stderr
         assert conjure("ps", "--json").stdout == "[\n]\n"
 
     @pytest.mark.usefixtures("home")
@@ -195,7 +195,7 @@ class TestInfo:
         facts = dict(line.split("  ", 1) for line in above)
         facts = {name.strip(): value.strip() for name, value in facts.items()}
         assert facts["status"] == "complete"
-        assert (facts["end reason"], facts["exit code"]) == ("completed", "0")
+        assert (facts["end reason"], facts["exit status"]) == ("completed", "0")
         assert facts["command"] == "python train.py :lr:"
         assert (facts["description"], facts["labels"]) == ("first try", "sweep")
         assert facts["commit"].endswith(" on main")
@@ -219,7 +219,7 @@ class TestInfo:
         assert "1 file, 6 B (conjure ls runs/1)" in out
 
     def test_how_it_ended(self, call) -> None:
-        assert "exit code   3" in call("info", "4")[1]
+        assert "exit status  3" in call("info", "4")[1]
         assert "signal      9 (Killed)" in call("info", "5")[1]
         assert "run 7  started this run" in call("info", "8")[1]
 
@@ -285,7 +285,7 @@ class TestMetrics:
         assert "1.00┤" in out
 
     def test_nothing_reported(self, call) -> None:
-        assert call("metrics", "1") == (0, "", "run 1 has reported no metric\n")
+        assert call("metrics", "1") == (0, "", "Run 1 has reported no metric\n")
 
     def test_usage(self, call) -> None:
         status, _, err = call("metrics", "2", "los")
@@ -333,18 +333,18 @@ class TestStats:
 
 class TestLabelsAndArchive:
     def test_label(self, call) -> None:
-        assert call("label", "1", "good one") == (0, "run 1: good one\n", "")
+        assert call("label", "1", "good one") == (0, "Run 1: good one\n", "")
         assert first_column(call("ps", "--label", "good one")[1]) == ["1"]
-        assert call("label", "1", "good one", "--remove") == (0, "run 1: no labels\n", "")
+        assert call("label", "1", "good one", "--remove") == (0, "Run 1: no labels\n", "")
         status, _, err = call("label", "1", "good one", "--remove")
         assert (status, err) == (1, "error: run 1 has no label 'good one'; it has none\n")
         assert call("label", "1", " x")[0] == 2
 
     def test_archive_and_back(self, call) -> None:
-        assert call("archive", "1", "#2") == (0, "run 1: archived\nrun 2: archived\n", "")
+        assert call("archive", "1", "#2") == (0, "Run 1: archived\nRun 2: archived\n", "")
         assert first_column(call("ps")[1]) == ["7", "6", "5", "4", "3"]
         assert "archived" in call("info", "1")[1]
-        assert call("unarchive", "runs/1") == (0, "run 1: no longer archived\n", "")
+        assert call("unarchive", "runs/1") == (0, "Run 1: no longer archived\n", "")
         assert first_column(call("ps")[1])[-1] == "1"
 
     def test_all_or_none(self, call) -> None:
@@ -394,7 +394,7 @@ class TestDiff:
         assert found["packages"] == []
 
     def test_a_rerun_does_not_differ(self, call) -> None:
-        assert call("diff", "2", "6") == (0, "", "runs 2 and 6 do not differ\n")
+        assert call("diff", "2", "6") == (0, "", "Runs 2 and 6 do not differ\n")
 
 
 class TestLineage:
@@ -424,8 +424,8 @@ class TestLineage:
         assert found["runs"]["runs/1"]["status"] == "complete"
 
     def test_nothing(self, call) -> None:
-        assert call("lineage", "1")[2] == "run 1 has no inputs but its code\n"
-        assert call("lineage", "4", "--down")[2] == "nothing was made from run 4 yet\n"
+        assert call("lineage", "1")[2] == "Run 1 has no inputs but its code\n"
+        assert call("lineage", "4", "--down")[2] == "Nothing was made from run 4 yet\n"
 
 
 class TestDoctor:
@@ -447,7 +447,7 @@ class TestDoctor:
         assert call("doctor")[0] == 1
         status, _, err = call("doctor", "--reindex")
         assert status == 0
-        assert err.startswith("rebuilt the records of 8 runs; the damaged file is now ")
+        assert err.startswith("Rebuilt the records of 8 runs; the damaged file is now ")
         assert call("ps", "-a", "--json")[1] == before
 
     def test_a_run_whose_supervisor_was_killed(self, call, home: Home, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def a_million_million_parameters(folder: Path) -> None:
         (no_json, "config.json is damaged: it is not JSON"),
         (no_weights, "contains no weights: model.safetensors is needed"),
         (no_safetensors, "is too short for a safetensors file"),
-        (a_million_million_parameters, "more than the 100,000,000,000 allowed"),
+        (a_million_million_parameters, "at most 100,000,000,000 are supported"),
     ],
 )
 def test_a_damaged_model_is_one_sentence(folder: Path, damage, message: str, capsys) -> None:

@@ -54,7 +54,7 @@ def test_a_failed_run_says_where_to_look_and_passes_the_status_on():
     assert (done.returncode, done.stderr) == (7, "oh\n")
     assert shown(done)[-3:] == [
         "✨ Saving… done (1 file, 0 B → runs/1)",
-        "💥 Run 1 failed (exit 7)",
+        "💥 Run 1 failed (exit status 7)",
         "   Log: conjure logs 1   Details: conjure info 1",
     ]
 
@@ -85,7 +85,7 @@ def test_on_a_terminal_there_are_spinners_and_colours():
     assert "Building…" in terminal.shown
     assert (
         "\x1b[31mRun 1 failed" in terminal.shown
-        or "\x1b[31m💥 Run 1 failed (exit 1)\x1b[0m" in terminal.shown
+        or "\x1b[31m💥 Run 1 failed (exit status 1)\x1b[0m" in terminal.shown
     )
 
 
@@ -125,7 +125,7 @@ def test_wait_and_logs_pass_the_status_on():
     assert conjure("logs", "1").returncode == 0
     conjure("run", "true")
     done = conjure("wait", "2", "1", "runs/1")
-    assert (done.returncode, done.stdout) == (3, "Run 2 complete\nRun 1 failed (exit 3)\n")
+    assert (done.returncode, done.stdout) == (3, "Run 2 complete\nRun 1 failed (exit status 3)\n")
 
 
 # ---- background, ^C, stop, kill ----------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def test_one_clear_sentence(arguments, words):
 
 def test_a_placeholder_without_param_is_noted():
     done = conjure("run", "echo :lr:")
-    assert done.stderr == "note: :lr: in the command is not replaced: there is no --param lr=…\n"
+    assert done.stderr == "note: the command contains :lr:, but no --param lr=… was given\n"
     assert ":lr:" in shown(done)
 
 
@@ -354,5 +354,5 @@ def test_a_rerun_is_exact(project):
 def test_an_equal_run_is_reused():
     conjure("run", "--idempotent", "echo same")
     done = conjure("run", "--idempotent", "echo same")
-    assert done.stdout == "♻️  Run 1 is identical and completed; nothing was run\n"
+    assert done.stdout == "♻️  Reusing run 1, which is identical and complete\n"
     assert json.loads(conjure("run", "--idempotent", "--json", "echo same").stdout)["reused"] is True

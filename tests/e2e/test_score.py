@@ -100,7 +100,7 @@ def test_per_token_json_of_a_file_has_every_record(score, library, here):
 def test_rows_left_out_are_told(score, here):
     write_records(here / "jokes.csv", [*TEXTS, "  "])
     _, _, note = score("jokes.csv")
-    assert "Left out: 1 × empty (first: jokes.csv, line 7)." in note
+    assert "Left out: 1 × empty (first: jokes.csv, line 7)" in note
 
 
 def test_a_text_that_is_also_a_file_is_told_apart_by_a_flag(score, here):
@@ -157,8 +157,8 @@ def test_two_models_side_by_side(models, capsys):
         (["My", "dog"], 1, "there is no file My"),
         (["My", "dog", "--text"], 2, "only one text can be scored; 2 were given"),
         ([""], 1, "the text is empty"),
-        (["x", "--context", "33"], 2, "--context is 33; it must be from 1 to the model's 32 tokens"),
-        (["x", "--stride", "0"], 2, "--stride is 0; it must be from 1 to the context"),
+        (["x", "--context", "33"], 2, "--context must be from 1 to the model's 32 tokens, not 33"),
+        (["x", "--stride", "0"], 2, "--stride must be from 1 to the context, not 0"),
         (["x", "--per-token", "--compare", "a", "b"], 2, "--per-token shows one model at a time"),
         ([], 2, "missing argument 'TEXT|FILES…'"),
     ],

@@ -107,7 +107,10 @@ def test_trials_that_fail_alike_end_the_sweep_with_their_last_lines(sweep, clien
     values = ",".join(map(str, range(9)))
     status, out, _ = sweep("grid", "--param", f"x={values}", "--", "sh", "-c", "echo :x: went wrong; exit 3")
     assert status == 1
-    assert "The first 3 trials failed in the same way (exit 3); the last lines of run 3:\n2 went wrong" in out
+    assert (
+        "The first 3 trials failed in the same way (exit status 3); the last lines of run 3:\n2 went wrong"
+        in out
+    )
     assert len(client.runs()) == 3
     status, _, err = sweep("best", "1")
     assert (status, "sweep 1 has no metric" in err) == (1, True)
@@ -137,7 +140,7 @@ def test_a_sweep_is_stopped_and_goes_on_with_the_same_proposals(sweep, client):
     proposed = sweep("random", "--dry-run", *command[2:])[1].splitlines()
     assert sweep(*command)[0] == 0
     wait_until(lambda: client.runs(), "a trial was started")
-    assert sweep("stop", "1")[1] == "sweep 1: stopped, 1 of its trials stopped\n"
+    assert sweep("stop", "1")[1] == "Sweep 1: stopped, 1 of its trials stopped\n"
     (stopped,) = client.runs()
     assert stopped.end_reason == "stop_requested"
     assert sweep("resume", "1", "-b")[0] == 0
@@ -237,7 +240,10 @@ def test_settings_of_runs_apply_to_trials_that_are_commands_of_the_users(sweep, 
     [
         (["grid", "--param", "x=1", "--", "echo", ":y:"], ":x: is not in the command"),
         (["grid", "--param", "lrr=1", "--", "conjure", "finetune", "x.csv"], "no option of the name 'lrr'"),
-        (["grid", "--param", "epochs=1,0", "--", "conjure", "finetune", __file__], "--epochs is 0.0"),
+        (
+            ["grid", "--param", "epochs=1,0", "--", "conjure", "finetune", __file__],
+            "--epochs must be above 0, not 0.0",
+        ),
         (["grid", "--param", "d=1", "--", "conjure", "finetune", ":d:"], "DATA cannot have a placeholder"),
         (
             ["grid", "--param", "seed=1", "--pip", "tqdm", "--", "conjure", "score", "a text"],

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from conjure import load
+from conjure.installation import install_command
 from conjure.lm.native import status
 from support.models import tiny_checkpoint
 from support.terminal import TIMEOUT_S, environment
@@ -51,7 +52,7 @@ def test_what_needs_torch_names_what_to_install(conjure, model):
     done = conjure("generate", "--precision", "bfloat16", "--model", model)
     assert done.returncode == 2
     assert "needs torch for --precision bfloat16 here, and it is not installed" in done.stderr
-    assert "pip install 'conjure[lm]'" in done.stderr
+    assert f"  try: {install_command('lm')}\n" in done.stderr
 
 
 @pytest.mark.parametrize("of", ["text", "file"])

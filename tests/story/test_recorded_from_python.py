@@ -95,7 +95,7 @@ def values(run, name):
 def test_nothing_gets_a_number_that_cannot_be_done(client, tmp_path):
     with pytest.raises(NotFoundError):
         client.finetune(tmp_path / "missing.csv")
-    with pytest.raises(UsageError, match="epochs is -1"):
+    with pytest.raises(UsageError, match="epochs must be above 0, not -1"):
         client.finetune(__file__, epochs=-1)
     with pytest.raises(UsageError, match="either a text or files"):
         client.score()

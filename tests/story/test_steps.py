@@ -137,7 +137,7 @@ def _is_trainer(process):
         (["finetune", "-"], "standard input cannot be recorded"),
         (["finetune", "nowhere.csv"], "nowhere.csv does not exist"),
         (["finetune", "TEXT", "--output", "there"], "--output needs --no-run"),
-        (["finetune", "TEXT", "--epochs", "0"], "epochs is 0"),
+        (["finetune", "TEXT", "--epochs", "0"], "epochs must be above 0, not 0"),
         (["generate", "--model", "runs/9"], "runs/9 does not exist"),
         (["report", "9"], "runs/9 does not exist"),
     ],

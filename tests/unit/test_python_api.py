@@ -67,9 +67,9 @@ def test_a_generation_that_cannot_be_gets_no_number(home, folder, given, said):
     [
         ({"learning_rate": [1e-3, -1.0]}, "learning_rate is -1.0"),
         ({"learning_rate": conjure.uniform(0.1, 2.0)}, "learning_rate is 2.0"),
-        ({"batch_size": conjure.uniform(4.0, 8.0)}, r"batch_size is '5\.\d+'; it must be a whole number"),
+        ({"batch_size": conjure.uniform(4.0, 8.0)}, r"batch_size must be an integer, not '5\.\d+'"),
         ({"epochs": [1, "two"]}, "epochs is 'two'; it must be a number"),
-        ({"dedup": ["keep", "most"]}, "dedup is 'most'; allowed are keep, drop, weight"),
+        ({"dedup": ["keep", "most"]}, "dedup is 'most'; allowed: keep, drop, weight"),
         ({"mask_records": [True, False]}, "mask_records is a flag and cannot be a parameter"),
         ({"header": [True, False]}, "header is a flag and cannot be a parameter"),
         ({"validation": ["a.txt", "b.txt"]}, "validation cannot be a parameter: its files are mounted once"),

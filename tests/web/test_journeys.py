@@ -284,7 +284,7 @@ def test_runs_are_labelled_and_archived_in_bulk(window, tmp_path):
         opened.open("/runs/8")
         page.get_by_role("button", name="Stop").click()
         page.get_by_role("button", name="OK").click()
-        expect(page.get_by_role("status").last).to_contain_text("Asked run 8 to end")
+        expect(page.get_by_role("status").last).to_contain_text("Stopping run 8")
         opened.context.close()
     with SqliteDatabase.open(Home(tmp_path)) as store:
         assert store.get(8).end_request == "stop"

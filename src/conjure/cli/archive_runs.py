@@ -30,5 +30,5 @@ def set_archived(numbers: Sequence[int], *, archived: bool) -> None:
                 )
         for number in dict.fromkeys(numbers):
             store.set_archived(number, archived=archived)
-            click.echo(f"run {number}: {'archived' if archived else 'no longer archived'}")
+            click.echo(f"Run {number}: {'archived' if archived else 'no longer archived'}")
     export_records(home)

@@ -23,6 +23,7 @@ from conjure.core.home_selection import OPTION, take_home_option, with_home
 from conjure.core.quoting import printable, shell_words
 from conjure.core.text import near_names
 from conjure.errors import ConjureError, out_of_memory
+from conjure.installation import install_command
 
 # Their own failures have a status apart, and what follows their options is another program's.
 _CARRIERS = ("run", "rerun")
@@ -89,8 +90,10 @@ CONFIGURED = (
     *("generate", "chat", "finetune", "score", "data", "demo", "export", "report", "models"),
 )
 
-# Packages of the `lm` and `export` extras: the run half is installed without them.
-_LM_PACKAGES = {"gguf", "huggingface_hub", "jinja2", "numpy", "pyarrow", "safetensors", "tokenizers", "torch"}
+# Packages of the extras `generate` and `lm`: the run half is installed without them.
+_GENERATE_PACKAGES = {"gguf", "jinja2", "numpy", "tokenizers"}
+_LM_PACKAGES = _GENERATE_PACKAGES | {"huggingface_hub", "pyarrow", "safetensors", "torch"}
+_GENERATING = ("chat", "generate", "score")  # the commands that the extra `generate` is enough for
 
 # Packages of the `web` and `serve` extras.
 _WEB_PACKAGES = {"jinja2", "markupsafe", "starlette", "uvicorn", "yaml"}
@@ -255,13 +258,14 @@ def _call(arguments: list[str]) -> object:
         if error.name in _WEB_PACKAGES and verb in _SERVING:
             raise ConjureError(
                 f"this command needs the packages for serving; {error.name} is not installed",
-                fix=f"pip install 'conjure[{verb}]'",
+                fix=install_command(verb),
             ) from error
         if error.name not in _LM_PACKAGES:
             raise
+        is_enough = verb in _GENERATING and error.name in _GENERATE_PACKAGES
         raise ConjureError(
             f"this command needs the language-model packages; {error.name} is not installed",
-            fix="pip install 'conjure[lm]'",
+            fix=install_command("generate" if is_enough else "lm"),
         ) from error
     except (MemoryError, RuntimeError) as error:
         told = out_of_memory(error)

@@ -1,7 +1,7 @@
 """Pieces of output that commands share: notes, JSON, a status line, text that is safe to show.
 
-Main entries: `note`, `write_json`, `cut`, `StatusLine`, `MarkedLines`. Invariant: results go to stdout and
-everything else to stderr; colours, and lines that rewrite themselves, appear on a terminal only.
+Main entries: `note`, `remark`, `write_json`, `cut`, `StatusLine`, `MarkedLines`. Invariant: results go to
+stdout and everything else to stderr; colours, and lines that rewrite themselves, appear on a terminal only.
 """
 
 import json
@@ -45,6 +45,11 @@ def on_terminal(*, err: bool = False) -> bool:
 def note(text: str) -> None:
     """Say something beside the result, on stderr."""
     click.echo(click.style(printable(text), dim=True), err=True)
+
+
+def remark(text: str) -> None:
+    """Say on stderr what is worth knowing of what was given, or chosen for it."""
+    note(f"note: {text}")
 
 
 def visible(text: str, *, err: bool = False) -> str:

@@ -86,7 +86,7 @@ def _follow(home: Home, made: Submission, background: bool, as_json: bool, inter
         return _as_json(home, made, background=background, interrupt_stops=interrupt_stops)
     lines, number = MarkedLines(), made.record.number
     if made.reused:
-        lines.say("♻️ ", f"Run {number} is identical and completed; nothing was run")
+        lines.say("♻️ ", f"Reusing run {number}, which is identical and complete")
         return 0
     if background:
         lines.say("✨", f"View its output: conjure logs -f {number}")

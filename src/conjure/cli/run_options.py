@@ -13,9 +13,9 @@ from click.core import ParameterSource
 
 from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.recording import PLACE_OPTIONS, RETRY_OPTION, compute_request
+from conjure.cli.render import remark
 from conjure.core.config import NOT_WITH_IMAGE
 from conjure.core.home import Home
-from conjure.core.quoting import printable
 from conjure.core.units import parse_duration
 from conjure.errors import UsageError
 from conjure.runs.environments.local_packages import keep_packages
@@ -168,7 +168,7 @@ def run_spec(
         raise UsageError(_NO_CONDA)
     requirements, notes = read_requirements(home, map(Path, options["pip_req"]))
     for note in notes:
-        click.echo(f"note: {printable(note)}", err=True)
+        remark(note)
     return RunSpec(
         command=options["command"],
         folder=current_folder(),

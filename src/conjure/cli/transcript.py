@@ -302,9 +302,10 @@ class Transcript(MarkedLines):
 
 
 def ended(record: RunRecord) -> str:
-    """How a run ended, in a few words: ``Run 3 failed (exit 1)``."""
-    how = _how(record)
-    return f"Run {record.number} {str(record.status).replace('_', ' ')}{f' ({how})' if how else ''}"
+    """How a run ended, in a few words: ``Run 3 failed (exit status 1)``."""
+    how, status = _how(record), str(record.status)
+    as_status = "ended as " if "_" in status else ""  # no verb, as the others are
+    return f"Run {record.number} {as_status}{status}{f' ({how})' if how else ''}"
 
 
 def details(record: RunRecord) -> list[str]:
@@ -339,7 +340,7 @@ def _how(record: RunRecord) -> str:
     ending = record.ending
     assert ending is not None
     if ending.reason is EndReason.NONZERO_EXIT:
-        return f"exit {ending.exit_code}"
+        return f"exit status {ending.exit_code}"
     if ending.reason is EndReason.SIGNALLED and ending.signal is not None:
         return f"signal {ending.signal}, {signal.strsignal(ending.signal)}"
     if ending.reason is EndReason.PRUNED:

@@ -19,6 +19,7 @@ from conjure.compat.script import say
 from conjure.compat.training import OldTraining, Training, Update, evaluate, read_blocks
 from conjure.core.files import write_atomically
 from conjure.core.stop_signals import stopping_in_order
+from conjure.core.units import format_number
 from conjure.errors import CheckpointError
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.model_resolver import resolve_model
@@ -141,7 +142,7 @@ class Finetuning:
         loss = (update.loss_sum - reported) / self.flags.logging_steps
         log_metric("loss", loss, update.step)
         log_metric("lr", update.learning_rate, update.step)
-        say(f"step {update.step:,}: loss {loss:.4f}, learning rate {update.learning_rate:.3g}")
+        say(f"step {update.step:,}: loss {loss:.4f}, learning rate {format_number(update.learning_rate)}")
 
     def _save(self, folder: Path, training: Training) -> None:
         facts: dict[str, Any] = {

@@ -120,9 +120,9 @@ def _faulty_numbers(flags: Namespace) -> Iterator[str]:
     for name, bound in least.items():
         value = getattr(flags, name)
         if not (value >= bound and math.isfinite(value)):
-            yield f"--{name} is {value}; it must be at least {bound}"
+            yield f"--{name} must be at least {bound}, not {value}"
     if not flags.max_grad_norm > 0:
-        yield f"--max_grad_norm is {flags.max_grad_norm}; it must be above 0"
+        yield f"--max_grad_norm must be above 0, not {flags.max_grad_norm}"
     if flags.block_size == 1:
         yield "--block_size is 1; a block needs at least 2 tokens"
 

@@ -51,12 +51,12 @@ class OldSampling:
 
     def _faults(self) -> Iterator[str]:
         if self.num_samples < 1:
-            yield f"--num_samples is {self.num_samples}; at least 1 is needed"
+            yield f"--num_samples must be at least 1, not {self.num_samples}"
         if not (self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty)):
-            yield f"--repetition_penalty is {self.repetition_penalty}; a number above 0 is needed"
+            yield f"--repetition_penalty must be a number above 0, not {self.repetition_penalty}"
         for name in ("temperature", "top_p"):
             if not math.isfinite(getattr(self, name)):
-                yield f"--{name} is {getattr(self, name)}; a number is needed"
+                yield f"--{name} must be a number, not {getattr(self, name)}"
 
 
 @torch.inference_mode()

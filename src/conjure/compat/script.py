@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from conjure.core.quoting import shell_words
 from conjure.errors import ConjureError, UsageError, out_of_memory, spell_in_python
+from conjure.installation import install_command
 
 _LANGUAGE_MODEL_HALF = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub")
 # What the flags of 2019 are called in conjure.
@@ -63,7 +64,7 @@ def run(script: Callable[[Sequence[str]], int], arguments: Sequence[str] | None 
     except ModuleNotFoundError as error:
         if error.name not in _LANGUAGE_MODEL_HALF:
             raise
-        return _report(UsageError(f"{error.name} is not installed", fix="pip install 'conjure[lm]'"))
+        return _report(UsageError(f"{error.name} is not installed", fix=install_command("lm")))
     except (MemoryError, RuntimeError) as error:
         told = out_of_memory(error)
         if told is None:
@@ -124,4 +125,4 @@ def check_seed(seed: int) -> None:
         UsageError: It is not from 0 to 4294967295.
     """
     if not 0 <= seed <= _LARGEST_SEED:
-        raise UsageError(f"--seed is {seed}; a whole number from 0 to {_LARGEST_SEED} is needed")
+        raise UsageError(f"--seed must be an integer from 0 to {_LARGEST_SEED}, not {seed}")

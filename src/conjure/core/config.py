@@ -118,7 +118,7 @@ def _number(value: object) -> float:
 
 def _count(value: object) -> int:
     if isinstance(value, bool) or not str(value).isdecimal() or not int(str(value)):
-        raise _NotAllowedError("a whole number above 0")
+        raise _NotAllowedError("an integer above 0")
     return int(str(value))
 
 
@@ -358,7 +358,7 @@ def find_setting(key: str, where: str = "") -> Setting:
         UsageError: There is none; the message starts with `where` it was named.
     """
     if key not in SETTINGS:
-        near = did_you_mean(key, SETTINGS) or f"there are {', '.join(SETTINGS)}"
+        near = did_you_mean(key, SETTINGS) or f"allowed: {', '.join(SETTINGS)}"
         raise UsageError(f"{f'{where}: ' if where else ''}there is no setting {key!r}; {near}")
     return SETTINGS[key]
 
@@ -456,10 +456,10 @@ def _ray(name: str, table: dict[str, Any], where: str) -> ExecutorSettings:
 def _slurm(name: str, table: dict[str, Any], where: str) -> ExecutorSettings:
     partition, options, setup = (table.get(key) for key in ("partition", "options", "setup"))
     if not (partition is None or isinstance(partition, str)) or not (setup is None or isinstance(setup, str)):
-        raise UsageError(f"{where}: partition and setup must be texts")
+        raise UsageError(f"{where}: partition and setup must be strings")
     given = [] if options is None else options
     if not isinstance(given, list) or not all(isinstance(each, str) and each[:1] == "-" for each in given):
-        raise UsageError(f"{where}: options must be a list of sbatch's options, texts that begin with -")
+        raise UsageError(f"{where}: options must be a list of sbatch's options, strings that begin with -")
     return ExecutorSettings(name, "slurm", partition=partition, options=tuple(given), setup=setup or "")
 
 

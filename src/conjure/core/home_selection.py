@@ -51,7 +51,7 @@ def find_home(name: str, *, may_be_new: bool = False) -> Home:
     known = here.names()
     if name not in known and not may_be_new:
         others = ", ".join([LOCAL, *known])
-        near = did_you_mean(name, known) or (f"there are {others}" if known else f"there is only {LOCAL}")
+        near = did_you_mean(name, known) or (f"available: {others}" if known else f"there is only {LOCAL}")
         raise UsageError(
             f"there is no home {name!r}; {near}",
             hint=f"to make it a team's: conjure --home {name} team join {option('database', 'ADDRESS')}",

@@ -45,7 +45,7 @@ def read_team(home: Home) -> TeamSettings | None:
         stored = parse_json(home.team_file.read_bytes())
         if stored["format"] > _FORMAT:
             raise StoreError(
-                f"{home.team_file} was written by a newer version of conjure", fix="pip install -U conjure"
+                f"{home.team_file} was written by a newer version of conjure", hint="upgrade conjure"
             )
         objects = stored.get("objects")
         return TeamSettings(

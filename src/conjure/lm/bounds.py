@@ -34,8 +34,8 @@ class Bound:
 
     Attributes:
         least: The smallest value.
-        most: The largest value; None is `LARGEST_COUNT` for whole numbers, else any that a float holds.
-        whole: Only whole numbers.
+        most: The largest value; None is `LARGEST_COUNT` for integers, else any that a float holds.
+        whole: Only integers.
         above: `least` itself is not allowed.
     """
 
@@ -66,21 +66,31 @@ class Bound:
         return LARGEST_COUNT if self.whole else math.inf
 
     def __str__(self) -> str:
-        return self.words_for(0)
+        return self.words_for(None)
 
     def fault(self, name: str, value: Any) -> ValueFault:
         """What to say of a value that is not allowed."""
-        return ValueFault(name, f"is {value!r}; it must be {self.words_for(value)}")
+        return ValueFault(name, f"must be {self.words_for(value)}, not {value!r}")
 
     def words_for(self, value: Any) -> str:
-        """The bound in words; a limit nobody comes near by intent is named to those who exceed it."""
-        kind = "a whole number" if self.whole else "a number"
+        """The bound in words for who gave `value`: the kind of number if it is another one.
+
+        A limit nobody comes near by intent is named to those who exceed it.
+        """
         exceeds = isinstance(value, int | float) and value > self.limit
         named = exceeds or (self.most is not None and self.most < _HARDLY_NAMED)
         limit = f"{self.limit}" if named and self.limit < math.inf else None
+        kind = "" if self._is_of_kind(value) else "an integer " if self.whole else "a number "
         if self.above:
-            return f"{kind} above {self.least}" + (f" and at most {limit}" if limit else "")
-        return f"{kind} from {self.least} to {limit}" if limit else f"{kind} of at least {self.least}"
+            return f"{kind}above {self.least}" + (f" and at most {limit}" if limit else "")
+        if limit:
+            return f"{kind}from {self.least} to {limit}"
+        return f"{kind}{'of ' if kind else ''}at least {self.least}"
+
+    def _is_of_kind(self, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return isinstance(value, int) or (not self.whole and math.isfinite(value))
 
 
 class ValueFaultsError(UsageError):

@@ -94,7 +94,7 @@ def chosen_precision(precision: str) -> str:
     """
     chosen = os.environ.get(PRECISION_VARIABLE, "auto") if precision == "auto" else precision
     if chosen not in ("auto", *_DTYPES):
-        raise UsageError(f"precision is {chosen!r}; allowed are auto, {', '.join(_DTYPES)}")
+        raise UsageError(f"precision is {chosen!r}; allowed: auto, {', '.join(_DTYPES)}")
     return chosen
 
 

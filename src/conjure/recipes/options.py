@@ -150,7 +150,7 @@ def refuse_unknown(options: Mapping[str, object], known: type) -> None:
         if name not in names:
             raise UsageError(
                 f"there is no option {name!r}",
-                hint=did_you_mean(name, names) or f"there are {', '.join(names)}",
+                hint=did_you_mean(name, names) or f"allowed: {', '.join(names)}",
             )
 
 
@@ -176,10 +176,10 @@ def _read(name: str, kind: Any, text: str) -> Any:
         try:
             return kind(text)
         except ValueError as error:
-            allowed = "a whole number" if kind is int else "a number"
-            raise UsageError(f"{option(name)} is {text!r}; it must be {allowed}") from error
+            allowed = "an integer" if kind is int else "a number"
+            raise UsageError(f"{option(name)} must be {allowed}, not {text!r}") from error
     if get_origin(kind) is Literal and text not in get_args(kind):
-        raise UsageError(f"{option(name)} is {text!r}; allowed are {', '.join(get_args(kind))}")
+        raise UsageError(f"{option(name)} is {text!r}; allowed: {', '.join(get_args(kind))}")
     return text
 
 

@@ -380,7 +380,7 @@ def ending_facts(record: RunRecord) -> Iterator[Fact]:
         return
     yield Fact("end reason", str(ending.reason) + (f": {ending.message}" if ending.message else ""))
     if ending.exit_code is not None:
-        yield Fact("exit code", str(ending.exit_code))
+        yield Fact("exit status", str(ending.exit_code))
     if ending.signal is not None:
         yield Fact("signal", f"{ending.signal} ({strsignal(ending.signal)})")
 
@@ -397,7 +397,7 @@ def attempt_facts(record: RunRecord) -> Iterator[Fact]:
 def attempt_text(attempt: AttemptFacts) -> str:
     """How an earlier attempt went, in one line."""
     ending = attempt.end_reason if attempt.message is None else f"{attempt.end_reason}: {attempt.message}"
-    code = "" if attempt.exit_code is None else f" (exit {attempt.exit_code})"
+    code = "" if attempt.exit_code is None else f" (exit status {attempt.exit_code})"
     place = f" on {attempt.host}" if attempt.host else ""
     began = "" if attempt.running_at is None else f", started {moment(attempt.running_at)}"
     return f"{ending}{code}{place}{began}, ended {moment(attempt.ended_at)}"

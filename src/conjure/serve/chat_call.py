@@ -92,9 +92,7 @@ def _max_tokens(fields: Fields, model: ServedModel, prompt: int) -> int:
 def _messages(fields: Fields) -> list[Message]:
     value = fields.value("messages")
     if not isinstance(value, list) or not value:
-        raise bad_value(
-            "messages", "is required" if value is None else f"is {shown(value)}; it must be a list"
-        )
+        raise bad_value("messages", "is required" if value is None else f"must be a list, not {shown(value)}")
     if len(value) > _MOST_MESSAGES:
         raise bad_value(
             "messages", f"contains {len(value):,} messages; at most {_MOST_MESSAGES:,} are allowed"
@@ -109,7 +107,7 @@ def _message(value: Any, number: int) -> Message:
         raise bad_value("messages", f"has {shown(value)} at {number}; a message has role and content")
     role = value.get("role")
     if not isinstance(role, str) or role not in _ROLES:
-        raise bad_value("messages", f"has role {shown(role)} at {number}; allowed are {', '.join(_ROLES)}")
+        raise bad_value("messages", f"has role {shown(role)} at {number}; allowed: {', '.join(_ROLES)}")
     return Message(_ROLES[role], _content(value.get("content"), number))
 
 

@@ -64,7 +64,7 @@ def read_completion_call(body: Mapping[str, Any], model: ServedModel) -> Complet
     best_of = fields.number("best_of", SAMPLES, n)
     options = read_options(fields)
     if best_of < n:
-        raise bad_value("best_of", f"is {best_of}; it must be at least n, {n}")
+        raise bad_value("best_of", f"must be at least n ({n}), not {best_of}")
     if options.stream and best_of > n:
         raise bad_value("best_of", "above n cannot be streamed")
     echo, logprobs = fields.flag("echo"), fields.number("logprobs", LOGPROBS, None)
@@ -146,7 +146,7 @@ def _forms(value: Any, tokenizer: Tokenizer) -> list[str | list[int]]:
     if not isinstance(value, list) or not value:
         raise bad_value(
             "prompt",
-            f"is {shown(value)}; it must be a string, or a list of strings, token ids or lists of token ids",
+            f"must be a string, or a list of strings, token ids or lists of token ids, not {shown(value)}",
         )
     if all(isinstance(each, str) for each in value):
         return value

@@ -49,7 +49,7 @@ class Fields:
         if value is None:
             return default
         if not bound.allows(value):
-            raise bad_value(name, f"is {shown(value)}; it must be {bound.words_for(value)}")
+            raise bad_value(name, f"must be {bound.words_for(value)}, not {shown(value)}")
         return int(value) if bound.whole else float(value)
 
     def flag(self, name: str, *, default: bool = False) -> bool:
@@ -58,7 +58,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise bad_value(name, f"is {shown(value)}; it must be true or false")
+            raise bad_value(name, f"must be true or false, not {shown(value)}")
         return value
 
     def texts(self, name: str, *, most: int, longest: int) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ class Fields:
         value = self._body.get(name)
         texts = [value] if isinstance(value, str) else value if value is not None else []
         if not isinstance(texts, list) or not all(isinstance(each, str) and each for each in texts):
-            raise bad_value(name, f"is {shown(value)}; it must be a string or a list of strings, none empty")
+            raise bad_value(name, f"must be a string or a list of strings, none empty, not {shown(value)}")
         if len(texts) > most:
             raise bad_value(name, f"contains {len(texts)} strings; at most {most} are allowed")
         if any(len(each) > longest for each in texts):
@@ -86,7 +86,7 @@ def checked_ids(name: str, value: Any, *, vocab_size: int, most: int) -> list[in
         HttpError: It is no list, too long, or holds something else.
     """
     if not isinstance(value, list):
-        raise bad_value(name, f"is {shown(value)}; it must be a list of token ids")
+        raise bad_value(name, f"must be a list of token ids, not {shown(value)}")
     if len(value) > most:
         raise bad_value(name, f"contains {len(value):,} token ids; at most {most:,} are allowed")
     for each in value:

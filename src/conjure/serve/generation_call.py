@@ -127,9 +127,7 @@ def read_options(fields: Fields) -> AnswerOptions:
 def check_min_tokens(settings: LogitSettings, max_tokens: int) -> None:
     """Refuse more tokens at least than at most."""
     if settings.min_tokens > max_tokens:
-        raise bad_value(
-            "min_tokens", f"is {settings.min_tokens}; it must be at most max_tokens, {max_tokens}"
-        )
+        raise bad_value("min_tokens", f"must be at most max_tokens ({max_tokens}), not {settings.min_tokens}")
 
 
 def check_context(tokens: int, max_tokens: int, model: ServedModel, param: str) -> None:
@@ -157,7 +155,7 @@ def _streaming(fields: Fields) -> tuple[bool, bool]:
     if not stream:
         raise bad_value("stream_options", "can only be given with stream")
     if not isinstance(options, dict):
-        raise bad_value("stream_options", f"is {shown(options)}; it must be an object")
+        raise bad_value("stream_options", f"must be an object, not {shown(options)}")
     try:
         own = Fields(options, ("include_usage", "include_obfuscation"))
         own.flag("include_obfuscation")  # of OpenAI's own; there is nothing to hide here
@@ -171,7 +169,7 @@ def _logit_bias(fields: Fields, vocab_size: int) -> tuple[tuple[int, float], ...
     if value is None:
         return ()
     if not isinstance(value, dict):
-        raise bad_value("logit_bias", f"is {shown(value)}; it must be an object of token ids and numbers")
+        raise bad_value("logit_bias", f"must be an object of token ids and numbers, not {shown(value)}")
     if len(value) > _MOST_BIASES:
         raise bad_value(
             "logit_bias", f"contains {len(value):,} token ids; at most {_MOST_BIASES:,} are allowed"
@@ -182,6 +180,6 @@ def _logit_bias(fields: Fields, vocab_size: int) -> tuple[tuple[int, float], ...
         if token_id >= vocab_size:
             raise bad_value("logit_bias", f"contains {shown(key)}; token ids are from 0 to {vocab_size - 1}")
         if not LogitSettings.BIAS.allows(bias):
-            raise bad_value("logit_bias", f"of {key} is {shown(bias)}; it must be {LogitSettings.BIAS}")
+            raise bad_value("logit_bias", f"of {key} must be {LogitSettings.BIAS}, not {shown(bias)}")
         biases.append((token_id, float(bias)))
     return tuple(sorted(biases))

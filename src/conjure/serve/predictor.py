@@ -83,7 +83,7 @@ def _find(module: ModuleType, class_name: str, path: str) -> type:
         if inspect.isclass(each) and each.__module__ == _MODULE and callable(getattr(each, "predict", None))
     }
     if class_name and class_name not in own:
-        known = f"; there are {', '.join(own)}" if own else ""
+        known = f"; available: {', '.join(own)}" if own else ""
         raise NotFoundError(f"{path} has no class {class_name!r} with a predict method{known}")
     if not class_name and len(own) != 1:
         found = f"has several: {', '.join(own)}" if own else "has none"

@@ -24,7 +24,7 @@ def tokenize(body: Mapping[str, Any], model: ServedModel) -> dict[str, Any]:
     prompt = fields.value("prompt")
     if not isinstance(prompt, str):
         raise bad_value(
-            "prompt", "is required" if prompt is None else f"is {shown(prompt)}; it must be a string"
+            "prompt", "is required" if prompt is None else f"must be a string, not {shown(prompt)}"
         )
     with_start = fields.flag("add_special_tokens", default=True)
     ids = encode_prompt(prompt, model.tokenizer, with_start=with_start)

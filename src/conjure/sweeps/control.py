@@ -16,6 +16,7 @@ from pathlib import Path
 from conjure.core.files import is_locked, lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConflictError, ExecutorError, UsageError, option
+from conjure.installation import install_command
 from conjure.recipes.deferred_checks import refuse_changed_models
 from conjure.runs.database.base import STOP, Database
 from conjure.runs.database.sweep_rows import SweepRow, SweepState
@@ -57,7 +58,7 @@ def require_packages(request: SweepRequest) -> None:
         UsageError: They are not.
     """
     if request.method == "tpe" and find_spec("optuna") is None:
-        raise UsageError("tpe needs Optuna, which is not installed", fix="pip install 'conjure[sweeps]'")
+        raise UsageError("tpe needs Optuna, which is not installed", fix=install_command("sweeps"))
 
 
 def resume_sweep(home: Home, number: int, *, retry_failed: bool = False, more: int = 0) -> SweepRow:
@@ -209,6 +210,6 @@ def start_driver(home: Home, number: int, request: SweepRequest, *, retry_failed
         lock.release()
     if process.returncode != 0:
         raise ExecutorError(
-            f"the driver of sweep {number} could not be started (exit {process.returncode})",
+            f"the driver of sweep {number} could not be started (exit status {process.returncode})",
             hint=f"see {driver_log(home, number)}",
         )

@@ -260,5 +260,5 @@ def _how(row: TrialRow) -> str:
     ending = row.facts.ending
     assert ending is not None
     if ending.exit_code is not None:
-        return f"exit {ending.exit_code}"
+        return f"exit status {ending.exit_code}"
     return f"signal {ending.signal}" if ending.signal is not None else ending.message or str(ending.reason)

@@ -93,7 +93,7 @@ class SweepRequest:
             faults.append(f"{self.method} needs the number of trials, as in {option('trials', 20)}")
         for name, value in (("trials", self.cells), ("seeds", self.seeds), ("parallel", self.parallel)):
             if value is not None and not 1 <= value <= _MOST_TRIALS:
-                faults.append(f"{option(name)} is {value}; it must be from 1 to {_MOST_TRIALS:,}")
+                faults.append(f"{option(name)} must be from 1 to {_MOST_TRIALS:,}, not {value}")
         if self.time_limit_s is not None and not self.time_limit_s > 0:
             faults.append(f"{option('time_limit')} must be above 0")
         return faults

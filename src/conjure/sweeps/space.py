@@ -69,9 +69,9 @@ class Range:
         if not math.isfinite(self.high - self.low):
             raise UsageError(f"the range {self.low:g}:{self.high:g} is too wide")
         if self.log and self.low <= 0:
-            raise UsageError(f"a range with log must be above 0; {self.low:g} is not")
+            raise UsageError(f"with log, both bounds must be above 0, not {self.low:g}")
         if self.whole and not (self.low.is_integer() and self.high.is_integer()):
-            raise UsageError(f"a range with int has whole bounds, not {self.low:g}:{self.high:g}")
+            raise UsageError(f"with int, both bounds must be integers, not {self.low:g}:{self.high:g}")
 
     def at(self, share: float) -> str:
         """The value at a share, from 0 to below 1, of the way."""

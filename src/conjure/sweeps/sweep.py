@@ -66,7 +66,7 @@ def _domain(name: str, values: Domain | Sequence[object]) -> Domain:
     if isinstance(values, Choice | Range):
         return values
     if isinstance(values, str):
-        raise UsageError(f"{name} is a string; a list of values, uniform or log_uniform is needed")
+        raise UsageError(f"{name} must be a list of values, uniform or log_uniform, not a string")
     texts = tuple(map(str, values))
     if not texts or len(set(texts)) < len(texts):
         raise UsageError(f"{name} needs a list of different values, not {list(texts)}")
@@ -107,7 +107,7 @@ def _refuse_unknown_words(options: SweepOptions) -> None:
     for name, kind in _WORDS.items():
         value, words = options.get(name), get_args(kind)
         if name in options and value not in words and not (value is None and name in _MAY_BE_NONE):
-            faults.append(f"{option(name)} is {value!r}; it must be {', '.join(words[:-1])} or {words[-1]}")
+            faults.append(f"{option(name)} must be {', '.join(words[:-1])} or {words[-1]}, not {value!r}")
     if faults:
         raise UsageError("; ".join(faults))
 

@@ -36,7 +36,7 @@ async def act(request: Request) -> Response:
     asked = await read_json_object(request, most_bytes=_LARGEST_BODY)
     unknown = sorted(asked.keys() - {"action", "runs", "label"})
     if unknown:
-        raise bad_value(unknown[0], "is not a field; there are action, runs and label")
+        raise bad_value(unknown[0], "is not a field; allowed: action, runs, label")
     action = _ACTIONS.get(str(asked.get("action")))
     if action is None:
         raise bad_value("action", f"must be one of {', '.join(_ACTIONS)}")

@@ -103,7 +103,7 @@ class Playground:
         model = await self._model(asked, names)
         prompt = _prompt(model, text)
         if not 2 <= len(prompt) <= model.context_length:
-            raise bad_value("prompt", f"has {len(prompt)} tokens; it must have 2 to {model.context_length}")
+            raise bad_value("prompt", f"must have 2 to {model.context_length} tokens, not {len(prompt)}")
         job = GenerationJob(prompts=[prompt], max_tokens=0, prompt_logprobs=_ALTERNATIVES)
         ticket = self._service.enter()
         try:
@@ -174,7 +174,7 @@ def _finite(logprob: float) -> float:
 def _refuse_unknown(asked: Mapping[str, Any], known: tuple[str, ...]) -> None:
     unknown = sorted(asked.keys() - set(known))
     if unknown:
-        raise bad_value(unknown[0], f"is not a field; there are {', '.join(known)}")
+        raise bad_value(unknown[0], f"is not a field; allowed: {', '.join(known)}")
 
 
 def _text(asked: Mapping[str, Any], name: str) -> str:

@@ -108,7 +108,7 @@ def test_each_attempt_has_its_own_log(client):
     )
     shown = conjure("info", number).stdout
     assert "attempt" in shown
-    assert shown.count("nonzero_exit (exit 3)") == 2
+    assert shown.count("nonzero_exit (exit status 3)") == 2
 
 
 def test_a_command_that_fails_is_no_interruption(client):

@@ -76,7 +76,7 @@ def test_ways_to_fail(client, command, reason, exit_code, ended_by):
     ending = run.record.ending
     assert (ending.reason, ending.exit_code, ending.signal) == (reason, exit_code, ended_by)
     assert run.status == "failed"
-    with pytest.raises(RunFailedError, match=f"run {run.number} ended failed"):
+    with pytest.raises(RunFailedError, match=f"run {run.number} ended as failed"):
         run.wait(check=True)
 
 

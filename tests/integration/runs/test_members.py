@@ -107,7 +107,7 @@ def test_each_process_is_told_its_place_among_those_of_all_nodes(cluster):
 def test_a_process_that_fails_on_another_node_ends_all(cluster):
     execution = cluster.start(f'[ "$RANK" = 1 ] && exit 5; {FOR_EVER}')
     read_to_end(execution)
-    message = "rank 1 of 2 failed with exit code 5; the other process was ended"
+    message = "rank 1 of 2 failed with exit status 5; the other process was ended"
     assert execution.exit == Exit(code=5, message=message)
     wait_until(lambda: not is_running(nap(87112)), "the end of all")
 

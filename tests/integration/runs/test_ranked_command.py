@@ -82,7 +82,7 @@ def test_the_first_that_fails_ends_the_others_and_its_exit_counts(start):
     execution = start(f'[ "$RANK" = 1 ] && exit 5; {FOR_EVER}', 3)
     read_to_end(execution)
     assert execution.exit == Exit(
-        code=5, message="rank 1 of 3 failed with exit code 5; the other processes were ended"
+        code=5, message="rank 1 of 3 failed with exit status 5; the other processes were ended"
     )
     assert not is_running(nap(87111))
 
@@ -204,7 +204,7 @@ def test_a_run_of_two_processes(client):
     record = run.wait().record
     assert record.ending.reason is EndReason.NONZERO_EXIT
     assert record.ending.exit_code == 4
-    assert record.ending.message == "rank 1 of 2 failed with exit code 4; the other process was ended"
+    assert record.ending.message == "rank 1 of 2 failed with exit status 4; the other process was ended"
     assert sorted(run.logs()) == ["[0] rank 0 of 2 with 3", "[1] rank 1 of 2 with 3"]
     assert RunSpec.from_dict(record.spec.to_dict()).distributed == 2
 

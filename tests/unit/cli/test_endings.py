@@ -19,13 +19,13 @@ def record(*ending, kind="command", **given):
     ("ending", "words"),
     [
         ((EndReason.COMPLETED, 0), "Run 3 complete"),
-        ((EndReason.NONZERO_EXIT, 1), "Run 3 failed (exit 1)"),
-        ((EndReason.NONZERO_EXIT, 127, None, "x: command not found"), "Run 3 failed (exit 127)"),
+        ((EndReason.NONZERO_EXIT, 1), "Run 3 failed (exit status 1)"),
+        ((EndReason.NONZERO_EXIT, 127, None, "x: command not found"), "Run 3 failed (exit status 127)"),
         ((EndReason.SIGNALLED, None, 11), "Run 3 failed (signal 11, Segmentation fault)"),
         ((EndReason.STOP_REQUESTED, None, 15), "Run 3 stopped"),
         ((EndReason.TIMEOUT, None, 15, "too long"), "Run 3 stopped (timeout: too long)"),
         ((EndReason.KILL_REQUESTED, None, 9), "Run 3 killed"),
-        ((EndReason.MOUNT_FAILED, None, None, "no room"), "Run 3 mount failed (no room)"),
+        ((EndReason.MOUNT_FAILED, None, None, "no room"), "Run 3 ended as mount_failed (no room)"),
         ((EndReason.SUPERVISOR_DIED, None, None, "it died"), "Run 3 interrupted (it died)"),
     ],
 )  # fmt: skip
@@ -37,7 +37,7 @@ def test_in_a_few_words(ending, words):
 def test_and_at_length_where_that_is_not_enough():
     message = "the environment could not be built: " + "because " * 20 + "\nof this"
     failed = record(EndReason.BUILD_FAILED, message=message)
-    assert ended(failed) == "Run 3 build failed"
+    assert ended(failed) == "Run 3 ended as build_failed"
     assert details(failed) == message.splitlines()
 
 

@@ -28,7 +28,7 @@ def define(home):
 
 
 def test_there_are_none(call):
-    none = "no executors are defined; docs/clusters.md explains how to define one\n"
+    none = "No executors are defined; docs/clusters.md explains how to define one\n"
     assert call("executors")[:2] == (0, none)
     assert json.loads(call("executors", "--json")[1]) == []
 

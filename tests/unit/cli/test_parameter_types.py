@@ -38,7 +38,7 @@ def test_runs_by_number_and_from_the_last(home, capsys, typed, number):
         assert _run([verb, *([typed] if typed else [])]) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"run        {number}\n")
-    assert err == f"run {number} has printed nothing yet\n"
+    assert err == f"Run {number} has printed nothing yet\n"
 
 
 @pytest.mark.parametrize("typed", ["last~3", "last~999999999"])

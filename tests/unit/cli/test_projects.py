@@ -72,7 +72,7 @@ def test_ps_shows_all_projects_unless_some_are_named(call, words, expected):
     status, out, err = call("ps", "--json", *words)
     assert status == 0
     assert [run["number"] for run in json.loads(out)] == expected
-    assert ("no runs match" in err) == (not expected)
+    assert ("No runs match" in err) == (not expected)
 
 
 def test_ps_has_a_column_for_projects_if_there_are_any(call):

@@ -326,7 +326,7 @@ def test_a_recorded_generate_saves_its_samples_again(tmp_path):
         (RunSpec(("x",), Path("/"), kind="score"), "only run, finetune and generate"),
         (
             RunSpec(("conjure", "finetune", "a.txt", "--resume"), Path("/"), kind="finetune"),
-            "continues the training of another run",
+            "was started with --resume, which cannot be saved",
         ),
         (RunSpec(("curl -u me:s3cret-word x",), Path("/")).stored(), "a secret in its command"),
         (

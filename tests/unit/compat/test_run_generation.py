@@ -101,10 +101,13 @@ class TestTyping:
     ("arguments", "sentence"),
     [
         (["--model_type=xlnet"], "--model_type is 'xlnet'; conjure runs GPT-2 models"),
-        (["--num_samples=0"], "--num_samples is 0; at least 1 is needed"),
-        (["--repetition_penalty=0"], "--repetition_penalty is 0.0; a number above 0 is needed"),
-        (["--temperature=nan", "--top_p=inf"], "--temperature is nan; a number is needed; --top_p is inf;"),
-        (["--seed=-1"], "--seed is -1; a whole number from 0 to 4294967295 is needed"),
+        (["--num_samples=0"], "--num_samples must be at least 1, not 0"),
+        (["--repetition_penalty=0"], "--repetition_penalty must be a number above 0, not 0.0"),
+        (
+            ["--temperature=nan", "--top_p=inf"],
+            "--temperature must be a number, not nan; --top_p must be a number, not inf",
+        ),
+        (["--seed=-1"], "--seed must be an integer from 0 to 4294967295, not -1"),
         (["--length=long"], "argument --length: invalid int value: 'long'"),
         (["--lines"], "unrecognized arguments: --lines"),
     ],

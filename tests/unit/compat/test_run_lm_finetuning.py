@@ -274,11 +274,12 @@ class TestMistakes:
             (["--do_eval"], "--do_eval needs --eval_data_file"),
             (["--evaluate_during_training"], "--evaluate_during_training needs --eval_data_file"),
             (["--block_size=1"], "--block_size is 1; a block needs at least 2 tokens"),
-            (["--max_grad_norm=0"], "--max_grad_norm is 0.0; it must be above 0"),
-            (["--seed=-3"], "--seed is -3"),
+            (["--max_grad_norm=0"], "--max_grad_norm must be above 0, not 0.0"),
+            (["--seed=-3"], "--seed must be an integer from 0 to 4294967295, not -3"),
             (
                 ["--per_gpu_train_batch_size=0", "--learning_rate=nan"],
-                "--per_gpu_train_batch_size is 0; it must be at least 1; --learning_rate is nan",
+                "--per_gpu_train_batch_size must be at least 1, not 0;"
+                " --learning_rate must be at least 0, not nan",
             ),
             (["--num_train_epochs=0.5"], "--num_train_epochs is 0.5: only whole epochs are trained"),
             (["--gradient_accumulation_steps=99"], "so no update would ever be made"),

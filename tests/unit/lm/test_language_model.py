@@ -46,7 +46,7 @@ class TestLoad:
         logits = half.logits(IDS)
         assert logits.dtype == torch.float32
         assert (logits - model.logits(IDS)).abs().max() < 0.1 * model.logits(IDS).abs().max()
-        with pytest.raises(UsageError, match="precision is 'int3'; allowed are"):
+        with pytest.raises(UsageError, match="precision is 'int3'; allowed: auto"):
             conjure.load(folder, precision="int3")
 
     def test_names_only_the_caller_knows(self, folder: Path) -> None:

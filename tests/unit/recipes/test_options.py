@@ -147,7 +147,7 @@ def test_a_generation_has_its_seed_fixed():
     [
         (lambda home: check_finetune(home, ["x"], "sprite", {"epoch": 2}), "there is no option 'epoch'"),
         (lambda home: check_finetune(home, [], "sprite", {}), "no data was given"),
-        (lambda home: check_finetune(home, ["x"], "sprite", {"epochs": 0}), "epochs is 0"),
+        (lambda home: check_finetune(home, ["x"], "sprite", {"epochs": 0}), "epochs must be above 0, not 0"),
         (
             lambda home: check_finetune(home, ["x"], "sprite", {"batch_size": 6, "distributed": 4}),
             r"distributed is 4; the 6 blocks of a step .* can be shared by 1, 2, 3, 6 processes",
@@ -159,7 +159,7 @@ def test_a_generation_has_its_seed_fixed():
             r"distributed is 2 on each of 2 nodes; the 6 blocks of a step",
         ),
         (lambda home: check_finetune(home, ["x"], "sprite", {"nodes": 2}), "nodes needs distributed='N'"),
-        (lambda home: check_generate([""], {"top_p": 7}), "top_p is 7"),
+        (lambda home: check_generate([""], {"top_p": 7}), "top_p must be above 0 and at most 1, not 7"),
         (lambda home: check_score(home, [], ["a", "b", "c"], {}), "3 models were named"),
     ],
 )

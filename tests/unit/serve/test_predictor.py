@@ -74,7 +74,7 @@ def test_a_predictor_answers_with_its_config(file):
     ("name", "config", "error", "words"),
     [
         ("nothing.py", {}, NotFoundError, "does not exist"),
-        ("{file}:Tripler", {}, NotFoundError, "there are Doubler"),
+        ("{file}:Tripler", {}, NotFoundError, "available: Doubler"),
         ("{file}:NotOne", {}, NotFoundError, "NotOne"),
         ("{file}", {"unknown": 1}, UsageError, "does not take this config"),
         ("{folder}/helper.py", {}, UsageError, "has none"),

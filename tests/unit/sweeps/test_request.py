@@ -20,7 +20,7 @@ RANGE = {"x": Range(0.0, 1.0)}
         (lambda: grid(2, prune="asha"), "prune needs metric, and a direction"),
         (lambda: grid(2, metric="loss"), "metric=.loss. needs a direction"),
         (lambda: grid(2, direction="minimize"), "a direction, minimize, needs metric"),
-        (lambda: grid(2, parallel=0), "parallel is 0"),
+        (lambda: grid(2, parallel=0), "parallel must be from 1 to 100,000, not 0"),
         (lambda: grid(2, seeds=3), ":seed: is not in the command"),
         (lambda: searched({}), "a sweep needs a parameter"),
     ],
@@ -33,13 +33,13 @@ def test_every_fault_is_told_before_anything_starts(make, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "bayes", "trials": 3}, "^method is 'bayes'; it must be grid, random or tpe$"),
-        ({"method": None}, "^method is None; it must be grid, random or tpe$"),
+        ({"method": "bayes", "trials": 3}, "^method must be grid, random or tpe, not 'bayes'$"),
+        ({"method": None}, "^method must be grid, random or tpe, not None$"),
         (
             {"metric": "loss", "direction": "min", "prune": "x"},
-            "^direction is 'min'; it must be minimize or maximize; prune is 'x'; it must be median or asha$",
+            "^direction must be minimize or maximize, not 'min'; prune must be median or asha, not 'x'$",
         ),
-        ({"aggregation": "x"}, "^aggregation is 'x'; it must be last, min, max or mean$"),
+        ({"aggregation": "x"}, "^aggregation must be last, min, max or mean, not 'x'$"),
     ],
 )
 def test_an_unknown_word_is_not_taken_for_another(options, said):

@@ -46,7 +46,7 @@ def test_what_is_typed_is_what_is_meant(text, domain):
         ("x=2:1", "from a smaller to a larger"),
         ("x=-1e308:1.7e308:int", "the range -1e\\+308:1.7e\\+308 is too wide"),
         ("x=0:1:log", "must be above 0"),
-        ("x=0.5:2:int", "whole bounds"),
+        ("x=0.5:2:int", "both bounds must be integers"),
         ("x=1:2:reverse_log", "after MIN:MAX come linear or log"),
         ("x=1:2:log:linear", "after MIN:MAX come linear or log"),
     ],

@@ -30,7 +30,7 @@ def command(source: str, folder: Path, *, overwrite: bool) -> int:
         plan = plan_retrieval(home, source, folder, store.lookup_link)
     if plan.in_the_way and not overwrite and sys.stdin.isatty():
         if not click.confirm(f"Overwrite {plan.describe_conflict()}?", err=True):
-            note("nothing was copied")
+            note("Nothing was copied")
             return 1
         overwrite = True
     with StatusLine() as status:
@@ -40,6 +40,6 @@ def command(source: str, folder: Path, *, overwrite: bool) -> int:
 
         copied = retrieve(plan, overwrite=overwrite, watch=show)
     for skipped in copied.skipped:
-        note(f"left out: {skipped}")
-    note(f"copied {plural(copied.files, 'file')} ({format_size(copied.size_bytes)}) to {folder}")
+        note(f"Left out: {skipped}")
+    note(f"Copied {plural(copied.files, 'file')} ({format_size(copied.size_bytes)}) to {folder}")
     return 1 if copied.skipped else 0

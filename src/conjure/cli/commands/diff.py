@@ -34,7 +34,7 @@ def command(before: int, after: int, *, as_json: bool) -> None:
     if as_json:
         write_json(difference.to_dict())
     elif difference.is_empty:
-        note(f"runs {before} and {after} do not differ")
+        note(f"Runs {before} and {after} do not differ")
     else:
         _show(difference)
 

@@ -9,6 +9,7 @@ import click
 
 from conjure.cli.render import note, on_terminal, visible, write_json
 from conjure.core.home import Home
+from conjure.installation import install_command
 from conjure.lm.native import describe
 from conjure.runs.maintenance.doctor import Finding, Rebuilt, State, examine, rebuild
 
@@ -47,16 +48,16 @@ def _language_models() -> Finding:
     """Whether models can run here, and on what; nothing heavy is imported to answer that."""
     if find_spec("tokenizers") is None or find_spec("numpy") is None:
         text = "not installed; runs do not need them"
-        return Finding("language models", State.OK, text, "pip install 'conjure[lm]'")
+        return Finding("language models", State.OK, text, install_command("lm"))
     if find_spec("torch") is None:
         text = f"native engine: {describe()}; without torch, only generating, chatting and scoring work"
-        return Finding("language models", State.OK, text, "pip install 'conjure[lm]'")
+        return Finding("language models", State.OK, text, install_command("lm"))
     return Finding("language models", State.OK, f"native engine: {describe()}")
 
 
 def _what_was_rebuilt(rebuilt: Rebuilt) -> str:
     count = len(rebuilt.numbers)
-    text = f"rebuilt the records of {count:,} run{'s' * (count != 1)}"
+    text = f"Rebuilt the records of {count:,} run{'s' * (count != 1)}"
     if rebuilt.unreadable:
         text += f"; without a readable record: {', '.join(map(str, rebuilt.unreadable))}"
     if rebuilt.set_aside is not None:

@@ -2,7 +2,7 @@
 
 import click
 
-from conjure.cli.render import note, write_json
+from conjure.cli.render import remark, write_json
 from conjure.cli.tables import Column, show_table
 from conjure.cli.typed_options import give_json_to_subcommand
 from conjure.core.config import read_executors
@@ -33,12 +33,12 @@ def command(context: click.Context, *, as_json: bool) -> None:
     if as_json:
         write_json([each.to_dict() for each in found])
     elif not found:
-        click.echo("no executors are defined; docs/clusters.md explains how to define one")
+        click.echo("No executors are defined; docs/clusters.md explains how to define one")
     else:
         show_table(_COLUMNS, [_row(each) for each in found])
     for each in found:
         if each.fault is not None and not as_json:
-            note(each.fault)
+            remark(each.fault)
 
 
 def _row(found: Survey) -> list[str]:

@@ -24,4 +24,4 @@ def command(number: int, label: str, *, remove: bool) -> None:
         (store.remove_label if remove else store.add_label)(number, label)
         labels = store.get(number).labels
     export_records(home)
-    click.echo(f"run {number}: {', '.join(labels) if labels else 'no labels'}")
+    click.echo(f"Run {number}: {', '.join(labels) if labels else 'no labels'}")

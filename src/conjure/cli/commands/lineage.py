@@ -43,7 +43,7 @@ def command(number: int, *, down: bool, as_json: bool) -> None:
         click.echo(f"{click.style(prefix, dim=True)}{text}")
     if not trace.edges[trace.root]:
         note(
-            f"nothing was made from run {number} yet" if down else f"run {number} has no inputs but its code"
+            f"Nothing was made from run {number} yet" if down else f"Run {number} has no inputs but its code"
         )
 
 

@@ -41,4 +41,4 @@ def command(name: str | None, resource: str | None, *, as_json: bool) -> None:
     for link in shown:
         click.echo(f"{link['name']} -> {link['resource']}")
     if not shown:
-        note("no links yet; create one: conjure link NAME runs/N")
+        note("No links yet; create one: conjure link NAME runs/N")

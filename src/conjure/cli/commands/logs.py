@@ -130,7 +130,7 @@ def _follow(home: Home, number: int, wanted: _Lines) -> int:
                 wanted.show(assembler.rest())
                 return 0 if event.record.ending is None else exit_status(event.record.ending)
     except KeyboardInterrupt:
-        note(f"run {number} continues; view its log: conjure logs -f {number}")
+        note(f"Run {number} continues; view its log: conjure logs -f {number}")
     return EXIT_DETACHED
 
 
@@ -157,7 +157,7 @@ def _refuse_attempt(record: RunRecord, attempt: int) -> None:
 def _silence(record: RunRecord) -> str:
     """What to say of a run that printed nothing: why, where that is known."""
     if record.ending is None:
-        return f"run {record.number} has printed nothing yet"
+        return f"Run {record.number} has printed nothing yet"
     return "\n".join([f"{ended(record)}; it printed nothing", *details(record)])
 
 

@@ -34,7 +34,7 @@ def command(resource: str | None, *, with_details: bool, as_json: bool) -> None:
     if found:
         click.echo("\n".join(_details(each) if with_details else _name(each) for each in found))
     else:
-        note(f"nothing in {resource}")
+        note(f"Nothing in {resource}")
 
 
 def _name(listed: Listed) -> str:

@@ -66,7 +66,7 @@ def _show_run(number: int, names: tuple[str, ...], *, plot: bool, as_csv: bool, 
     elif as_csv:
         _write_csv(_points(folder, names))
     elif not wanted:
-        note(f"run {number} has reported no metric{' yet' if going_on else ''}")
+        note(f"Run {number} has reported no metric{' yet' if going_on else ''}")
     elif plot:
         _plot({number: folder}, wanted)
     else:
@@ -83,7 +83,7 @@ def _plot_runs(numbers: Sequence[int], names: tuple[str, ...]) -> None:
         bring_streams(home, number)
     wanted = _chosen(numbers[0], names, known)
     if not wanted:
-        note("none of these runs has reported a metric")
+        note("None of these runs has reported a metric")
     _plot({number: home.run_folder(number) for number in reported}, wanted)
 
 

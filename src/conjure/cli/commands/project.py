@@ -39,7 +39,7 @@ def ls(*, as_json: bool) -> None:
         ]
         show_table(columns, [_row(project) for project in projects])
     else:
-        note('no runs yet; start one: conjure run "echo hello"')
+        note('No runs yet; start one: conjure run "echo hello"')
 
 
 @command.command("rename")

@@ -36,7 +36,7 @@ def command(*, everything: bool, force: bool, as_json: bool) -> int:
             runs = ", ".join(map(str, lost))
             question = f"The unsaved outputs of run {runs} will be lost. Continue?"
             if not click.confirm(question, err=True):
-                note("nothing was deleted")
+                note("Nothing was deleted")
                 return 1
         freed = prune(home, store, everything=everything)
     if as_json:
@@ -44,7 +44,7 @@ def command(*, everything: bool, force: bool, as_json: bool) -> int:
     else:
         click.echo(_describe(freed))
     for reason in freed.not_done:
-        note(f"not deleted: {reason}")
+        note(f"Not deleted: {reason}")
     return 0
 
 
@@ -58,4 +58,4 @@ def _describe(freed: Pruned) -> str:
         "stored object": freed.objects,
     }
     parts = [plural(count, what) for what, count in counts.items() if count]
-    return f"freed {format_size(freed.size_bytes)}{': ' if parts else ''}{', '.join(parts)}"
+    return f"Freed {format_size(freed.size_bytes)}{': ' if parts else ''}{', '.join(parts)}"

@@ -103,7 +103,7 @@ def command(
     elif shown:
         show_table(*_table(shown, metric))
     if more:
-        note(f"showing the {'newest' if metric is None else 'first'} {last}; `conjure ps -a` shows all")
+        note(f"Showing the {'newest' if metric is None else 'first'} {last}; `conjure ps -a` shows all")
     if not runs:
         note(_nothing(wanted, names))
 
@@ -162,8 +162,8 @@ def _table(runs: list[RunRow], metric: str | None) -> tuple[list[Column], list[R
 
 def _nothing(wanted: RunFilter, metric_names: list[str]) -> str:
     if wanted.sort_metric is not None:
-        known = f"there are {', '.join(metric_names)}" if metric_names else "no run has reported any"
-        return f"none of these runs has a metric {wanted.sort_metric!r}; {known}"
+        known = f"available: {', '.join(metric_names)}" if metric_names else "no run has reported any"
+        return f"None of these runs has a metric {wanted.sort_metric!r}; {known}"
     if wanted.statuses or wanted.labels or wanted.projects:
-        return "no runs match"
-    return 'no runs yet; start one: conjure run "echo hello"'
+        return "No runs match"
+    return 'No runs yet; start one: conjure run "echo hello"'

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from conjure.cli.parameter_types import RUN_NUMBER
-from conjure.cli.render import note
+from conjure.cli.render import note, remark
 from conjure.cli.run_following import follow_submission
 from conjure.cli.run_options import parse_variable
 from conjure.cli.saved_commands.options import write_command
@@ -52,9 +52,8 @@ def _save(number: int, path: Path) -> int:
     verb, values = values_of_run(record)
     write_command(path, values, verb)
     if record.code is not None and record.code.dirty:
-        click.echo(
-            f"note: run {number} had uncommitted changes, which the file does not contain;"
-            f" `conjure rerun {number}` repeats them",
-            err=True,
+        remark(
+            f"run {number} had uncommitted changes, which the file does not contain;"
+            f" `conjure rerun {number}` repeats them"
         )
     return 0

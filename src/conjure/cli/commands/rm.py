@@ -30,5 +30,5 @@ def command(resources: tuple[str, ...], *, force: bool, yes: bool) -> None:
     with open_store(home) as store:
         for resource in resources:
             freed = remove(home, store, resource, force=force)
-            note(f"removed {resource} ({format_size(freed)})")
+            note(f"Removed {resource} ({format_size(freed)})")
     export_records(home)

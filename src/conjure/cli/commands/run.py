@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
+from conjure.cli.render import remark
 from conjure.cli.run_following import submit_and_follow
 from conjure.cli.run_options import run_options, run_spec
 from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
 from conjure.cli.saved_commands.options import save_command as save_to_file
 from conjure.core.home import Home
-from conjure.core.quoting import printable
 from conjure.errors import UsageError
 from conjure.runs.inspect.submission_warnings import submission_warnings
 from conjure.runs.schema.argv import unknown_placeholders
@@ -47,9 +47,9 @@ def command(context: click.Context, /, *, save_command: Path | None, **options: 
     if save_command is not None:
         return save_to_file(context, save_command, spec.stored().withheld or ())
     for name in unknown_placeholders(spec.command, spec.params):
-        click.echo(f"note: :{name}: in the command is not replaced: there is no --param {name}=…", err=True)
-    for note in submission_warnings(spec):
-        click.echo(f"note: {printable(note)}", err=True)
+        remark(f"the command contains :{name}:, but no --param {name}=… was given")
+    for warning in submission_warnings(spec):
+        remark(warning)
     return submit_and_follow(home, spec, background=options["background"], as_json=options["as_json"])
 
 

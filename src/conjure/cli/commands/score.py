@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 @click.argument("inputs", nargs=-1, required=True, metavar="TEXT|FILES…")
 @model_option
 @click.option("--compare", nargs=2, metavar="MODEL MODEL", help="Compare two models.")
-@click.option("--text", "as_text", is_flag=True, help="Treat TEXT as text even if a file has that name.")
+@click.option(
+    "--text", "as_text", is_flag=True, help="Read TEXT as text, even if it is or looks like a file name."
+)
 @reading_options
 @click.option("--context", type=int, help="Context length in tokens; default: the model's.")
 @click.option("--stride", type=int, help="Tokens from one window to the next; default: half the context.")
@@ -76,8 +78,8 @@ def command(
     """Compute the log-probability, loss and perplexity of TEXT, or of the records in FILES.
 
     FILES are .txt .csv .tsv .json .jsonl .parquet, folders of them, or - for standard input. A single
-    argument that is not the name of a file is TEXT. Each record is scored as a document, after one
-    end-of-text token; each token is scored once, given at most --context tokens before it.
+    argument that is neither a file nor ends like a data file is TEXT. Each record is scored as a document,
+    after one end-of-text token; each token is scored once, given at most --context tokens before it.
     """
     layout, recording = layout_of(settings), settings
     if compare is not None and per_token:

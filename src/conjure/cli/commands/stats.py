@@ -115,7 +115,7 @@ class _View:
         show_facts(facts)
         self._height = len(facts)
         if sample is None and not record.status.is_final:
-            note(f"run {record.number} cannot be measured from here; it may be on another machine")
+            note(f"Run {record.number} cannot be measured from here; it may be on another machine")
 
 
 def _cut(facts: list[Fact]) -> list[Fact]:

@@ -150,7 +150,7 @@ def random(**options: Any) -> int:
 def tpe(**options: Any) -> int:
     """Try values like those that did well (tree-structured Parzen estimator).
 
-    Needs the sweeps extra: pip install 'conjure[sweeps]'. Also called bayesian.
+    Needs Optuna, from the extra `sweeps`. Also called bayesian.
     """
     return _start("tpe", options)
 
@@ -242,7 +242,7 @@ def ls(*, as_json: bool) -> None:
         write_json([view.listed() for view in views])
         return
     if not views:
-        note(f"no sweeps yet; start one: {_EXAMPLE}")
+        note(f"No sweeps yet; start one: {_EXAMPLE}")
         return
     columns = [
         Column("SWEEP", right=True),
@@ -274,7 +274,7 @@ def _listed_row(view: SweepView) -> list[str | Cell]:
 def stop(number: int) -> None:
     """Stop sweep NUMBER and its trials; their outputs are saved."""
     row, stopped = stop_sweep(Home.from_environment(), number)
-    click.echo(f"sweep {number}: {row.state}, {stopped} of its trials stopped")
+    click.echo(f"Sweep {number}: {row.state}, {stopped} of its trials stopped")
 
 
 @command.command("resume")

@@ -12,6 +12,7 @@ from conjure.core.home_selection import find_home
 from conjure.core.text import plural
 from conjure.core.units import format_size
 from conjure.errors import ConjureError
+from conjure.installation import install_command
 
 
 @click.group("team")
@@ -52,13 +53,13 @@ def init(*, database: str, objects: str | None) -> None:
     help="Database of the team: postgresql://USER@HOST/DATABASE, without a password.",
 )
 def join(*, database: str) -> None:
-    """Share the runs of a team whose files are in an object store; this home must have no runs yet.
+    """Join a team whose files are in an object store. This home must not have runs.
 
     In a home that has joined already it changes nothing, so a script that prepares machines can call it.
     If the address of the team's database has changed, the home uses the new one.
     """
     made = _team().join(Home.from_environment(), database)
-    name = f"joined as {made.member}" if made.member is not None else "this home uses the database already"
+    name = f"Joined as {made.member}" if made.member is not None else "This home uses the database already"
     click.echo(f"{name}: {plural(made.runs, 'run')} in {made.database} ({made.server})")
     _show_objects(made.objects, made.objects_can)
 
@@ -97,7 +98,7 @@ def status(*, as_json: bool) -> None:
 def upgrade() -> None:
     """Upgrade the shared database to the schema of this version of conjure."""
     before, after = _team().upgrade_schema(Home.from_environment())
-    click.echo(f"schema {after}" if before == after else f"schema {before} → {after}")
+    click.echo(f"Schema {after}" if before == after else f"Schema {before} → {after}")
 
 
 @command.command("leave")
@@ -107,12 +108,12 @@ def leave() -> None:
     It keeps the runs that were executed in it. Nothing changes for the other members of the team.
     """
     kept = _team().leave(Home.from_environment())
-    click.echo(f"the home has its own database file again, with {plural(kept, 'run')}")
+    click.echo(f"The home has its own database file again, with {plural(kept, 'run')}")
 
 
 def _show_objects(objects: str | None, can: str | None) -> None:
     if objects is not None:
-        click.echo(f"files are in {objects}, which {can}")
+        click.echo(f"Files are in {objects}, which {can}")
 
 
 def _team():  # noqa: ANN202 - a module
@@ -129,6 +130,6 @@ def _modules():  # noqa: ANN202 - modules
         from conjure.runs.maintenance import push_to_team, team
     except ModuleNotFoundError as error:
         raise ConjureError(
-            f"this command needs {error.name}, which is not installed", fix="pip install 'conjure[team]'"
+            f"this command needs {error.name}, which is not installed", fix=install_command("team")
         ) from error
     return team, push_to_team

@@ -16,4 +16,4 @@ def command(name: str) -> None:
     with open_store(home) as store:
         store.remove_link(name)
     export_records(home)
-    note(f"removed link {name}")
+    note(f"Removed link {name}")

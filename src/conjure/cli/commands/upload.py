@@ -30,7 +30,7 @@ def command(path: Path, *, name: str | None) -> int:
 
         done = upload(Home.from_environment(), path, name, watch=show)
     for skipped in done.skipped:
-        note(f"left out: {skipped}")
+        note(f"Left out: {skipped}")
     kept = done.upload
     what = f"{plural(kept.files, 'file')}, {format_size(kept.size_bytes)}"
     note(f"{what}: {f'version {kept.version}' if done.is_new else f'identical to version {kept.version}'}")

@@ -29,5 +29,5 @@ def command(resources: tuple[str, ...], *, as_json: bool) -> int:
                 click.echo(f"{each.resource}: {visible(fault)}")
             if not each.faults:
                 what = f"{plural(each.files, 'file')}, {format_size(each.size_bytes)}"
-                click.echo(f"{each.resource}: {what}, as saved")
+                click.echo(f"{each.resource}: {what}, unchanged")
     return 1 if any(each.faults for each in found) else 0

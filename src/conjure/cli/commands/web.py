@@ -87,4 +87,4 @@ def export(numbers: tuple[int, ...], *, output: Path) -> None:
     """Save runs as one HTML file that can be read anywhere: no server, no scripts."""
     page = import_module("conjure.web.export").export_page(Home.from_environment(), numbers)
     save_text(output, page)
-    note(f"saved {output}")
+    note(f"Saved {output}")

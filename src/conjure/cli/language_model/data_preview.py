@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from conjure.cli.language_model.progress import bytes_progress
-from conjure.cli.render import note, on_terminal
+from conjure.cli.render import on_terminal, remark
 from conjure.core.quoting import DIRECTION_MARKS, printable
 from conjure.core.text import plural
 from conjure.lm.checkpoints.model_resolver import resolve_model
@@ -66,7 +66,7 @@ def preview(
     tokenizer = Tokenizer.from_folder(resolve_model(model, lookups=[model_lookup]).folder)
     chat = conversation_encoder(records.chat_formats, tokenizer, model=model)
     for guess in _guesses(records):
-        click.echo(printable(guess), err=True)
+        remark(guess)
     with bytes_progress("Turning text into tokens") as progress:
         text = tokenise(
             records, tokenizer, allow_special=special_tokens == "token", chat=chat, progress=progress
@@ -74,8 +74,8 @@ def preview(
     with bytes_progress("Comparing records") as progress:
         groups = find_groups([records], progress=progress)
     facts, parts = describe(records, text, groups), hold_out(text, groups=groups, dedup=DEFAULT_DEDUP)
-    for remark in facts.remarks:
-        note(printable(f"Note: {remark}."))
+    for fact in facts.remarks:
+        remark(fact)
     shown = min(count, facts.records)
     if as_json:
         first = [_record_as_json(text, index, tokenizer) for index in range(shown)]
@@ -110,8 +110,8 @@ def _guesses(records: RecordSet) -> Iterator[str]:
         names = [source.name for source in records.sources if source.chat == format_]
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         yield (
-            f"{names[0]}{more}: conversations ({format_}); answers are learned "
-            "(use --column NAME to read plain text)."
+            f"{names[0]}{more}: conversations ({format_}); only the answers are trained on "
+            "(use --column NAME to read plain text)"
         )
     columns: dict[str, list[str]] = {}
     for source in records.sources:
@@ -120,8 +120,8 @@ def _guesses(records: RecordSet) -> Iterator[str]:
     for column, names in columns.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         yield (
-            f"Reading column {column!r} of {names[0]}{more}, the only one with text "
-            "(use --column NAME for another)."
+            f"reading column {column!r} of {names[0]}{more}, the only one with text "
+            "(use --column NAME for another)"
         )
 
 
@@ -145,7 +145,7 @@ def _facts(facts: DataFacts, parts: Split, vocabulary: str) -> dict[str, str]:
 
 def _answers(facts: DataFacts) -> dict[str, str]:
     count = facts.answer_tokens
-    return {} if count is None else {"answers": f"{count:,} tokens to learn ({count / facts.tokens:.0%})"}
+    return {} if count is None else {"answers": f"{count:,} tokens to train on ({count / facts.tokens:.0%})"}
 
 
 def _held_out(parts: Split) -> str:
@@ -175,10 +175,8 @@ def _bars(histogram: Histogram) -> Iterator[str]:
 def _style_legend() -> str:
     """What colours mean; without colours, answers stand in brackets."""
     if not on_terminal():
-        return "⟦answers, which are learned⟧"
-    return (
-        f"{click.style('answers, which are learned', fg='green')}; {click.style('control tokens', fg='cyan')}"
-    )
+        return "⟦answers (trained on)⟧"
+    return f"{click.style('answers (trained on)', fg='green')}; {click.style('control tokens', fg='cyan')}"
 
 
 def _conversation_as_text(chat: EncodedChat, tokenizer: Tokenizer) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from conjure.cli.language_model.token_view import show_tokens
-from conjure.cli.render import StatusLine, note, on_terminal, save_json, visible, write_json
+from conjure.cli.render import StatusLine, note, on_terminal, remark, save_json, visible, write_json
 from conjure.core.units import format_duration
 from conjure.errors import UsageError
 from conjure.lm.generation.engine_loading import LoadedEngine, load_engine
@@ -102,9 +102,9 @@ def _note_overflow(loaded: LoadedEngine, request: GenerationRequest) -> None:
     context = loaded.engine.context_length
     longest = max(map(len, encode_prompts(loaded.tokenizer, request, context)))
     if exceeds_context(longest, request, context):
-        note(
-            f"A prompt of {longest:,} tokens and {request.max_new_tokens:,} new tokens exceed the context of "
-            f"{context:,} tokens: when it is full, the model continues from the last {context // 2:,}."
+        remark(
+            f"a prompt of {longest:,} tokens and {request.max_new_tokens:,} new tokens exceed the context of "
+            f"{context:,} tokens: when it is full, the model continues from the last {context // 2:,}"
         )
 
 

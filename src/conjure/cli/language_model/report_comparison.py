@@ -9,12 +9,12 @@ from pathlib import Path
 
 import click
 
-from conjure.cli.render import note, save_text, write_json_text
+from conjure.cli.render import note, remark, save_text, write_json_text
 from conjure.core.home import Home
 from conjure.lm.checkpoints.weights_digest import SHORT
 from conjure.lm.report.compare import Comparison, compare, comparison_to_json
 from conjure.lm.report.facts import Report
-from conjure.lm.report.html.compare_page import behind, place, protocol, render_comparison
+from conjure.lm.report.html.compare_page import behind, protocol, rank, render_comparison
 from conjure.lm.report.html.page import render_html
 from conjure.recipes.comparison_inputs import tuned_models
 from conjure.recipes.used_models import models_of_one_name
@@ -50,17 +50,17 @@ def _note_models_of_one_name(home: Home, runs: Sequence[int]) -> None:
         records = [store.get(run) for run in runs]
     for name, digests in models_of_one_name(home, records).items():
         each = ", ".join(f"run {run} from {digest[:SHORT]}" for run, digest in digests.items())
-        note(f"The runs started from different models named {name}: {each}.")
+        remark(f"the runs started from different models named {name}: {each}")
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:
     """A comparison as a terminal shows it."""
     samples = len(comparison.runs[0].samples)
-    header = ("run", "place", "bits/byte", "above lowest", "copies", "distinct pairs", "length difference")
+    header = ("run", "rank", "bits/byte", "above lowest", "copies", "distinct pairs", "length difference")
     rows = [
         (
             str(run.run),
-            place(run),
+            rank(run),
             f"{run.bits_per_byte:.3f}" if run.bits_per_byte is not None else "–",
             behind(run, comparison.scored),
             f"{run.copies:,} of {samples:,}",

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from conjure.cli.language_model.token_view import show_tokens
-from conjure.cli.render import StatusLine, note, save_json, write_json
+from conjure.cli.render import StatusLine, note, remark, save_json, write_json
 from conjure.core.units import format_duration
 from conjure.errors import DataError
 from conjure.lm.checkpoints.base_model import base_difference
@@ -96,15 +96,15 @@ def _records(inputs: Sequence[str], column: str | None, split: str | None, layou
     records = read_records(inputs, column=column, split=split, layout=layout)
     for source in records.sources:
         if source.chat is not None:
-            note(f"{source.name} contains conversations ({source.chat}): their answers are scored.")
+            remark(f"{source.name} contains conversations ({source.chat}); their answers are scored")
         if source.guessed:
-            note(f"Reading column {source.column!r} of {source.name} (--column NAME: another).")
+            remark(f"reading column {source.column!r} of {source.name} (use --column NAME for another)")
     return records
 
 
 def _note_bad_rows(records: Any) -> None:
     for bad in records.bad_rows.values():
-        note(f"Left out: {records.describe(bad)}.")
+        note(f"Left out: {records.describe(bad)}")
 
 
 def _note_other_base(base: ModelSource, tuned: ModelSource) -> None:
@@ -115,7 +115,7 @@ def _note_other_base(base: ModelSource, tuned: ModelSource) -> None:
         return
     difference = base_difference(base, noted if isinstance(noted, dict) else None, tuned.folder)
     if difference is not None:
-        note(f"{tuned.name} was not tuned from this {base.name}: it started from {difference}.")
+        remark(f"{tuned.name} was not tuned from this {base.name}: it started from {difference}")
 
 
 @dataclass
@@ -232,7 +232,7 @@ def _print_table(results: list[_Result]) -> None:
             f"{second.bits_per_byte - first.bits_per_byte:+.4f} bits per byte"
         )
         if len({result.model.tokenizer.digest for result in results}) > 1:
-            note("The models have different tokenizers: compare word perplexity or bits per byte, not loss.")
+            remark("the models have different tokenizers: compare word perplexity or bits per byte, not loss")
 
 
 def _facts(result: _Result) -> dict[str, str]:

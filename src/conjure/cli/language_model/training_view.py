@@ -75,7 +75,7 @@ def _learned(data: DataFacts) -> Iterator[str]:
     """Of conversations, what is learned of them."""
     if data.answer_tokens is not None:
         formats = ", ".join(sorted({str(file["chat"]) for file in data.files}))
-        yield f"         conversations ({formats}): {data.answer_tokens:,} tokens of answers are learned"
+        yield f"         conversations ({formats}): {data.answer_tokens:,} tokens of answers are trained on"
 
 
 def _dropped(plan: Plan) -> str:
@@ -254,7 +254,7 @@ def result_json(result: FinetuneResult, report: Path | None) -> dict[str, Any]:
 
 
 def _count(parameters: int) -> str:
-    return f"{parameters / 1e6:,.1f} M" if parameters >= 1e5 else f"{parameters:,}"
+    return f"{parameters / 1e6:,.1f}M" if parameters >= 1e5 else f"{parameters:,}"
 
 
 def _bar(share: float) -> str:

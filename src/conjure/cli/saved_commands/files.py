@@ -67,7 +67,7 @@ def read_words(path: Path, command: click.Command, verb: str) -> SavedWords:
     words = SavedWords()
     for key, value in _load(path).items():
         if key not in parameters:
-            near = did_you_mean(key.replace("_", "-"), parameters) or f"there are {', '.join(parameters)}"
+            near = did_you_mean(key.replace("_", "-"), parameters) or f"allowed: {', '.join(parameters)}"
             raise UsageError(f"{path}: `conjure {verb}` has no option {key!r}; {near}")
         parameter = parameters[key]
         known = key_of(parameter)

@@ -62,7 +62,7 @@ def saved_command_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--from-file",
             metavar="FILE",
             expose_value=False,
-            help="Take options and the command from a TOML file; options given here win.",
+            help="Read options and arguments from a TOML file; options on the command line take precedence.",
         ),
     ):
         command = option(command)

@@ -40,7 +40,7 @@ def values_of_run(record: RunRecord) -> tuple[str, dict[str, Value]]:
         )
     if _RESUME in spec.command and verb == "finetune":
         raise UsageError(
-            f"run {record.number} continues the training of another run, which no file can ask for",
+            f"run {record.number} was started with --resume, which cannot be saved to a file",
             fix=f"conjure rerun {record.number}",
         )
     found = _run_values(record) if verb == RUN else _own_values(spec, verb)

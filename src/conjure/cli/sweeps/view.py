@@ -161,7 +161,7 @@ def show_plots(view: SweepView) -> None:
     cells = [cell for cell in view.ranked if cell.value is not None]
     metric = view.request.metric
     if metric is None or not cells:
-        note("no trial has a value to plot yet")
+        note("No trial has a value to plot yet")
         return
     values = [cell.value for cell in cells if cell.value is not None]
     for name, domain in view.request.space.items():

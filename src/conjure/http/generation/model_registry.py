@@ -95,7 +95,7 @@ class ModelRegistry:
             served = ", ".join(each.name for each in self.given)
             raise HttpError(
                 404,
-                f"the model {shown(name)} is not served here; served are: {served}",
+                f"there is no model {shown(name)}; available: {served}",
                 param="model",
                 code="model_not_found",
             )

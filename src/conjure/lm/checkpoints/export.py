@@ -103,7 +103,7 @@ def export(
         CheckpointError: The model cannot be read, or the result not written.
     """
     if format not in TYPES:
-        raise UsageError(f"format is {format!r}; allowed are {', '.join(TYPES)}")
+        raise UsageError(f"format is {format!r}; allowed: {', '.join(TYPES)}")
     if type is not None and type not in TYPES[format]:
         raise UsageError(f"type is {type!r}; for {format} it can be {' or '.join(TYPES[format])}")
     if str(folder).lower() in _FORMAT_WORDS:

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from conjure.errors import CheckpointError, ModelError, UsageError, option
+from conjure.installation import install_command
 from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
@@ -80,7 +81,7 @@ def load_engine(
         UsageError: The name or the precision cannot be one.
     """
     if precision not in PRECISIONS:
-        raise value_fault("precision", f"is {precision!r}; allowed are {', '.join(PRECISIONS)}")
+        raise value_fault("precision", f"is {precision!r}; allowed: {', '.join(PRECISIONS)}")
     source, config, tokenizer = find_model(name, adapter, lookups)
     native = status()
     chosen = native_format(config, precision, rows, native)
@@ -165,7 +166,7 @@ def refuse_without_torch(folder: Path, precision: str) -> None:
         raise UsageError(
             f"the model in {folder} needs torch for {option('precision', precision)} here, and it is not"
             " installed",
-            fix="pip install 'conjure[lm]'",
+            fix=install_command("lm"),
         )
 
 

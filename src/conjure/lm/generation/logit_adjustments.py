@@ -62,7 +62,7 @@ class LogitSettings(SamplingSettings):
         yield from super().faults()
         for token_id, bias in self.logit_bias:
             if not self.BIAS.allows(bias):
-                yield ValueFault("logit_bias", f"of {token_id} is {bias!r}; it must be {self.BIAS}")
+                yield ValueFault("logit_bias", f"of {token_id} must be {self.BIAS}, not {bias!r}")
                 return
 
 

@@ -133,7 +133,7 @@ class GenerationRequest(SamplingSettings):
             words = "is empty; at least one is needed, and an empty text means the start of a document"
             yield ValueFault("prompts", words)
         if any(text == "" for text in self.stop):
-            words = "contains an empty text, which would stop every sample before its first character"
+            words = "contains an empty string, which would stop every sample before its first character"
             yield ValueFault("stop", words)
         if self.on_overflow not in ("slide", "error"):
             yield ValueFault("on_overflow", f"must be 'slide' or 'error', not {self.on_overflow!r}")

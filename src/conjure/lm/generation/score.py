@@ -170,10 +170,10 @@ class Windows:
         faults = []
         if not 1 <= context <= limit:
             faults.append(
-                ValueFault("context", f"is {context}; it must be from 1 to the model's {limit} tokens")
+                ValueFault("context", f"must be from 1 to the model's {limit} tokens, not {context}")
             )
         if stride < 1 or stride > context > 0:
-            faults.append(ValueFault("stride", f"is {stride}; it must be from 1 to the context"))
+            faults.append(ValueFault("stride", f"must be from 1 to the context, not {stride}"))
         refuse_faults(faults)
         return cls(context, stride)
 

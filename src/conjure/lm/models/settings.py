@@ -57,14 +57,14 @@ Table = Mapping[str, Setting]
 
 
 def whole(*names: str, default: int = _REQUIRED) -> Setting:
-    """A whole number of at least 1."""
-    wanted = f"a whole number from 1 to {_LARGEST_WHOLE:,}"
+    """An integer of at least 1."""
+    wanted = f"an integer from 1 to {_LARGEST_WHOLE:,}"
     return Setting(names, lambda value: _is_whole(value) and value >= 1, wanted, default, 1)
 
 
 def optional_whole(*names: str) -> Setting:
     """The same, or null."""
-    wanted = f"a whole number from 1 to {_LARGEST_WHOLE:,}, or null,"
+    wanted = f"an integer from 1 to {_LARGEST_WHOLE:,}, or null"
     return Setting(names, lambda value: value is None or (_is_whole(value) and value >= 1), wanted, None)
 
 
@@ -120,7 +120,7 @@ def words(name: str, allowed: tuple[str, ...], default: list[str]) -> Setting:
         known = isinstance(value, list) and all(isinstance(word, str) and word in allowed for word in value)
         return known and len(value) == len(default)
 
-    wanted = f"a list of {len(default)}, each {' or '.join(allowed)},"
+    wanted = f"a list of {len(default)}, each {' or '.join(allowed)}"
     return Setting((name,), allows, wanted, default, default)
 
 
@@ -177,7 +177,7 @@ class Settings:
         """The settings in the object of this name; none where there is no such object."""
         content = self.content.get(name)
         if content is not None and not isinstance(content, dict):
-            self.fault(f"{self._path}{name} is {_excerpt(content)}, an object or null is needed")
+            self.fault(f"{self._path}{name} must be an object or null, not {_excerpt(content)}")
         return Settings(content if isinstance(content, dict) else {}, self._faults, f"{self._path}{name}.")
 
     def take(self, setting: Setting) -> Any:
@@ -188,7 +188,7 @@ class Settings:
             return setting.harmless
         value = self.content[name] if name is not None else setting.default
         if name is not None and not setting.allows(value):
-            self.fault(f"{self._path}{name} is {_excerpt(value)}, {setting.wanted} is needed")
+            self.fault(f"{self._path}{name} must be {setting.wanted}, not {_excerpt(value)}")
             value = setting.harmless
         return setting.parse(value)
 
@@ -208,7 +208,7 @@ class Settings:
         """The number of layers."""
         layers = self.take(whole(*names, default=default))
         if layers > MAX_LAYERS:
-            self.fault(f"it asks for {layers:,} layers, more than the {MAX_LAYERS:,} allowed")
+            self.fault(f"it has {layers:,} layers; at most {MAX_LAYERS:,} are supported")
             return 1
         return layers
 

@@ -152,7 +152,7 @@ class Shape(ModelConfig):
             if not 0 < rope.channels + rope.channels % 2 <= self.head_size:
                 yield f"rotary positions cannot rotate {rope.channels} of {self.head_size} channels of a head"
         if self.parameter_count > MAX_PARAMETERS:
-            yield f"it asks for {self.parameter_count:,} parameters, more than the {MAX_PARAMETERS:,} allowed"
+            yield f"it has {self.parameter_count:,} parameters; at most {MAX_PARAMETERS:,} are supported"
 
     @property
     def n_layer(self) -> int:

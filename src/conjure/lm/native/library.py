@@ -245,7 +245,7 @@ def status() -> Status:
     """
     wanted = os.environ.get(VARIABLE, "") or "auto"
     if wanted not in ("auto", "off", *INSTRUCTIONS):
-        raise UsageError(f"{VARIABLE} is {wanted!r}; allowed are auto, off, {', '.join(INSTRUCTIONS)}")
+        raise UsageError(f"{VARIABLE} is {wanted!r}; allowed: auto, off, {', '.join(INSTRUCTIONS)}")
     if wanted == "off":
         return Status(None, "", f"{VARIABLE} is off")
     library = open_library(Path(__file__).parent)

@@ -257,7 +257,7 @@ def _request(
 
 
 def rank(scores: Sequence[Sequence[Tally]]) -> list[int | None]:
-    """The place of each model, 1 the best; no clear difference from the best of a place is the same place.
+    """The rank of each model, 1 the best; no clear difference from the best of a rank is the same rank.
 
     Args:
         scores: Of each model, one tally for each record, of which every group has one.

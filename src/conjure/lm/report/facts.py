@@ -396,8 +396,8 @@ def report_from_json(text: str) -> Report:
         schema = values["schema"]
         if schema > SCHEMA:
             raise DataError(
-                f"the report has schema {schema}; this conjure reads up to {SCHEMA}",
-                hint="use the conjure that wrote it, or a newer one",
+                f"the report has schema {schema}; this version of conjure reads schemas up to {SCHEMA}",
+                hint="use the version that wrote it, or a newer one",
             )
         return _decode(Report, values)
     except (ValueError, KeyError, TypeError) as error:

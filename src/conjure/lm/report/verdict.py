@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from conjure.core.text import plural
+from conjure.core.units import format_number
 from conjure.lm.report.facts import (
     Course,
     Diversity,
@@ -148,10 +149,14 @@ def _after_nothing(rise: float, rate: float | None) -> str:
     """What to try where no step was better than none: the loss rose by so much at its lowest."""
     if rise > SMALLEST_CHANGE:
         lower = min(rate / 5, HIGHEST_ADVISED_RATE) if rate is not None else None
-        option = f" (--learning-rate {lower:.1g})" if lower is not None else ""
+        option = f" (--learning-rate {_one_digit(lower)})" if lower is not None else ""
         return f"Training made it worse from the first evaluation on. Try a lower learning rate{option}."
-    option = f" (--learning-rate {rate * 3:.1g})" if rate is not None else ""
+    option = f" (--learning-rate {_one_digit(rate * 3)})" if rate is not None else ""
     return f"Training changed it little. Try more epochs (--epochs) or a higher learning rate{option}."
+
+
+def _one_digit(value: float) -> str:
+    return format_number(float(f"{value:.1g}"))
 
 
 def _better(

@@ -72,7 +72,7 @@ def check_encoding(name: str) -> str:
             return found.name
     raise value_fault(
         "encoding",
-        f"is {name!r}; it must be one that Python knows, such as utf-8, utf-16, cp1252 or cp1251",
+        f"must be one that Python knows (such as utf-8, utf-16, cp1252 or cp1251), not {name!r}",
     )
 
 

@@ -46,9 +46,9 @@ class ReadOptions:
     def __post_init__(self) -> None:
         """Refuse what cannot be followed."""
         if self.format is not None and self.format not in KINDS:
-            raise value_fault("format", f"is {self.format!r}; it can be {', '.join(KINDS)}")
+            raise value_fault("format", f"is {self.format!r}; allowed: {', '.join(KINDS)}")
         if self.quoting not in QUOTINGS:
-            raise value_fault("quoting", f"is {self.quoting!r}; it can be {', '.join(QUOTINGS)}")
+            raise value_fault("quoting", f"is {self.quoting!r}; allowed: {', '.join(QUOTINGS)}")
         if self.encoding is not None:
             object.__setattr__(self, "encoding", check_encoding(self.encoding))
         if self.delimiter is not None:
@@ -60,6 +60,6 @@ def _one_character(typed: str) -> str:
     if len(delimiter) != 1 or delimiter in '"\r\n\0\ufeff':
         raise value_fault(
             "delimiter",
-            rf"is {typed!r}; it must be one character, such as ; or | (\t for a tab), and no quote",
+            rf"must be one character (such as ; or |; \t is a tab) and no quote, not {typed!r}",
         )
     return delimiter

@@ -151,7 +151,7 @@ class RecordSet:
             guess = guess_encoding(source.path)
             if guess is None or guess.encoding == self.layout.encoding:
                 return self._undecodable_line(source) if not bad.number else ""
-        return f"; read as {guess.encoding} it says {guess.sample!r}"
+        return f"; decoded as {guess.encoding}: {guess.sample!r}"
 
     def _undecodable_line(self, source: Source) -> str:
         """Which line of a text taken whole is no text; nothing where all of it is."""
@@ -200,7 +200,7 @@ class RecordSet:
         fix = self._remedy()
         if fix is None and Fault.NUL in self.bad_rows:
             faults += "; this may not be a text file"
-        return DataError(f"{names} {contain} nothing usable: {faults or 'not one record'}", fix=fix)
+        return DataError(f"{names} {contain} no usable records{f': {faults}' if faults else ''}", fix=fix)
 
     def _remedy(self) -> str | None:
         """What to do about bytes that are not UTF-8 text."""
@@ -238,7 +238,7 @@ def read_records(
         DataError: A file is empty or damaged, or a folder holds nothing of these kinds.
     """
     if split is not None and split not in SPLITS:
-        raise value_fault("split", f"is {split!r}; it can be {' or '.join(SPLITS)}")
+        raise value_fault("split", f"is {split!r}; allowed: {', '.join(SPLITS)}")
     layout = layout if layout is not None else ReadOptions()
     found = find_sources([str(source) for source in sources], column=column, layout=layout)
     if split is not None and all(source.is_table for source in found):

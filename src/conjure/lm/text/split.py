@@ -214,12 +214,10 @@ def hold_out(
         DataError: The text is a single token: there is nothing to predict.
     """
     if not 0 <= fraction < 1:
-        raise UsageError(
-            f"holdout is {fraction}; it must be a fraction from 0 (none) to below 1, such as 0.1"
-        )
+        raise UsageError(f"holdout must be a fraction from 0 (none) to below 1 (such as 0.1), not {fraction}")
     total = len(text.ids)
     if total < 2:
-        raise DataError(f"the text is {total} token long; at least 2 are needed")
+        raise DataError(f"the text has {plural(total, 'token')}; at least 2 are needed")
     groups = groups if groups is not None else groups_of_equals(text.hashes)
     everything = _all_records(text, groups)
     return _deduplicated(_split(text, everything, groups, fraction), dedup)
@@ -240,7 +238,7 @@ def hold_out_file(
         DataError: The text is a single token: there is nothing to predict.
     """
     if len(text.ids) < 2:
-        raise DataError(f"the text is {len(text.ids)} token long; at least 2 are needed")
+        raise DataError(f"the text has {plural(len(text.ids), 'token')}; at least 2 are needed")
     count = len(text.ends)
     train = _all_records(text, groups)
     held_out = replace(

@@ -59,7 +59,7 @@ class Fault(StrEnum):
     WEIGHT = "a weight other than 0 and 1"
     UNKNOWN_ROLE = "a role that is not system, user or assistant"
     ROLES = "roles out of order (user and assistant must take turns)"
-    NO_ANSWER = "no answer to learn"
+    NO_ANSWER = "no answer to train on"
     EMPTY_ANSWER = "an empty answer"
 
 

@@ -570,7 +570,7 @@ def _check_ids(path: Path, vocabulary: Any) -> None:
     """Refuse ids that would ask for a table of any size, or for none.
 
     Raises:
-        CheckpointError: One is no whole number from 0 to `_LARGEST_ID`.
+        CheckpointError: One is no integer from 0 to `_LARGEST_ID`.
     """
     if not isinstance(vocabulary, dict):
         raise CheckpointError(f"{path} is damaged: its vocabulary is not an object")
@@ -581,7 +581,7 @@ def _check_ids(path: Path, vocabulary: Any) -> None:
         if not isinstance(id_, int) or isinstance(id_, bool) or not 0 <= id_ <= _LARGEST_ID:
             raise CheckpointError(
                 f"{path} is damaged: it gives token {_excerpt(token)} the id {_excerpt(str(id_))};"
-                f" ids are whole numbers from 0 to {_LARGEST_ID:,}"
+                f" ids are integers from 0 to {_LARGEST_ID:,}"
             )
 
 

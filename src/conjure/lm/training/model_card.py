@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conjure.core.files import open_regular
+from conjure.core.units import format_number
 from conjure.errors import CheckpointError
 from conjure.lm.checkpoints.layout import ORIGIN_FILE, read_json_object
 from conjure.lm.training.plan import Plan
@@ -57,6 +58,7 @@ def model_card(plan: Plan, step: int, base: BaseFacts) -> str:
     """
     facts = plan.data
     files = ", ".join(str(file["name"]) for file in facts.files)
+    rate = format_number(plan.learning_rate)
     # YAML reads a string of JSON as the same text, whatever is in it.
     licence = f"license: {base.licence}\n" if base.licence is not None else ""
     return f"""---
@@ -72,7 +74,7 @@ Fine-tuned from `{plan.model}` ({plan.parameters:,} parameters, {plan.trainable:
 {facts.records:,} records ({facts.tokens:,} tokens) from {files}; the weights are those after {step:,} steps.
 
 - base model: {_base(base)}
-- blocks of {plan.block_size} tokens, {plan.batch_size} per step; peak learning rate {plan.learning_rate:g}
+- blocks of {plan.block_size} tokens, {plan.batch_size} per step; peak learning rate {rate}
 - held out for evaluation: {plan.held_out_tokens:,} tokens, by {plan.held_out_method}
 {_learned(plan)}- all settings: `training.json`
 

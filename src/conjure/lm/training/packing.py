@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conjure.core.text import plural
 from conjure.errors import DataError
 from conjure.lm.nn.loss import IGNORE
 from conjure.lm.text.split import TokenStream
@@ -60,7 +61,9 @@ class Blocks:
 
     def __init__(self, stream: TokenStream, block_size: int) -> None:
         if len(stream) < 2:
-            raise DataError(f"a stream of {len(stream)} token has nothing to predict; at least 2 are needed")
+            raise DataError(
+                f"a stream of {plural(len(stream), 'token')} has nothing to predict; at least 2 are needed"
+            )
         self._stream = stream
         self.target_count = len(stream) - 1
         self.block_size = min(block_size, self.target_count)

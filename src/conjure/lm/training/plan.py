@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from conjure.core.text import plural
+from conjure.core.units import format_size
 from conjure.errors import TrainingError, option
 from conjure.lm.models.base import CausalLM
 from conjure.lm.nn.loss import chunk_rows
@@ -231,7 +232,7 @@ def fitting_micro_batch(
         if micro_batch == 1:
             each = " in each process" if processes > 1 else ""
             raise TrainingError(
-                f"training needs about {needed / 1e9:.1f} GB{each} and {available / 1e9:.1f} GB are free",
+                f"training needs about {format_size(needed)}{each} and {format_size(available)} are free",
                 hint=_what_fits(model, trainable, block_size, dtype, available, held),
             )
         micro_batch = math.ceil(micro_batch / 2)

@@ -145,20 +145,22 @@ class FinetuneRequest:
         faults = list(bound_faults(_BOUNDS, vars(self)))
         if self.schedule not in SCHEDULE_KINDS:
             allowed = ", ".join(SCHEDULE_KINDS)
-            faults.append(ValueFault("schedule", f"is {self.schedule!r}; allowed are {allowed}"))
+            faults.append(ValueFault("schedule", f"is {self.schedule!r}; allowed: {allowed}"))
         if self.special_tokens not in SPECIAL_TOKENS:
             allowed = ", ".join(SPECIAL_TOKENS)
-            faults.append(ValueFault("special_tokens", f"is {self.special_tokens!r}; allowed are {allowed}"))
+            faults.append(ValueFault("special_tokens", f"is {self.special_tokens!r}; allowed: {allowed}"))
         if self.lora_output not in LORA_OUTPUTS:
-            words = f"is {self.lora_output!r}; allowed are {', '.join(LORA_OUTPUTS)}"
+            words = f"is {self.lora_output!r}; allowed: {', '.join(LORA_OUTPUTS)}"
             faults.append(ValueFault("lora_output", words))
         elif self.lora_output == "adapter" and self.lora is None:
             faults.append(ValueFault("lora_output", f"is 'adapter', which needs {option('lora', 8)}"))
         faults += self._distributed_faults(faults)
         if self.dedup not in DEDUP:
-            faults.append(ValueFault("dedup", f"is {self.dedup!r}; allowed are {', '.join(DEDUP)}"))
+            faults.append(ValueFault("dedup", f"is {self.dedup!r}; allowed: {', '.join(DEDUP)}"))
         if self.chat_date is not None and self.chat_day is None:
-            faults.append(ValueFault("chat_date", f"is {self.chat_date!r}; it must be a date: 2026-03-01"))
+            faults.append(
+                ValueFault("chat_date", f"must be a date such as 2026-03-01, not {self.chat_date!r}")
+            )
         if not self.data:
             faults.append(ValueFault("data", "is empty: no data was given"))
         refuse_faults(faults)

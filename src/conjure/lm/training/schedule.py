@@ -31,7 +31,7 @@ class Schedule:
     def __post_init__(self) -> None:
         """Refuse an unknown shape."""
         if self.kind not in SCHEDULE_KINDS:
-            raise UsageError(f"schedule is {self.kind!r}; allowed are {', '.join(SCHEDULE_KINDS)}")
+            raise UsageError(f"schedule is {self.kind!r}; allowed: {', '.join(SCHEDULE_KINDS)}")
 
     def factor(self, step: int) -> float:
         """The multiplier for step number `step`, counted from 0; within (0, 1] before `total_steps`."""

@@ -24,6 +24,7 @@ from conjure.core.team_settings import TeamSettings, objects_team
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.core.units import parse_size
 from conjure.errors import ConjureError, NotFoundError, StoreError
+from conjure.installation import install_command
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.code.tree_packs import has_tree, read_pack
 from conjure.runs.database.base import Database
@@ -65,7 +66,7 @@ def shared_files(
     except ModuleNotFoundError as error:
         raise StoreError(
             f"this home has its files in an object store, and {error.name} is not installed",
-            fix="pip install 'conjure[team]'",
+            fix=install_command("team"),
         ) from error
     return TeamRuns.of(home, team, tries=tries, store=store)
 

@@ -111,9 +111,7 @@ class Manifest:
         try:
             stored = parse_json(path.read_bytes())
             if stored["format"] > _FORMAT:
-                raise StoreError(
-                    f"{path} was written by a newer version of conjure", fix="pip install -U conjure"
-                )
+                raise StoreError(f"{path} was written by a newer version of conjure", hint="upgrade conjure")
             return cls(tuple(map(Entry.from_dict, stored["files"])), tuple(map(str, stored["skipped"])))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise StoreError(f"{path} is damaged: {error}") from error

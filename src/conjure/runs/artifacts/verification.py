@@ -62,7 +62,8 @@ def verify(home: Home, store: Database, text: str) -> Verified:
         record = store.get(int(resource.name))
         if not record.status.is_final:
             raise ConflictError(
-                f"run {record.number} is {record.status}", fix=f"conjure wait {record.number}"
+                f"run {record.number} is {record.status}; only ended runs can be verified",
+                fix=f"conjure wait {record.number}",
             )
         if record.outputs is not None and record.outputs.removed:
             raise NotFoundError(f"the files of run {record.number} were removed")

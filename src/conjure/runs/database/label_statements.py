@@ -79,7 +79,7 @@ class LabelStatements(RunStatements):
         if not numbers:
             known = self.project_names()
             near = did_you_mean(name, known) or (
-                f"there are {', '.join(known)}" if known else "there are none"
+                f"available: {', '.join(known)}" if known else "there are none"
             )
             raise NotFoundError(f"there is no project {name!r}; {near}", fix="conjure project ls")
         for number in numbers:

@@ -238,8 +238,7 @@ def migrate(connection: sqlite3.Connection, *, up_to: int = NEWEST) -> int:
         raise NewerSchemaError(
             f"conjure's database has schema {before}, and this version of conjure supports up to {NEWEST}:"
             " it was written by a newer version of conjure",
-            hint="or set CONJURE_HOME to another folder",
-            fix="pip install --upgrade conjure",
+            hint="upgrade conjure, or set CONJURE_HOME to another folder",
         )
     for migration in MIGRATIONS[:up_to]:
         if migration.number > before:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings, read_team, write_team
 from conjure.errors import StoreError
+from conjure.installation import install_command
 from conjure.runs.database.base import Database
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.database.sqlite_connection import files_of
@@ -53,7 +54,7 @@ def _postgres_database() -> "type[PostgresDatabase]":
     except ModuleNotFoundError as error:
         raise StoreError(
             "this home keeps its records in PostgreSQL, and psycopg is not installed",
-            fix="pip install 'conjure[team]'",
+            fix=install_command("team"),
         ) from error
     return PostgresDatabase
 

@@ -106,7 +106,7 @@ def check_schema(number: int) -> None:
         raise NewerSchemaError(
             f"the team's database has schema {number}, and this version of conjure supports up to {NEWEST}:"
             " it was written by a newer version of conjure",
-            fix="pip install --upgrade conjure",
+            hint="upgrade conjure",
         )
     if number == 0:
         raise StoreError("the team's database does not contain conjure's tables", fix="conjure team init")

@@ -236,7 +236,7 @@ class RankedProcesses(CommandProcess):
 
     def _fail(self, rank: int, how: Exit) -> None:
         """End the others, because one has failed."""
-        # What fails with an exit code has said why itself, if it is a command of conjure's own.
+        # What fails with an exit status has said why itself, if it is a command of conjure's own.
         says_why = self._are_conjures and how.signal is None
         if self._ranks.total == 1 or self._is_to_end or says_why:
             self.end_all(how)
@@ -338,7 +338,7 @@ class _LineLabel:
 
 def _ending_words(how: Exit) -> str:
     if how.signal is None:
-        return f"failed with exit code {how.code}"
+        return f"failed with exit status {how.code}"
     try:
         name = signal.Signals(how.signal).name
     except ValueError:

@@ -180,7 +180,9 @@ def _ask(found: Path, variables: Mapping[str, str], folder: Path) -> dict[str, A
         )
         if done.returncode == 0:
             return parse_json(done.stdout.splitlines()[-1])  # before it, whatever a sitecustomize prints
-        words = done.stderr.decode(errors="replace").strip().splitlines()[:1] or [f"exit {done.returncode}"]
+        words = done.stderr.decode(errors="replace").strip().splitlines()[:1] or [
+            f"exit status {done.returncode}"
+        ]
     except subprocess.TimeoutExpired:
         words = [f"it did not answer within {_TIMEOUT_S:g} seconds"]
     except (OSError, ValueError, IndexError) as error:

@@ -117,7 +117,10 @@ def _fault(executor: ClusterExecutor, job: ClusterJob | None) -> str:
         here, there = version("conjure"), told["version"]
         joined, store, uv = told["joined"], told["store"], told["uv"]
     except (ExecutorError, IndexError, ValueError, KeyError, TypeError):
-        return f"the check failed (exit {job.exit_code}); check that the node has the same version of conjure"
+        return (
+            f"the check failed (exit status {job.exit_code}); check that the node has the same version of"
+            " conjure"
+        )
     if here != there:
         return f"conjure is {there}, and here it is {here}"
     home = "" if joined else executor.how_to_join()

@@ -93,7 +93,7 @@ class ClusterExecutor(Executor):
         known = read_executors(home)
         if name not in known:
             near = did_you_mean(name, known) or (
-                f"there are {', '.join(known)}" if known else "there are none"
+                f"available: {', '.join(known)}" if known else "there are none"
             )
             raise UsageError(
                 f"there is no executor {name!r}; {near}",

@@ -126,7 +126,7 @@ class _Launch:
             self._process.communicate(message.encode())
         if self._process.returncode != 0:
             raise ExecutorError(
-                f"the run's supervisor could not start (exit {self._process.returncode})",
+                f"the run's supervisor could not start (exit status {self._process.returncode})",
                 hint=f"see {self._log}",
             )
 

@@ -129,7 +129,7 @@ class RayCluster(Cluster):
         last = (said.strip().splitlines() or [""])[-1][:500]
         if status >= 500 and "already exists" not in said:
             return self._unreachable(f"HTTP {status}: {last}")
-        return ExecutorError(f"executor {self._settings.name} refuses: {said.strip()[-500:]}")
+        return ExecutorError(f"executor {self._settings.name} refused the request: {said.strip()[-500:]}")
 
     def _unreachable(self, reason: str) -> UnreachableError:
         return UnreachableError(

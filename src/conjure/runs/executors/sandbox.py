@@ -66,7 +66,7 @@ def sandbox_fault() -> str | None:
         return f"bubblewrap cannot run here: {error}"
     if done.returncode == 0:
         return None
-    said = done.stderr.strip().splitlines()[:1] or [f"exit {done.returncode}"]
+    said = done.stderr.strip().splitlines()[:1] or [f"exit status {done.returncode}"]
     return f"bubblewrap cannot run here: {said[0].removeprefix('bwrap: ')}"
 
 

@@ -136,7 +136,7 @@ class SlurmCluster(Cluster):
         if done.returncode:  # it answered for jobs and nodes just now
             said = _last_line(done)
             kind = LimitReachedError if _LIMIT in said else ExecutorError
-            raise kind(f"executor {settings.name} refuses: {said}")
+            raise kind(f"executor {settings.name} refused the request: {said}")
 
     def _rows(self, program: str, fields: tuple[str, ...], *options: str) -> list[list[str]]:
         form = ",".join(f"{field}:|" for field in fields)
@@ -168,7 +168,7 @@ class SlurmCluster(Cluster):
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:
-    return (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:500]
+    return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:500]
 
 
 def _whole_cpus(needs: Amounts) -> int:

@@ -102,7 +102,10 @@ class RemoteObjects:
             lambda: bytes(obstore.get_range(self.store, name, start=start, end=start + length))
         )
         if len(found) != length:
-            raise ObjectsError(f"{self.address}: {name} has no {length} bytes at {start}")
+            raise ObjectsError(
+                f"{self.address}: {name} is shorter than expected: {length} bytes at offset {start} cannot be"
+                " read"
+            )
         return found
 
     def pieces(self, name: str) -> Iterator[bytes]:
@@ -245,7 +248,7 @@ def check_address(address: str) -> None:
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name in given:
         if name not in known:
-            allowed = f"allowed are {', '.join(known)}" if known else "none are allowed"
+            allowed = f"allowed: {', '.join(known)}" if known else "none are allowed"
             raise UsageError(f"{option('objects')} cannot have the parameter {name!r}; {allowed}")
     if "endpoint" in given:
         _check_endpoint(address, given["endpoint"])

@@ -40,7 +40,7 @@ def probe(objects: RemoteObjects) -> Abilities:
     objects.put(name, content)
     try:
         if objects.get(name) != content or objects.get_range(name, 100, 10) != content[100:110]:
-            raise ObjectsError(f"{objects.address} returns other bytes than were written")
+            raise ObjectsError(f"{objects.address} returns different bytes from those that were written")
         if name not in list(objects.names("probe")):
             raise ObjectsError(f"{objects.address} does not list an object right after it was written")
         refuses = _refuses_to_overwrite(objects, name)

@@ -34,9 +34,9 @@ def may_retry(record: RunRecord, ending: Ending) -> bool:
 
 
 def ending_words(ending: Ending) -> str:
-    """How an attempt ended: ``exit 1``, ``signal 9`` or the reason."""
+    """How an attempt ended: ``exit status 1``, ``signal 9`` or the reason."""
     if ending.exit_code is not None:
-        return f"exit {ending.exit_code}"
+        return f"exit status {ending.exit_code}"
     return f"signal {ending.signal}" if ending.signal is not None else str(ending.reason)
 
 

@@ -68,7 +68,7 @@ def parse_stop_condition(text: str) -> StopCondition:
         match = _CLAUSE.match(text, place)
         if match is None:
             part = text[place:].strip()
-            raise _refusal(text, f"{part!r} is not NAME OP VALUE (OP is one of < > <= >=)")
+            raise _refusal(text, f"{part!r} is not NAME OP VALUE (OP is <, >, <= or >=, or == nan)")
         clauses.append(_clause(text, match))
         place, goes_on = match.end(), match["end"] == "&&"
     if all(clause.name == STEP for clause in clauses):

@@ -123,7 +123,7 @@ def _number(text: str | None, name: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UsageError(f"{name} must be a number; {text!r} is not")
+        raise UsageError(f"{name} must be a number, not {text!r}")
     return value
 
 
@@ -131,14 +131,14 @@ def _parts(text: str | None) -> int:
     if text is None:
         return 400
     if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= _MOST_PARTS:
-        raise UsageError(f"parts must be from 1 to {_MOST_PARTS}; {text!r} is not")
+        raise UsageError(f"parts must be an integer from 1 to {_MOST_PARTS}, not {text!r}")
     return int(text)
 
 
 def _smoothing(text: str | None) -> float:
     value = _number(text, "smoothing") or 0.0
     if not 0 <= value < 1:
-        raise UsageError(f"smoothing must be from 0 to below 1; {text} is not")
+        raise UsageError(f"smoothing must be from 0 to below 1, not {text}")
     return value
 
 

@@ -77,5 +77,5 @@ def _log(request: Request) -> Path:
 
 def _place(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,15}", text):
-        raise UsageError(f"a position in a log is a number of bytes; {text!r} is not")
+        raise UsageError(f"the position must be a number of bytes, not {text!r}")
     return int(text)

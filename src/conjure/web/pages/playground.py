@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from conjure.http.errors import HttpError
 from conjure.http.event_stream import EventStream
 from conjure.http.request_body import read_json_object
+from conjure.installation import install_command
 from conjure.runs.database.base import RunFilter
 from conjure.runs.schema.status import RunStatus
 from conjure.web.rendering import page
@@ -47,7 +48,7 @@ class LazyPlayground:
             HttpError: 501 where what it needs is not installed.
         """
         if not self.is_installed:
-            raise HttpError(501, "generating is not installed: pip install 'conjure[generate]'")
+            raise HttpError(501, f"generating is not installed: {install_command('generate')}")
         made: Playground = self._made or import_module("conjure.web.playground").Playground()
         self._made = made
         return made
@@ -72,7 +73,13 @@ def show(request: Request) -> Response:
     """The page."""
     playground: LazyPlayground = request.app.state.playground
     names = model_names(request.app.state.site)
-    return page(request, "playground.html", models=names, installed=playground.is_installed)
+    return page(
+        request,
+        "playground.html",
+        models=names,
+        installed=playground.is_installed,
+        install_command=install_command("generate"),
+    )
 
 
 async def generate(request: Request) -> Response | ASGIApp:

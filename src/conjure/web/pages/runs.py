@@ -253,14 +253,14 @@ def _status(name: str) -> RunStatus:
     try:
         return RunStatus(name)
     except ValueError as error:
-        raise UsageError(f"there is no status {name!r}; there are {', '.join(RunStatus)}") from error
+        raise UsageError(f"there is no status {name!r}; allowed: {', '.join(RunStatus)}") from error
 
 
 def _page_number(text: str) -> int:
     if not text.isdecimal() or not 1 <= len(text) <= 9 or int(text) < 1:
-        raise UsageError(f"a page is a number from 1; {text!r} is not")
+        raise UsageError(f"the page must be an integer of at least 1, not {text!r}")
     return int(text)
 
 
 def _names(known: Iterable[str]) -> str:
-    return f"there are {', '.join(known)}, param:NAME and metric:NAME"
+    return f"allowed: {', '.join(known)}, param:NAME, metric:NAME"

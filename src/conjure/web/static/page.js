@@ -141,7 +141,7 @@ export async function act(action, runs) {
     if (action === "rerun") {
       if (told.notes.length) await tell(`Run ${told.runs[0]} was started`, told.notes);
       location.href = `/runs/${told.runs[0]}`;
-    } else if (action === "stop" || action === "kill") toast(`Asked ${which} to end`);
+    } else if (action === "stop" || action === "kill") toast(`${action === "stop" ? "Stopping" : "Killing"} ${which}`);
     else location.reload();
   } catch (error) { toast(error.message); }
 }

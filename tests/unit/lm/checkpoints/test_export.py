@@ -232,7 +232,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"format": "onnx"}, "format is 'onnx'; allowed are gguf, ollama, safetensors"),
+            ({"format": "onnx"}, "format is 'onnx'; allowed: gguf, ollama, safetensors"),
             ({"type": "q4_0"}, "type is 'q4_0'; for gguf it can be float16 or q8_0"),
             (
                 {"format": "safetensors", "type": "q8_0"},

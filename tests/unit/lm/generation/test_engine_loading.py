@@ -67,7 +67,7 @@ class TestPrecision:
         assert load_engine(folder).precision in ("float32", "bfloat16")
 
     def test_another_word_is_refused(self, folder):
-        with pytest.raises(UsageError, match="precision is 'int4'; allowed are auto, float32, bfl"):
+        with pytest.raises(UsageError, match="precision is 'int4'; allowed: auto, float32, bfl"):
             load_engine(folder, precision="int4")
 
 

@@ -61,12 +61,12 @@ class TestRequest:
                 prompts=[],
             )
         for words in (
-            "temperature is -1; it must be a number of at least 0",
-            "top_p is 7; it must be a number above 0 and at most 1",
-            "num_samples is 0; it must be a whole number of at least 1",
-            "max_new_tokens is 0; it must be a whole number of at least 1",
-            "seed is -1; it must be a whole number of at least 0",
-            "stop contains an empty text",
+            "temperature must be at least 0, not -1",
+            "top_p must be above 0 and at most 1, not 7",
+            "num_samples must be at least 1, not 0",
+            "max_new_tokens must be at least 1, not 0",
+            "seed must be at least 0, not -1",
+            "stop contains an empty string",
             "on_overflow must be 'slide' or 'error', not 'crash'",
             "prompts is empty",
         ):

@@ -174,14 +174,14 @@ def test_dropout_is_off_while_scoring_and_back_afterwards(model):
 @pytest.mark.parametrize(
     ("context", "stride", "words"),
     [
-        (0, None, "context is 0; it must be from 1 to the model's 16 tokens"),
-        (17, None, "context is 17; it must be from 1 to the model's 16 tokens"),
-        (8, 9, "stride is 9; it must be from 1 to the context"),
-        (8, 0, "stride is 0; it must be from 1 to the context"),
+        (0, None, "context must be from 1 to the model's 16 tokens, not 0"),
+        (17, None, "context must be from 1 to the model's 16 tokens, not 17"),
+        (8, 9, "stride must be from 1 to the context, not 9"),
+        (8, 0, "stride must be from 1 to the context, not 0"),
         (
             99,
             0,
-            "16 tokens; stride is 0; it must be",
+            "16 tokens, not 99; stride must be from 1 to the context, not 0",
         ),
     ],
 )

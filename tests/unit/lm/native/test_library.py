@@ -47,9 +47,7 @@ def test_another_word_is_refused(monkeypatch):
     monkeypatch.setenv(VARIABLE, "avx3")
     with pytest.raises(UsageError) as caught:
         status()
-    assert (
-        str(caught.value) == f"{VARIABLE} is 'avx3'; allowed are auto, off, portable, avx2, avx512vnni, amx"
-    )
+    assert str(caught.value) == f"{VARIABLE} is 'avx3'; allowed: auto, off, portable, avx2, avx512vnni, amx"
 
 
 @pytest.mark.parametrize(

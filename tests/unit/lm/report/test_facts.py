@@ -31,7 +31,7 @@ def test_a_perplexity_too_large_for_a_number_is_none():
 
 def test_a_newer_schema_is_refused():
     values = {"schema": SCHEMA + 1}
-    with pytest.raises(DataError, match=f"has schema {SCHEMA + 1}; this conjure reads up to {SCHEMA}"):
+    with pytest.raises(DataError, match=f"has schema {SCHEMA + 1}; .* reads schemas up to {SCHEMA}$"):
         report_from_json(json.dumps(values))
 
 

@@ -241,7 +241,7 @@ def test_the_best_step_is_the_untouched_base():
         "The loss on held-out text was 5.000 nats per token before training, and 3.200 at its lowest in 2 "
         "steps."
     )
-    assert "--learning-rate 0.002" in verdict.next_step
+    assert "--learning-rate 2e-3" in verdict.next_step
 
 
 def test_training_that_made_it_worse_calls_for_a_lower_rate(report):
@@ -252,11 +252,11 @@ def test_training_that_made_it_worse_calls_for_a_lower_rate(report):
     )
     assert judge(figures).next_step == (
         "Training made it worse from the first evaluation on. Try a lower learning rate "
-        "(--learning-rate 0.0002)."
+        "(--learning-rate 2e-4)."
     )
 
     high = replace(figures, learning_rate=1.0)
-    assert "(--learning-rate 0.001)" in judge(high).next_step
+    assert "(--learning-rate 1e-3)" in judge(high).next_step
 
 
 @pytest.mark.parametrize(

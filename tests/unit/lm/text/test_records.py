@@ -85,7 +85,7 @@ def test_bad_lines_are_counted_by_reason_with_the_first_place(text_file):
     name = records.sources[0].name
     assert (
         records.describe(records.bad_rows[Fault.WRONG_ENCODING])
-        == f"2 × wrong encoding (first: {name}, line 2; read as cp1252 it says 'café')"
+        == f"2 × wrong encoding (first: {name}, line 2; decoded as cp1252: 'café')"
     )
 
 
@@ -139,13 +139,13 @@ def test_a_bad_text_among_good_ones_is_counted_as_a_whole(tmp_path):
         (
             b"caf\xe9",
             None,
-            "text.txt contains nothing usable: 1 × wrong encoding",
+            "text.txt contains no usable records: 1 × wrong encoding",
             "encoding='cp1252'",
         ),
         (
             "Привет, как дела?".encode("cp1251"),
             None,
-            "read as cp1251 it says 'Привет, как",
+            "decoded as cp1251: 'Привет, как",
             "encoding='cp1251'",
         ),
         ("It came.\n".encode("utf-16-le"), None, "1 × NUL character", "encoding='utf-16-le'"),
@@ -155,7 +155,7 @@ def test_a_bad_text_among_good_ones_is_counted_as_a_whole(tmp_path):
         ("déjà vu\n".encode() * 9 + b"caf\xe9\n", None, "text.txt; line 10 is not UTF-8)", None),
         (b"plain\n" * 60_000 + b"caf\xe9\n", None, "text.txt; line 60,001 is not UTF-8)", None),
         (b" \n\t\n", None, "1 × empty", None),
-        (b"\n\n", "paragraphs", "nothing usable: not one record", None),
+        (b"\n\n", "paragraphs", "no usable records", None),
     ],
 )
 def test_nothing_usable_is_an_error_that_says_why(text_file, content, split, said, advice):
@@ -204,7 +204,7 @@ def test_standard_input_can_be_read_twice(monkeypatch):
 
 
 def test_an_unknown_split_is_refused():
-    with pytest.raises(UsageError, match="split is 'words'; it can be lines or paragraphs"):
+    with pytest.raises(UsageError, match="split is 'words'; allowed: lines, paragraphs"):
         read_records(["-"], split="words")
 
 

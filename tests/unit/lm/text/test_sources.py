@@ -232,13 +232,13 @@ def test_a_table_on_standard_input(here, monkeypatch):
 @pytest.mark.parametrize(
     ("said", "wrong"),
     [
-        ({"format": "xls"}, "format is 'xls'; it can be txt, csv"),
-        ({"delimiter": "ab"}, "delimiter is 'ab'; it must be one character"),
-        ({"delimiter": '"'}, "it must be one character"),
-        ({"quoting": "some"}, "quoting is 'some'; it can be auto, standard, none"),
-        ({"encoding": "utf-9"}, "encoding is 'utf-9'; it must be one that Python knows"),
-        ({"encoding": "rot13"}, "it must be one that Python knows"),
-        ({"encoding": "a\0b"}, "it must be one that Python knows"),
+        ({"format": "xls"}, "format is 'xls'; allowed: txt, csv"),
+        ({"delimiter": "ab"}, "delimiter must be one character"),
+        ({"delimiter": '"'}, "must be one character"),
+        ({"quoting": "some"}, "quoting is 'some'; allowed: auto, standard, none"),
+        ({"encoding": "utf-9"}, "encoding must be one that Python knows"),
+        ({"encoding": "rot13"}, "must be one that Python knows"),
+        ({"encoding": "a\0b"}, "must be one that Python knows"),
     ],
 )
 def test_a_layout_that_cannot_be_followed_is_refused(said, wrong):

@@ -118,7 +118,7 @@ class TestCache:
 
     def test_nothing_usable_leaves_nothing_behind(self, tmp_path):
         (tmp_path / "a.txt").write_text(" ")
-        with pytest.raises(DataError, match="nothing usable"):
+        with pytest.raises(DataError, match="no usable records"):
             tokenise(read_records([tmp_path / "a.txt"]), tiny_tokenizer(), cache=tmp_path / "cache")
         assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 

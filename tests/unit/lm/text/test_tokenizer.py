@@ -297,7 +297,7 @@ class TestFromFolder:
             (folder / "tokenizer.json").unlink()
             content = json.loads((folder / "vocab.json").read_text()) if place == "vocab.json" else {}
             (folder / place).write_text(json.dumps({**content, "odd": wrong}))
-        with pytest.raises(CheckpointError, match="ids are whole numbers from 0 to 4,194,303"):
+        with pytest.raises(CheckpointError, match="ids are integers from 0 to 4,194,303"):
             Tokenizer.from_folder(folder)
 
     @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])

@@ -238,7 +238,7 @@ def test_all_faults_of_a_request_are_told_at_once():
     with pytest.raises(UsageError) as caught:
         FinetuneRequest(data=["x"], output="y", epochs=0, batch_size=0, learning_rate=-1, schedule="up")
     message = str(caught.value)
-    for part in ("epochs is 0", "batch_size is 0", "learning_rate is -1", "schedule is 'up'"):
+    for part in ("epochs must be", "batch_size must be", "learning_rate must be", "schedule is 'up'"):
         assert part in message
 
 

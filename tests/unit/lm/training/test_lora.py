@@ -208,7 +208,7 @@ class TestFinetune:
     def test_a_rank_is_at_least_one(self, tmp_path):
         from conjure.lm.training.request import FinetuneRequest
 
-        with pytest.raises(UsageError, match="lora is 0; it must be a whole number of at least 1"):
+        with pytest.raises(UsageError, match="lora must be at least 1, not 0"):
             FinetuneRequest(data=["x"], output=tmp_path, lora=0)
 
 

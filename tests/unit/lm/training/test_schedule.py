@@ -30,5 +30,5 @@ def test_every_step_learns_something_and_none_more_than_the_peak(kind, warmup):
 
 
 def test_an_unknown_shape_is_named():
-    with pytest.raises(UsageError, match="schedule is 'cubic'; allowed are cosine, linear, constant"):
+    with pytest.raises(UsageError, match="schedule is 'cubic'; allowed: cosine, linear, constant"):
         Schedule("cubic", total_steps=1)

@@ -83,4 +83,4 @@ def test_a_newer_schema_is_refused_in_one_sentence(tmp_path):
         f"conjure's database has schema 99, and this version of conjure supports up to {NEWEST}:"
         " it was written by a newer version of conjure"
     )
-    assert caught.value.fix == "pip install --upgrade conjure"
+    assert caught.value.hint == "upgrade conjure, or set CONJURE_HOME to another folder"

@@ -55,7 +55,10 @@ def test_nodes_where_all_is_there(rest, home):
     ("told", "said"),
     [
         (127, "on node a `conjure` is not on the PATH of Ray"),
-        (1, "on node a the check failed (exit 1); check that the node has the same version of conjure"),
+        (
+            1,
+            "on node a the check failed (exit status 1); check that the node has the same version of conjure",
+        ),
         (GOOD | {"version": "0.1.0"}, f"on node a conjure is 0.1.0, and here it is {version('conjure')}"),
         (
             GOOD | {"joined": False, "uv": "uv is not installed"},

@@ -100,7 +100,7 @@ def test_a_run_that_is_refused_for_long_ends_and_says_why(cluster, store, execut
     poll_clusters(store, [executor], refusals)
     record = store.get(number)
     assert record.status is RunStatus.BUILD_FAILED
-    assert record.ending.message.startswith("executor gpu refuses: ")
+    assert record.ending.message.startswith("executor gpu refused the request: ")
 
 
 def test_a_refusal_that_is_withdrawn_is_forgotten(monkeypatch):

@@ -108,7 +108,7 @@ def test_a_limit_of_the_account_leaves_the_run_waiting(programs, store, executor
     assert store.get(number).status is RunStatus.QUEUED
     programs.set(refusal="Invalid account")
     assert poll_clusters(store, [executor])
-    said = "executor gpu refuses: sbatch: error: Batch job submission failed: Invalid account"
+    said = "executor gpu refused the request: sbatch: error: Batch job submission failed: Invalid account"
     assert store.get(number).ending.message == said
 
 

@@ -103,7 +103,7 @@ def convert(path: Path, folder: Path, digest: str) -> None:
 def _write(file: GGUFFile, folder: Path) -> None:
     architecture = str(file.keys.get("general.architecture"))
     if architecture not in FAMILIES:
-        raise ModelError(f"its architecture is {architecture[:40]!r}; conjure knows {', '.join(FAMILIES)}")
+        raise ModelError(f"its architecture is {architecture[:40]!r}; supported: {', '.join(FAMILIES)}")
     if file.keys.get("split.count", 1) not in (0, 1):
         raise ModelError("it is one part of several; join them with `llama-gguf-split --merge`")
     family = FAMILIES[architecture]

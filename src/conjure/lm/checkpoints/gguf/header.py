@@ -1,6 +1,6 @@
 """What a GGUF header says of a model's shape, each value held against what it can be.
 
-Main entry: `GGUFShape.from_keys`. Invariant: one that exists has whole numbers in bounds, and nothing in
+Main entry: `GGUFShape.from_keys`. Invariant: one that exists has integers in bounds, and nothing in
 the header that would change a model's numbers has been passed over.
 """
 
@@ -108,7 +108,7 @@ class GGUFShape:
         rope_base = read.number("rope.freq_base", default=10_000.0)
         if not 1 < rope_base <= _MAX_ROPE_BASE:
             raise ModelError(
-                f"rope.freq_base is {rope_base}; a number above 1 and at most {_MAX_ROPE_BASE:g} is needed"
+                f"rope.freq_base must be a number above 1 and at most {_MAX_ROPE_BASE:g}, not {rope_base}"
             )
         return cls(
             architecture=read.architecture,
@@ -159,7 +159,7 @@ class _Values:
         if isinstance(value, list) and value and all(each == value[0] for each in value):
             value = value[0]  # some files give one number for each layer
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= limit:
-            raise self._wrong(key, value, f"a whole number from {least} to {limit:,}")
+            raise self._wrong(key, value, f"an integer from {least} to {limit:,}")
         return value
 
     def number(self, key: str, *, default: float | None = math.nan) -> Any:
@@ -171,8 +171,10 @@ class _Values:
         return _plain(float(value))
 
     def _wrong(self, key: str, value: object, wanted: str) -> ModelError:
-        said = "is missing" if key not in self._values else f"is {_short(value)}"
-        return ModelError(f"{self.architecture}.{key} {said}; {wanted} is needed")
+        name = f"{self.architecture}.{key}"
+        if key not in self._values:
+            return ModelError(f"{name} is missing; it must be {wanted}")
+        return ModelError(f"{name} must be {wanted}, not {_short(value)}")
 
 
 def _scaling(
@@ -189,7 +191,7 @@ def _scaling(
     if kind == "linear":
         return {"rope_type": "linear", "factor": factor}
     if kind != "yarn":
-        raise ModelError(f"rope.scaling.type is {_short(kind)}; none, linear and yarn are known")
+        raise ModelError(f"rope.scaling.type is {_short(kind)}; supported: none, linear, yarn")
     if read.number("rope.scaling.attn_factor", default=1.0) != 1.0:
         raise ModelError("rope.scaling.attn_factor is not 1, which conjure does not support")
     scaling = {

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from conjure.core.files import open_regular
 from conjure.errors import CheckpointError, UsageError
+from conjure.installation import install_command
 from conjure.lm.checkpoints.gguf.detection import MAGIC
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def gguf_library(purpose: str) -> Any:
         import gguf
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{purpose} needs the gguf library, which is not installed", fix="pip install 'conjure[lm]'"
+            f"{purpose} needs the gguf library, which is not installed", fix=install_command("generate")
         ) from error
     return gguf
 

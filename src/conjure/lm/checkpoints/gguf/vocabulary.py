@@ -117,7 +117,7 @@ def tokenizer_files(keys: Mapping[str, Any], *, vocabulary: int, context: int) -
     elif kind == "llama":
         tokenizer = _sentence_piece(keys, tokens, types)
     else:
-        raise ModelError(f"its tokenizer is of kind {str(kind)[:40]!r}; conjure knows gpt2 and llama")
+        raise ModelError(f"its tokenizer is of kind {str(kind)[:40]!r}; supported: gpt2, llama")
     found = {name: _special_id(keys, name, tokens) for name in _NAMED}
     ids = {name: id_ for name, id_ in found.items() if id_ is not None}
     # As llama.cpp does where a file does not say it.
@@ -219,8 +219,9 @@ def _sentence_piece(keys: Mapping[str, Any], tokens: list[str], types: list[int]
     if len(scores) != len(tokens):
         raise ModelError(f"its vocabulary has {len(tokens):,} tokens and {len(scores):,} scores")
     byte_tokens = {token for token, kind in zip(tokens, types, strict=True) if kind == BYTE}
-    if byte_tokens != {f"<0x{byte:02X}>" for byte in range(256)}:
-        raise ModelError(f"its vocabulary has {len(byte_tokens)} of the 256 bytes")
+    needed = {f"<0x{byte:02X}>" for byte in range(256)}
+    if byte_tokens != needed:
+        raise ModelError(f"its vocabulary has only {len(byte_tokens & needed)} of the 256 byte tokens")
     unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == UNKNOWN), None)
     prefixed = _flag(keys, "add_space_prefix", default=True)
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}

@@ -36,7 +36,7 @@ def _figures(comparison: Comparison) -> Markup:
         rows_of(
             runs,
             ("trained on", lambda run: ", ".join(run.data)),
-            (term("place", "1 is best; runs without a clear difference share a place"), place),
+            (term("rank", "1 is best; runs without a clear difference share a rank"), rank),
             (
                 term("bits per byte", "Held-out loss, comparable between tokenizers; lower is better"),
                 lambda run: number(run.bits_per_byte, 3),
@@ -78,9 +78,9 @@ def protocol(comparison: Comparison) -> str:
     )
     return (
         f"{which} held-out records that no run was trained on {how} "
-        f"context {comparison.context:,} tokens, stride {comparison.stride:,}.{left_out} A run shares a "
-        "place with the best one of that place if a sign-flip test shows no clear difference between them "
-        "(p of 0.05 or more, or less than 0.02 nats per token)."
+        f"context {comparison.context:,} tokens, stride {comparison.stride:,}.{left_out} A run has "
+        "the same rank as the best one of that rank if there is no clear difference between them: p of a "
+        "sign-flip test is 0.05 or more, or the losses differ by less than 0.02 nats per token."
     )
 
 
@@ -102,8 +102,8 @@ def _refused(comparison: Comparison) -> str:
     )
 
 
-def place(run: ComparedRun) -> str:
-    """The place of a run, or a dash."""
+def rank(run: ComparedRun) -> str:
+    """The rank of a run, or a dash."""
     return str(run.rank) if run.rank is not None else "–"
 
 

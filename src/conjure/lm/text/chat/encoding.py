@@ -224,7 +224,7 @@ class ChatEncoder:
         rendered = self.template.render(messages, generation_marks=_GENERATION_MARKS)
         first, *others = rendered.split(start)
         if rendered.replace(start, "").replace(end, "") != plain or len(others) != len(are_learned):
-            raise DataError(f"{reason}, so it is not known which tokens to learn")
+            raise DataError(f"{reason}, so it is not known which tokens to train on")
         parts = [Part(first)]
         for each, is_learned in zip(others, are_learned, strict=True):
             answer, _, rest = each.partition(end)
@@ -301,7 +301,7 @@ class PromptEncoder:
             DataError: There are more or other messages than a prompt and its completion.
         """
         if [message.role for message in messages] != ["user", "assistant"]:
-            raise DataError("the model has no chat template, so a prompt and a completion must be texts")
+            raise DataError("the model has no chat template, so a prompt and a completion must be strings")
         pieces = [(message.content, is_answer(message)) for message in messages]
         tokens = list(encode_pieces(self._tokenizer, [piece for piece in pieces if piece[0]]))
         start = self._tokenizer.start_ids

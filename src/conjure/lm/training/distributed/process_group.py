@@ -175,7 +175,7 @@ def _connected(membership: Membership, device: torch.device) -> "ConnectedGroup"
     if device.type == "cuda":
         gpus = torch.cuda.device_count()
         if membership.local_rank >= gpus:
-            raise TrainingError(f"each process on a machine needs a GPU; {gpus} are there")
+            raise TrainingError(f"each process needs its own GPU, and this machine has {gpus}")
         torch.cuda.set_device(membership.local_rank)
     try:
         store = torch.distributed.TCPStore(  # pyright: ignore[reportPrivateImportUsage]

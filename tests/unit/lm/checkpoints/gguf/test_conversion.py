@@ -140,16 +140,19 @@ class TestRefusals:
         [
             (
                 {"general.architecture": "mamba"},
-                "its architecture is 'mamba'; conjure knows llama, qwen2, qwen3, gemma3, gptneox, gpt2",
+                "its architecture is 'mamba'; supported: llama, qwen2, qwen3, gemma3, gptneox, gpt2",
             ),
             ({"llama.expert_count": 8}, "it has experts (llama.expert_count is 8), which conjure does not"),
             ({"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 2.0}, "is 'longrope'"),
             (
                 {"llama.block_count": 1_000_000},
-                "llama.block_count is 1000000; a whole number from 1 to",
+                "llama.block_count must be an integer from 1 to",
             ),
             ({"llama.block_count": None}, "llama.block_count is missing"),
-            ({"llama.attention.head_count": 0}, "llama.attention.head_count is 0"),
+            (
+                {"llama.attention.head_count": 0},
+                "llama.attention.head_count must be an integer from 1 to 16,777,216, not 0",
+            ),
             ({"llama.embedding_length": 128}, "has shape (320, 64); (320, 128) is needed"),
             ({"tokenizer.ggml.pre": "tekken"}, "is 'tekken', which conjure does not support"),
             ({"tokenizer.ggml.model": "t5"}, "its tokenizer is of kind 't5'"),

@@ -112,7 +112,7 @@ class TestSentencePiece:
     def test_scores_and_bytes_must_be_there(self):
         with pytest.raises(ModelError, match="267 tokens and 3 scores"):
             files(sentence_piece(scores=[0.0] * 3))
-        with pytest.raises(ModelError, match="has 255 of the 256 bytes"):
+        with pytest.raises(ModelError, match="has only 255 of the 256 byte tokens"):
             files(
                 sentence_piece(token_type=[UNKNOWN, CONTROL, CONTROL, NORMAL, *[BYTE] * 255, *[NORMAL] * 8])
             )

@@ -163,9 +163,9 @@ def test_faults_are_counted_and_alone_are_an_error(tmp_path):
     records = read_records([written(tmp_path / "chat.jsonl", {"messages": MESSAGES}, of(("user", "a")))])
     assert len(list(records.pieces())) == 1
     (bad,) = records.bad_rows.values()
-    assert records.describe(bad) == f"1 × no answer to learn (first: {tmp_path / 'chat.jsonl'}, line 2)"
+    assert records.describe(bad) == f"1 × no answer to train on (first: {tmp_path / 'chat.jsonl'}, line 2)"
     only = read_records([written(tmp_path / "bad.jsonl", of(("user", "a")))])
-    with pytest.raises(DataError, match="contains nothing usable: 1 × no answer to learn"):
+    with pytest.raises(DataError, match="contains no usable records: 1 × no answer to train on"):
         list(only.pieces())
 
 
