@@ -159,3 +159,10 @@ def test_no_descendant_outlives_a_killed_supervisor(client):
 def test_the_environment_cannot_be_changed(printed):
     script = f"import os; print(os.statvfs({sys.prefix!r}).f_flag & os.ST_RDONLY)"
     assert printed(["python", "-c", script]) == "1"
+
+
+def test_no_code_of_the_folder_is_carried_out_before_the_sandbox_is_made(printed, folder, tmp_path):
+    for name in ("json", "random", "sitecustomize"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'escaped')!r}, 'w')\n")
+    printed("true", env={"PYTHONPATH": "."})
+    assert not (tmp_path / "escaped").exists()

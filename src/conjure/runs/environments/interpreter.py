@@ -171,7 +171,7 @@ def _ask(found: Path, variables: Mapping[str, str], folder: Path) -> dict[str, A
     try:
         done = subprocess.run(
             [str(found), "-c", _PROBE.read_text()],
-            env=dict(variables),
+            env=_without_relative_folders(variables),
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -186,6 +186,12 @@ def _ask(found: Path, variables: Mapping[str, str], folder: Path) -> dict[str, A
     except (OSError, ValueError, IndexError) as error:
         words = [str(error)]
     raise BuildError(f"{found} does not work: {words[0]}", hint="`python --version` should print a version")
+
+
+def _without_relative_folders(variables: Mapping[str, str]) -> dict[str, str]:
+    """Variables with which Python imports nothing, not even a ``sitecustomize``, from its current folder."""
+    folders = variables.get("PYTHONPATH", "").split(os.pathsep)
+    return {**variables, "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, folders))}
 
 
 def _interpreter(found: Path, answer: Mapping[str, Any]) -> Interpreter:
