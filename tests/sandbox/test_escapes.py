@@ -11,7 +11,7 @@ import pytest
 
 from conjure.runs.host.process import all_processes
 from conjure.runs.schema.status import RunStatus
-from support.casting import nap, supervisor_of, wait_for_status, wait_until
+from support.casting import ending_runs, nap, outputs, supervisor_of, wait_for_status, wait_until
 
 
 @pytest.fixture
@@ -61,6 +61,20 @@ def test_conjures_home_and_other_runs_cannot_be_read(client, printed, home):
     assert "conjure.db" not in said
     assert "Read-only file system" in said
     assert not (home.root / "x").exists()
+
+
+def test_the_local_home_cannot_be_read_by_a_run_of_a_teams(client, home):
+    client.run("echo of another run > made.txt").wait(check=True)
+    with ending_runs(home.named("lab")) as team:
+        line = (
+            f"cat {home.root}/runs/1/outputs/made.txt; ls -A {home.root}; touch {home.root}/x; echo here > y"
+        )
+        run = team.run(line, sandbox=True).wait()
+    said = "\n".join(run.logs())
+    assert "of another run" not in said
+    assert "conjure.db" not in said
+    assert "Read-only file system" in said
+    assert outputs(run) == {"y": "here\n"}
 
 
 def test_the_system_is_read_only(printed):

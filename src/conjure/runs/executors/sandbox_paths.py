@@ -42,7 +42,7 @@ def sandbox_of(
         mounted: What its read-only mounts link to.
         network: Whether it may reach the network.
     """
-    sealed = real_folders([home.root])
+    sealed = real_folders([home.local.root, home.root])  # a team's home lies in the local one
     return Sandbox(
         hidden=real_folders([*_HIDDEN, *_home_folders(variables), *sealed]),
         sealed=sealed,

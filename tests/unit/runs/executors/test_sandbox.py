@@ -163,6 +163,15 @@ def test_homes_are_hidden_and_conjures_own_is_sealed(home, root, interpreter, mo
     assert (sandbox.shows(root / "a" / "b"), sandbox.shows(root / "a")) == (True, False)
 
 
+def test_the_local_home_is_sealed_too_where_the_run_is_a_teams(home, interpreter):
+    team = home.named("lab").create()
+    home.named("other").create()
+    sandbox = sandbox_for(team, interpreter, {}, writable=[team.run_folder(1)])
+    assert sandbox.sealed == (home.root, team.root)
+    shown = [sandbox.shows(each) for each in (home.database, home.runs, home.named("other").root, team.root)]
+    assert shown == [False] * 4
+
+
 def test_the_name_servers_are_shown_with_the_network_alone(home, interpreter):
     resolver = Path("/etc/resolv.conf")
     assert resolver not in sandbox_for(home, interpreter, {}).readable
