@@ -111,6 +111,28 @@ def test_a_socket_in_tmp_cannot_be_reached(printed, tmp_path):
             assert "FileNotFoundError" in printed(["python", "-c", script], network=network)
 
 
+def test_a_socket_in_a_folder_that_is_shown_cannot_be_reached(printed, user_home, monkeypatch):
+    programs = user_home / "programs"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    path = programs / "s"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        script = f"import socket; socket.socket(socket.AF_UNIX).connect({str(path)!r})"
+        for network in (False, True):
+            said = printed(f'ls {programs}; python -c "{script}"', network=network)
+            assert said.startswith("s\n")
+            assert "ConnectionRefusedError" in said
+            assert path.is_socket()
+
+
+def test_sockets_of_the_run_itself_can_be_used(printed):
+    script = "import socket\nserver = socket.socket(socket.AF_UNIX)\nserver.bind('s')\nserver.listen()\n"
+    script += "socket.socket(socket.AF_UNIX).connect('s')\nprint('connected')"
+    assert printed(["python", "-c", script]) == "connected"
+
+
 def test_other_processes_can_be_neither_seen_nor_signalled(printed, bystander):
     script = f"import os, signal\nos.kill({bystander.pid}, signal.SIGKILL)"
     assert "ProcessLookupError" in printed(["python", "-c", script])
