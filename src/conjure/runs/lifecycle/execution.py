@@ -518,19 +518,30 @@ def how_it_ended(result: CommandResult) -> Ending:
 
 
 def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> None:
-    """Move what the command made to the run's outputs; after that the working folder is not needed."""
+    """Move what the command made to the run's outputs; then the working folder goes, if nothing is left."""
     run.reserve.release()
     _write_result(run, lambda: _enter(run, RunStatus.SAVING))
     failed = Ending(EndReason.SAVE_FAILED, result.exit.code, result.exit.signal)
     with _ending_with(failed.reason, failed), _interruptible(run, only=EndReason.KILL_REQUESTED):
-        saved = collect_outputs(run.folders, baseline, run.spec)
+        saved, unsaved = collect_outputs(run.folders, baseline, run.spec)
         digest = _share_outputs(run, saved)
     for skipped in saved.skipped:
         run.log.note(f"not saved: {skipped}")
     facts = OutputFacts(len(saved.entries), saved.size_bytes, manifest=digest)
     _write_result(run, lambda: run.store.set_facts(run.number, outputs=facts))
+    if unsaved:
+        run.log.note(kept_words(run.home, run.number))
+        return
     with suppress(OSError):  # a container's files may be another user's; what was to be saved is saved
         run.folders.remove_work()
+
+
+def kept_words(home: Home, number: int) -> str:
+    """What is told where some outputs could not be saved."""
+    return (
+        f"the working folder {RunFolder.of(home, number).work} is kept, with what could not be saved;"
+        f" `conjure recover {number}` saves it once it is readable, and `conjure prune` deletes the folder"
+    )
 
 
 def _share_outputs(run: RunContext, saved: Manifest) -> str | None:
@@ -600,7 +611,7 @@ def _may_hold_checkpoints(run: RunContext) -> bool:
         return True
 
 
-def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> Manifest:
+def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> outputs.Collected:
     """Move a run's new and changed files to its outputs and list them; may be cut off and called again.
 
     Raises:
@@ -609,10 +620,10 @@ def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSp
     """
     work = folders.open_work()
     folders.check()
-    manifest = outputs.collect(work, baseline, folders.open_outputs(), spec.output, spec.no_output)
+    collected = outputs.collect(work, baseline, folders.open_outputs(), spec.output, spec.no_output)
     folders.check()
-    manifest.save(folders.run.here / MANIFEST)
-    return manifest
+    collected.manifest.save(folders.run.here / MANIFEST)
+    return collected
 
 
 def _from_root(record: RunRecord, target: str) -> str:
