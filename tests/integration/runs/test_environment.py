@@ -176,6 +176,22 @@ class TestLayer:
         built, _ = make(home, variables, requirements="# ours\nbrew==1.0\n", pip=("herb==2.0",))
         assert built.packages == {"brew": "1.0", "herb": "2.0"}
 
+    def test_versions_can_be_fixed_for_what_is_added(self, home: Home, variables) -> None:
+        for asked in ({"pip": ("brew",)}, {"requirements": "brew\n"}):
+            free, _ = make(home, variables, base="none", **asked)
+            fixed, _ = make(home, variables, base="none", constraints=("herb==1.0", "unknown==3"), **asked)
+            assert free.packages == {"brew": "1.0", "herb": "2.0"}
+            assert fixed.packages == {"brew": "1.0", "herb": "1.0"}
+            assert free.digest != fixed.digest
+
+    def test_what_was_resolved_is_told_from_the_base_and_from_files(
+        self, home: Home, variables, shop: Path
+    ) -> None:
+        assert make(home, variables, pip=("brew",))[0].resolved == ("brew",)
+        assert make(home, variables, pip=("brew",))[0].resolved == ("brew",)  # as it was written down
+        wheel = next(shop.glob("brew-*.whl"))
+        assert make(home, variables, base="none", pip=(str(wheel),))[0].resolved == ("herb",)
+
     def test_changed_base_makes_another(self, home: Home, variables, base: Path) -> None:
         first, _ = make(home, variables, pip=("brew",))
         added = base / f"lib/python{_VERSION}/site-packages/extra-3.dist-info"

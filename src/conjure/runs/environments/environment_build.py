@@ -48,6 +48,7 @@ class Environment:
         bin: Where its programs lie.
         packages: Version of every package that can be imported.
         prefix: Its folder if it was built, None for the caller's own environment.
+        resolved: Which of the packages were added in a version that uv chose; None if nobody knows.
     """
 
     digest: str
@@ -55,6 +56,7 @@ class Environment:
     bin: Path
     packages: Mapping[str, str]
     prefix: Path | None = None
+    resolved: tuple[str, ...] | None = None
 
     def activate(self, variables: Mapping[str, str]) -> dict[str, str]:
         """`variables` with this environment in front; the caller's own needs no change."""
@@ -140,6 +142,8 @@ class _BuildRequest:
             "pip": sorted(name.strip() for name in choice.pip),
             "requirements": (choice.requirements or "").strip(),
         }
+        if choice.constraints:
+            asked["constraints"] = sorted(choice.constraints)
         if choice.base == "current":
             _refuse_other_version(choice.python, current)
             asked |= {"prefix": str(current.prefix), "version": current.version, "has": current.versions}
@@ -179,7 +183,11 @@ def _reuse(place: Path, wish: _BuildRequest) -> Environment | None:
     python = place / "bin" / "python"
     if not python.exists():  # the interpreter it stands on is gone
         return None
-    return Environment(wish.digest, python, place / "bin", record["packages"], place)
+    resolved = record.get("resolved")  # not there where an older conjure built it
+    return Environment(
+        *(wish.digest, python, place / "bin", record["packages"], place),
+        resolved=None if resolved is None else tuple(resolved),
+    )
 
 
 def _fingerprint(place: Path) -> str:
@@ -246,12 +254,11 @@ def _fill(built: Path, wish: _BuildRequest, settings: UvSettings, report: Callab
         if requirements:
             (built.parent / "requirements.txt").write_text(requirements)
             install += ["--requirement", "requirements.txt"]
-        run_uv(
-            [*install, "--", *wish.choice.pip],
-            folder=built.parent,
-            variables=settings.variables,
-            report=report,
-        )
+        variables = dict(settings.variables)
+        if wish.choice.constraints:
+            (built.parent / "constraints.txt").write_text("\n".join(wish.choice.constraints))
+            variables["UV_CONSTRAINT"] = f"{variables.get('UV_CONSTRAINT', '')} constraints.txt".strip()
+        run_uv([*install, "--", *wish.choice.pip], folder=built.parent, variables=variables, report=report)
     for stand_in in stand_ins:
         remove_tree(stand_in)
     if wish.is_layer:
@@ -272,6 +279,7 @@ def _write_record(built: Path, wish: _BuildRequest) -> None:
     record: dict[str, Any] = {
         "format": _FORMAT,
         "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+        "resolved": _resolved(_site_folder(built)),
         "fingerprint": _fingerprint(built),
     }
     write_atomically(built / _RECORD, json.dumps(record, indent=1))
@@ -283,6 +291,14 @@ def installed_versions(site_folder: Path) -> dict[str, str]:
 
     found = metadata.distributions(path=[str(site_folder)])
     return {distribution.metadata["Name"]: distribution.version for distribution in found}
+
+
+def _resolved(site_folder: Path) -> list[str]:
+    """Names of the packages in one folder whose version uv chose: no file and no address was given."""
+    from importlib import metadata  # as above
+
+    found = metadata.distributions(path=[str(site_folder)])
+    return sorted(each.metadata["Name"] for each in found if each.read_text("direct_url.json") is None)
 
 
 def _canonical(name: str) -> str:

@@ -51,12 +51,14 @@ class Layer:
         image: It.
         packages: Version of every Python package in it, if any was added.
         added_bytes: Its size without the image below.
+        resolved: Which of these packages pip added or changed; None if nobody knows.
     """
 
     digest: str
     image: Image
     packages: Mapping[str, str] = field(default_factory=dict)
     added_bytes: int = 0
+    resolved: tuple[str, ...] | None = None
 
 
 def requested_digest(base: Image, choice: EnvironmentChoice) -> str:
@@ -75,6 +77,8 @@ def requested_digest(base: Image, choice: EnvironmentChoice) -> str:
         "pip": sorted(name.strip() for name in choice.pip),
         "requirements": (choice.requirements or "").strip(),
     }
+    if choice.constraints:
+        asked["constraints"] = sorted(choice.constraints)
     return sha256_bytes(json.dumps(asked, sort_keys=True).encode())[:32]
 
 
@@ -86,7 +90,9 @@ def find_layer(home: Home, digest: str) -> Layer | None:
     """
     record = _read_record(_record_file(home, digest, find_engine().name), digest)
     image = None if record is None else find_image(record.image.digest)
-    return None if record is None or image is None else Layer(digest, image, record.packages)
+    if record is None or image is None:
+        return None
+    return Layer(digest, image, record.packages, resolved=record.resolved)
 
 
 def keep_layer(home: Home, layer: Layer) -> None:
@@ -101,6 +107,7 @@ def keep_layer(home: Home, layer: Layer) -> None:
         "image": layer.image.digest,
         "packages": dict(layer.packages),
         "added_bytes": layer.added_bytes,
+        "resolved": layer.resolved,
     }
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -156,6 +163,10 @@ def _read_record(file: Path, digest: str) -> Layer | None:
         record = parse_json(file.read_bytes())
         if record["format"] != _FORMAT:
             return None
-        return Layer(digest, Image(record["image"]), record["packages"], record["added_bytes"])
+        resolved = record.get("resolved")  # not there where an older conjure built it
+        return Layer(
+            *(digest, Image(record["image"]), record["packages"], record["added_bytes"]),
+            resolved=None if resolved is None else tuple(resolved),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None

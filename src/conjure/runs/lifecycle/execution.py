@@ -311,12 +311,16 @@ def _environment(run: RunContext, place: WorkingDirectory) -> tuple[Environment 
     report, variables = run.log.note, {**os.environ, **run.spec.variables}
     if choice.image is None:
         built = environment_build.build(run.home, choice, report, variables=variables, folder=place.folder)
-        return built, EnvironmentFacts(built.digest, str(built.python), built.packages)
+        facts = EnvironmentFacts(built.digest, str(built.python), built.packages, resolved=built.resolved)
+        return built, facts
     image = prepare_image(choice, report)
     if not choice.adds_packages:
         return image, EnvironmentFacts(image.digest, "")
     layer = build_layer(LayerRequest(run.home, run.number, image, choice, variables, report))
-    return layer.image, EnvironmentFacts(layer.digest, "", layer.packages, image.digest, layer.image.digest)
+    facts = EnvironmentFacts(
+        layer.digest, "", layer.packages, image.digest, layer.image.digest, layer.resolved
+    )
+    return layer.image, facts
 
 
 def mount(run: RunContext) -> outputs.Baseline:

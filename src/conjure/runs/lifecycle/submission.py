@@ -333,10 +333,12 @@ def _same_environment(home: Home, record: RunRecord) -> EnvironmentChoice:
     choice, had = record.spec.environment, record.environment
     if had is not None and choice.image is not None:
         choice = replace(choice, image_digest=had.image_digest)
-    if had is None or not choice.pip or _is_built(home, had):
+    if had is None or not choice.adds_python_packages or _is_built(home, had):
         return choice
     versions = {_canonical(name): version for name, version in had.packages.items()}
-    return replace(choice, pip=tuple(_pinned(requirement, versions) for requirement in choice.pip))
+    names = _asked_by_name(choice) if had.resolved is None else set(map(_canonical, had.resolved))
+    constraints = tuple(f"{name}=={versions[name]}" for name in sorted(names & versions.keys()))
+    return replace(choice, constraints=constraints)
 
 
 def _is_built(home: Home, had: EnvironmentFacts) -> bool:
@@ -349,11 +351,11 @@ def _is_built(home: Home, had: EnvironmentFacts) -> bool:
     return False
 
 
-def _pinned(requirement: str, versions: Mapping[str, str]) -> str:
-    """A requirement that names no version, with the one it was resolved to."""
-    match = _BARE_REQUIREMENT.fullmatch(requirement.strip())
-    version = versions.get(_canonical(match["name"])) if match else None
-    return requirement if version is None else f"{requirement.strip()}=={version}"
+def _asked_by_name(choice: EnvironmentChoice) -> set[str]:
+    """The packages that were asked for by their names, in whatever version."""
+    lines = [*choice.pip, *(choice.requirements or "").splitlines()]
+    found = (_BARE_REQUIREMENT.fullmatch(line.partition(" #")[0].strip()) for line in lines)
+    return {_canonical(match["name"]) for match in found if match}
 
 
 def _canonical(name: str) -> str:

@@ -59,15 +59,29 @@ def test_an_environment_that_is_still_there_is_asked_for_as_it_was(home):
     assert spec_of_record(home, record(environment=choice)).environment == choice
 
 
-def test_one_that_was_removed_is_built_with_the_versions_it_had(home):
-    choice = EnvironmentChoice(pip=("tqdm", "some-thing[extra]", "numpy>=2", "unknown", "x @ file:///x"))
-    assert spec_of_record(home, record(environment=choice)).environment.pip == (
-        "tqdm==4.66",
-        "some-thing[extra]==2.0",
-        "numpy>=2",
-        "unknown",
-        "x @ file:///x",
-    )
+@pytest.mark.parametrize(
+    "choice",
+    [
+        EnvironmentChoice(pip=("some-thing[extra]", "x @ file:///x"), constraints=("old==1",)),
+        EnvironmentChoice(requirements="some-thing >= 1\n"),
+    ],
+)
+def test_one_that_was_removed_is_built_with_the_versions_it_had(home, choice):
+    ran = record(environment=choice)
+    assert ran.environment is not None
+    had = replace(ran.environment, resolved=("Some_Thing", "numpy"))
+    asked = spec_of_record(home, replace(ran, environment=had)).environment
+    assert asked == replace(choice, constraints=("numpy==2.1", "some-thing==2.0"))
+
+
+def test_where_nobody_knows_what_was_added_only_names_are_given_their_versions(home):
+    pip = ("tqdm", "some-thing[extra]", "numpy>=2", "unknown", "x @ file:///x")
+    for choice in (
+        EnvironmentChoice(pip=pip),
+        EnvironmentChoice(requirements="\n".join([*pip, "-i x", "#"])),
+    ):
+        asked = spec_of_record(home, record(environment=choice)).environment
+        assert asked == replace(choice, constraints=("some-thing==2.0", "tqdm==4.66"))
 
 
 def test_secrets_are_taken_from_the_callers_variables(home, monkeypatch):
