@@ -59,9 +59,8 @@ def _left_out(spec: RunSpec) -> Iterator[str]:
 
 
 def _upload(path: Path) -> str:
-    return (
-        f"`conjure upload {shell_words(str(path))}` and -m {shell_words(f'uploads/{path.name}:{path.name}')}"
-    )
+    mount = f"uploads/{path.resolve().name}:{path.name}"  # what a link leads to gives an upload its name
+    return f"`conjure upload {shell_words(str(path))}` and -m {shell_words(mount)}"
 
 
 def _names(spec: RunSpec) -> Iterator[str]:

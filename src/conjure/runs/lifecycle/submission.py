@@ -234,7 +234,7 @@ def _refuse_own_paths(spec: RunSpec) -> None:
         if word.startswith("/") and path.exists():
             raise UsageError(
                 f"{option('on', spec.on or '')}: {path} is on this machine, but not on the nodes",
-                hint=f"upload it, and give uploads/{path.name} instead",
+                hint=f"upload it, and give uploads/{path.resolve().name} instead",
                 fix=shell_words("conjure", "upload", word),
             )
 
