@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from conjure import reporting
 from conjure.core.dir_fd import FolderCursor
-from conjure.core.files import sha256_bytes
+from conjure.core.files import os_error_words, sha256_bytes
 from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError
@@ -642,7 +642,7 @@ def _ending_with(reason: EndReason, ending: Ending | None = None) -> Iterator[No
     try:
         yield
     except (ConjureError, OSError) as error:
-        words = error.in_full() if isinstance(error, ConjureError) else f"{error.strerror}: {error.filename}"
+        words = error.in_full() if isinstance(error, ConjureError) else os_error_words(error)
         raise EndRun(replace(ending or Ending(reason), message=words)) from error
 
 
