@@ -148,8 +148,11 @@ def _stamp(name: str) -> list[int] | None:
 
 def _wrapper_settings(found: Path, folder: Path) -> list[str] | None:
     """What a script in Python's place decides by: nothing for a real Python; None if that cannot be known."""
-    with found.open("rb") as file:
-        beginning = file.read(4096)
+    try:
+        with found.open("rb") as file:
+            beginning = file.read(4096)
+    except PermissionError:  # it may only be executed, which is enough for a program, but not for a script
+        return []
     if not beginning.startswith(b"#!"):
         return []
     if b"pyenv" not in beginning:
