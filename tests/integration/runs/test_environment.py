@@ -1,5 +1,6 @@
 """Environments, built by the real uv from wheels made on the spot."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -246,6 +247,24 @@ class TestReuse:
         assert "the environment was changed after it was built; rebuilding it" in reported
         assert run(second, variables, "brew") == "brew 1.0"
 
+    def test_edited_one_that_another_run_uses_stays_and_one_is_built_beside_it(
+        self, home: Home, variables
+    ) -> None:
+        first, _ = make(home, variables, pip=("brew",))
+        module = next(first.prefix.glob("lib/python*/site-packages/brew.py"))
+        with (home.environments / "locks" / f"{first.digest}.use").open("a") as others:
+            fcntl.flock(others, fcntl.LOCK_SH)
+            module.write_text("VERSION = 'edited'")
+            second, _ = make(home, variables, pip=("brew",))
+            assert (second.digest, second.prefix == first.prefix) == (first.digest, False)
+            assert module.read_text() == "VERSION = 'edited'"
+            assert make(home, variables, pip=("brew",)) == (second, [])
+            assert run(second, variables, "brew") == "brew 1.0"
+        next(second.prefix.glob("lib/python*/site-packages/brew.py")).write_text("VERSION = 'edited'")
+        third, _ = make(home, variables, pip=("brew",))
+        assert third.prefix == first.prefix
+        assert run(third, variables, "brew") == "brew 1.0"
+
     def test_any_edit_is_noticed(self, home: Home, variables) -> None:
         built, _ = make(home, variables, base="none", pip=("brew",))
         site = next(built.prefix.glob("lib/python*/site-packages"))
@@ -301,7 +320,8 @@ def test_a_process_that_used_an_environment_ends_without_a_warning(home: Home, v
         "from conjure.runs.environments import environment_build as built, environment_locks as locks; "
         "from conjure.runs.schema.spec import EnvironmentChoice; "
         "choice = EnvironmentChoice(base='none', pip=('herb',)); "
-        "print(built.build(Home(Path(sys.argv[1])), choice, print).digest in locks._in_use)"
+        "home = Home(Path(sys.argv[1])); "
+        "print((home, built.build(home, choice, print).digest) in locks._in_use)"
     )
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", script, str(home.root)]
     done = subprocess.run(
@@ -339,7 +359,7 @@ class TestPrune:
         used, _ = make(home, variables, pip=("herb==2.0",))
         (home.environments / f".{idle.digest}.new-x").mkdir()
         for unused in (idle, needed):  # as when the process that used it has ended
-            os.close(environment_locks._in_use.pop(unused.digest))
+            os.close(environment_locks._in_use.pop((home, unused.digest)))
         assert environment_build.prune(home, {needed.digest}) == [idle.prefix]
         left = {path.name for path in home.environments.iterdir()} - {"interpreters", "locks"}
         assert left == {needed.digest, used.digest}

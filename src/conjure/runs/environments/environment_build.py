@@ -6,7 +6,7 @@ To uv the base's packages are shown as installed in the layer (by their metadata
 satisfies as it is and fetches only the rest; the metadata is removed before the environment is used.
 
 Main entry: `build`. Invariant: an environment in place is complete, and nobody has changed it since it was
-built; one that was changed is built again.
+built; one that was changed is built again, beside it where other runs use that one: they keep their files.
 """
 
 import json
@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,12 @@ from conjure.core.files import parse_json, sha256_bytes, write_atomically
 from conjure.core.home import Home
 from conjure.core.trees import remove_tree
 from conjure.errors import BuildError, option
-from conjure.runs.environments.environment_locks import building, mark_in_use, unused
+from conjure.runs.environments.environment_locks import (
+    building,
+    is_used_by_others,
+    mark_in_use,
+    unused,
+)
 from conjure.runs.environments.interpreter import Interpreter, find_current, find_version
 from conjure.runs.environments.pip_config import UvSettings, uv_settings
 from conjure.runs.environments.uv import run_uv
@@ -98,21 +104,37 @@ def build(
     wish = _BuildRequest.of(home, choice, variables, folder)
     if wish.is_current:
         return _current(wish.interpreter)
-    place = home.environments / wish.digest
     mark_in_use(home, wish.digest)
-    environment = _reuse(place, wish)
+    environment = _find_built(home, wish)
     if environment is not None:
         return environment
     with building(home, wish.digest, report):
-        environment = _reuse(place, wish)  # somebody may have built it while we waited
+        environment = _find_built(home, wish)  # somebody may have built it while we waited
         if environment is None:
+            place = home.environments / wish.digest
             if (place / _RECORD).exists():
                 report("the environment was changed after it was built; rebuilding it")
-            _build(home, wish, variables, report)
+                place = _free_place(home, wish)
+            _build(home, wish, place, variables, report)
             environment = _reuse(place, wish)
-    if environment is None:
-        raise BuildError(f"the environment {place} was changed while it was being built")
+            if environment is None:
+                raise BuildError(f"the environment {place} was changed while it was being built")
     return environment
+
+
+def _find_built(home: Home, wish: "_BuildRequest") -> Environment | None:
+    """The environment that was asked for, wherever it was built."""
+    places = sorted(home.environments.glob(f"{wish.digest}*"))
+    return next(filter(None, (_reuse(place, wish) for place in places)), None)
+
+
+def _free_place(home: Home, wish: "_BuildRequest") -> Path:
+    """Where to build it anew: in its own place, or beside it while other runs go on with what is there."""
+    place = home.environments / wish.digest
+    if not is_used_by_others(home, wish.digest):
+        return place
+    beside = (place.with_name(f"{place.name}.{number}") for number in count(2))
+    return next(path for path in beside if not path.exists())
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +232,12 @@ def _fingerprint(place: Path) -> str:
 
 
 def _build(
-    home: Home, wish: _BuildRequest, variables: Mapping[str, str], report: Callable[[str], None]
+    home: Home,
+    wish: _BuildRequest,
+    place: Path,
+    variables: Mapping[str, str],
+    report: Callable[[str], None],
 ) -> None:
-    place = home.environments / wish.digest
     # uv must not take the caller's environment for the one to fill, nor Python start differently in it.
     unwanted = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH")
     clean = {name: value for name, value in variables.items() if name not in unwanted}
