@@ -18,6 +18,7 @@ from conjure.core.trees import clone_file
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.environments.pip_config import uv_settings
 from conjure.runs.environments.uv import run_uv
+from conjure.runs.schema.spec import EnvironmentChoice
 
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tgz")
 _EXTRAS = re.compile(r"(?P<path>.*?)(?P<extras>\[[\w\s,.-]*\])?")
@@ -31,6 +32,13 @@ def is_local(requirement: str) -> bool:
     """Whether a requirement is a path or archive of this machine, not a name or address."""
     path = _path_of(requirement)
     return path.startswith(("./", "../", "/", "~")) or path in (".", "..") or path.endswith(_ARCHIVES)
+
+
+def local_packages(choice: EnvironmentChoice) -> list[str]:
+    """Names of the files of this machine among the packages that are to be added."""
+    lines = (line.partition(" #")[0].strip() for line in (choice.requirements or "").splitlines())
+    packages = [*choice.pip, *(line for line in lines if not line.startswith(("#", "-")))]
+    return [Path(_path_of(each)).name for each in packages if is_local(each) and "://" not in each]
 
 
 def keep_packages(home: Home, requirements: Iterable[str], folder: Path) -> tuple[str, ...]:

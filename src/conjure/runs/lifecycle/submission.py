@@ -29,7 +29,7 @@ from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import TrialClaim, TrialRefusedError
 from conjure.runs.environments import image_layers, images
 from conjure.runs.environments.container_engine import require_engine
-from conjure.runs.environments.local_packages import with_absolute_links
+from conjure.runs.environments.local_packages import local_packages, with_absolute_links
 from conjure.runs.executors.base import Executor
 from conjure.runs.executors.cluster_executor import ClusterExecutor
 from conjure.runs.executors.local import LocalExecutor
@@ -213,14 +213,30 @@ def _refuse_where(home: Home, spec: RunSpec, *, is_local: bool) -> None:
     if not is_local:
         if spec.retry and spec.on is None:
             raise UsageError(f"a run with {option('retry')} can only be executed on this machine")
-        if spec.on is not None and spec.kind != COMMAND and objects_team(home) is not None:
-            _refuse_own_paths(spec)
+        if spec.on is not None and objects_team(home) is not None:
+            _refuse_own_packages(spec)
+            if spec.kind != COMMAND:
+                _refuse_own_paths(spec)
         return
     refuse_impossible(spec.resources)
     if spec.sandbox:
         require_sandbox()
     if spec.environment.image is not None:
         require_engine()
+
+
+def _refuse_own_packages(spec: RunSpec) -> None:
+    """Refuse packages that are files of this machine where the environment is built on another one.
+
+    Raises:
+        UsageError: There are some.
+    """
+    for package in local_packages(spec.environment):
+        raise UsageError(
+            f"{option('on', spec.on or '')}: {package} is a package on this machine, and packages are not"
+            " sent to the nodes",
+            hint="give the name of a package that an index has, or an address",
+        )
 
 
 def _refuse_own_paths(spec: RunSpec) -> None:

@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 from conjure.core.home import Home
+from conjure.core.team_settings import TeamSettings, write_team
 from conjure.errors import SnapshotError, StoreError, UsageError
 from conjure.runs.host.capacity import Capacity
+from conjure.runs.lifecycle import submission
 from conjure.runs.lifecycle.submission import (
     close_failed_submission,
     refuse_own_folder,
@@ -82,6 +84,28 @@ def test_where_nobody_knows_what_was_added_only_names_are_given_their_versions(h
     ):
         asked = spec_of_record(home, record(environment=choice)).environment
         assert asked == replace(choice, constraints=("some-thing==2.0", "tqdm==4.66"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "refused"),
+    [
+        (EnvironmentChoice(pip=("tqdm", "/home/packages/1f/mine-1.0-py3-none-any.whl[extra]")), True),
+        (EnvironmentChoice(requirements="tqdm\n/home/packages/1f/mine-1.0-py3-none-any.whl  # ours\n"), True),
+        (EnvironmentChoice(pip=("x @ https://h/x.whl", "git+https://h/x", "https://h/x.whl")), False),
+        (EnvironmentChoice(requirements="# as mine.whl\n--find-links /shared/wheels\n\ntqdm\n"), False),
+    ],
+)
+def test_packages_of_this_machine_are_refused_where_nodes_build_for_themselves(home, choice, refused):
+    home.create()
+    spec = RunSpec(command=("true",), folder=Path("/code"), on="gpu", environment=choice)
+    submission._refuse_where(home, spec, is_local=False)  # nodes that share the home's disk
+    write_team(home, TeamSettings("postgresql://h/d", "s3://b/p", "ada@x/1"))
+    if not refused:
+        submission._refuse_where(home, spec, is_local=False)
+        return
+    message = "on='gpu': mine-1.0-py3-none-any.whl is a package on this machine, and packages are not sent to"
+    with pytest.raises(UsageError, match=message):
+        submission._refuse_where(home, spec, is_local=False)
 
 
 def test_secrets_are_taken_from_the_callers_variables(home, monkeypatch):
