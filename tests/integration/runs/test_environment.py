@@ -185,6 +185,19 @@ class TestLayer:
             assert fixed.packages == {"brew": "1.0", "herb": "1.0"}
             assert free.digest != fixed.digest
 
+    def test_one_that_has_these_versions_anyway_is_used(self, home: Home, variables) -> None:
+        free, _ = make(home, variables, base="none", pip=("brew",))
+        same = make(home, variables, base="none", pip=("brew",), constraints=("brew==1.0", "Herb==2.0"))
+        assert same == (free, [])
+
+    def test_constraints_count_by_their_content_and_wherever_they_are(self, home: Home, variables) -> None:
+        variables = variables | {"UV_CONSTRAINT": "versions.txt"}  # relative to where the command starts
+        found = []
+        for version in ("1.0", "2.0"):
+            (home.root / "versions.txt").write_text(f"herb=={version}\n")
+            found.append(make(home, variables, base="none", pip=("brew",))[0].packages["herb"])
+        assert found == ["1.0", "2.0"]
+
     def test_what_was_resolved_is_told_from_the_base_and_from_files(
         self, home: Home, variables, shop: Path
     ) -> None:

@@ -1,7 +1,8 @@
 """The Python environment a run gets: the caller's own, a layer on top of it, or a clean one.
 
 A built environment lies in ``environments/<digest>``, where the digest is of everything that was asked for,
-so that equal wishes share one. A layer is a virtual environment that goes on searching where its base does.
+so that equal wishes share one. Versions that are asked for beside are not looked at where the environment has
+them anyway. A layer is a virtual environment that goes on searching where its base does.
 To uv the base's packages are shown as installed in the layer (by their metadata alone), so it takes what
 satisfies as it is and fetches only the rest; the metadata is removed before the environment is used.
 
@@ -32,7 +33,9 @@ from conjure.runs.environments.environment_locks import (
     unused,
 )
 from conjure.runs.environments.interpreter import Interpreter, find_current, find_version
-from conjure.runs.environments.pip_config import UvSettings, uv_settings
+from conjure.runs.environments.local_packages import with_absolute_paths
+from conjure.runs.environments.pip_config import UvSettings, settings_digest, uv_settings
+from conjure.runs.environments.pip_requirements import canonical_name, has_versions
 from conjure.runs.environments.uv import run_uv
 from conjure.runs.environments.venv_overlay import search_base, show_base_packages, take_over_scripts
 from conjure.runs.schema.spec import EnvironmentChoice
@@ -99,12 +102,11 @@ def build(
     Raises:
         BuildError: It cannot be built; the message has the resolver's words.
     """
-    variables = os.environ if variables is None else variables
     folder = Path.cwd() if folder is None else folder
+    variables = with_absolute_paths(os.environ if variables is None else variables, folder)
     wish = _BuildRequest.of(home, choice, variables, folder)
     if wish.is_current:
         return _current(wish.interpreter)
-    mark_in_use(home, wish.digest)
     environment = _find_built(home, wish)
     if environment is not None:
         return environment
@@ -116,16 +118,22 @@ def build(
                 report("the environment was changed after it was built; rebuilding it")
                 place = _free_place(home, wish)
             _build(home, wish, place, variables, report)
-            environment = _reuse(place, wish)
+            environment = _reuse(place, wish.digest)
             if environment is None:
                 raise BuildError(f"the environment {place} was changed while it was being built")
     return environment
 
 
 def _find_built(home: Home, wish: "_BuildRequest") -> Environment | None:
-    """The environment that was asked for, wherever it was built."""
-    places = sorted(home.environments.glob(f"{wish.digest}*"))
-    return next(filter(None, (_reuse(place, wish) for place in places)), None)
+    """The environment that was asked for, wherever it was built; it is marked as used."""
+    for digest in dict.fromkeys((wish.digest_without_versions, wish.digest)):
+        if digest == wish.digest or (home.environments / digest).exists():
+            mark_in_use(home, digest)
+        for place in sorted(home.environments.glob(f"{digest}*")):
+            environment = _reuse(place, digest)
+            if environment is not None and has_versions(environment.packages, wish.choice.constraints):
+                return environment
+    return None
 
 
 def _free_place(home: Home, wish: "_BuildRequest") -> Path:
@@ -144,6 +152,7 @@ class _BuildRequest:
     choice: EnvironmentChoice
     interpreter: Interpreter
     digest: str
+    digest_without_versions: str
 
     @property
     def is_layer(self) -> bool:
@@ -164,8 +173,6 @@ class _BuildRequest:
             "pip": sorted(name.strip() for name in choice.pip),
             "requirements": (choice.requirements or "").strip(),
         }
-        if choice.constraints:
-            asked["constraints"] = sorted(choice.constraints)
         if choice.base == "current":
             _refuse_other_version(choice.python, current)
             asked |= {"prefix": str(current.prefix), "version": current.version, "has": current.versions}
@@ -173,7 +180,15 @@ class _BuildRequest:
             asked |= {"version": choice.python}
         else:
             asked |= {"version": current.version, "installation": str(current.base_prefix)}
-        return cls(choice, current, sha256_bytes(json.dumps(asked, sort_keys=True).encode())[:32])
+        if choice.adds_python_packages:
+            decisive = settings_digest(home, current.executable, current.prefix, _clean(variables))
+            asked |= {} if decisive is None else {"settings": decisive}
+        fixed = {"constraints": sorted(choice.constraints)} if choice.constraints else {}
+        return cls(choice, current, _digest(asked | fixed), _digest(asked))
+
+
+def _digest(asked: Mapping[str, Any]) -> str:
+    return sha256_bytes(json.dumps(asked, sort_keys=True).encode())[:32]
 
 
 def _refuse_other_version(version: str | None, current: Interpreter) -> None:
@@ -190,11 +205,10 @@ def _is_version(version: str, wanted: str) -> bool:
 
 def _current(interpreter: Interpreter) -> Environment:
     has = {"prefix": str(interpreter.prefix), "version": interpreter.version, "has": interpreter.versions}
-    digest = sha256_bytes(json.dumps(has, sort_keys=True).encode())[:32]
-    return Environment(digest, interpreter.executable, interpreter.found.parent, interpreter.versions)
+    return Environment(_digest(has), interpreter.executable, interpreter.found.parent, interpreter.versions)
 
 
-def _reuse(place: Path, wish: _BuildRequest) -> Environment | None:
+def _reuse(place: Path, digest: str) -> Environment | None:
     """The environment in place, if it is complete and as it was built."""
     try:
         record = parse_json((place / _RECORD).read_bytes())
@@ -207,7 +221,7 @@ def _reuse(place: Path, wish: _BuildRequest) -> Environment | None:
         return None
     resolved = record.get("resolved")  # not there where an older conjure built it
     return Environment(
-        *(wish.digest, python, place / "bin", record["packages"], place),
+        *(digest, python, place / "bin", record["packages"], place),
         resolved=None if resolved is None else tuple(resolved),
     )
 
@@ -238,9 +252,7 @@ def _build(
     variables: Mapping[str, str],
     report: Callable[[str], None],
 ) -> None:
-    # uv must not take the caller's environment for the one to fill, nor Python start differently in it.
-    unwanted = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH")
-    clean = {name: value for name, value in variables.items() if name not in unwanted}
+    clean = _clean(variables)
     settings = uv_settings(wish.interpreter.executable, clean)
     settings = settings._replace(variables={**clean, **settings.variables})
     python = _choose_python(home, wish, clean)
@@ -259,6 +271,12 @@ def _build(
             _put_in_place(built, place)
     except OSError as error:
         raise BuildError(f"the environment could not be built: {error}") from error
+
+
+def _clean(variables: Mapping[str, str]) -> dict[str, str]:
+    """Variables without those by which uv would fill the caller's environment, or Python start otherwise."""
+    unwanted = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH")
+    return {name: value for name, value in variables.items() if name not in unwanted}
 
 
 def _choose_python(home: Home, wish: _BuildRequest, variables: Mapping[str, str]) -> Path:
@@ -297,8 +315,10 @@ def _site_folder(environment: Path) -> Path:
 def _write_record(built: Path, wish: _BuildRequest) -> None:
     added = installed_versions(_site_folder(built))
     base = wish.interpreter.versions if wish.is_layer else {}
-    replaced = set(map(_canonical, added))
-    packages = {name: version for name, version in base.items() if _canonical(name) not in replaced} | added
+    replaced = set(map(canonical_name, added))
+    packages = {
+        name: version for name, version in base.items() if canonical_name(name) not in replaced
+    } | added
     lock = "".join(f"{name}=={version}\n" for name, version in sorted(added.items()))
     (built / _LOCKED_VERSIONS).write_text(lock)
     record: dict[str, Any] = {
@@ -324,10 +344,6 @@ def _resolved(site_folder: Path) -> list[str]:
 
     found = metadata.distributions(path=[str(site_folder)])
     return sorted(each.metadata["Name"] for each in found if each.read_text("direct_url.json") is None)
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _put_in_place(built: Path, place: Path) -> None:

@@ -29,7 +29,7 @@ from conjure.runs.environments.containers import (
     start_container,
 )
 from conjure.runs.environments.environment_locks import building, mark_in_use
-from conjure.runs.environments.image_layers import Layer, find_layer, keep_layer, requested_digest
+from conjure.runs.environments.image_layers import Layer, find_layer, keep_layer
 from conjure.runs.environments.images import Image, find_image
 from conjure.runs.environments.local_packages import replace_path
 from conjure.runs.environments.pip_config import pip_variables
@@ -94,6 +94,7 @@ class LayerRequest:
         choice: What to add.
         variables: The caller's environment: proxies and settings of pip count.
         report: Gets each line of progress.
+        digest: What the run gets, in one word; see `layer_digest`.
     """
 
     home: Home
@@ -102,11 +103,7 @@ class LayerRequest:
     choice: EnvironmentChoice
     variables: Mapping[str, str]
     report: Callable[[str], None]
-
-    @property
-    def digest(self) -> str:
-        """What is asked for, in one word."""
-        return requested_digest(self.base, self.choice)
+    digest: str
 
     @property
     def container(self) -> str:
@@ -146,7 +143,7 @@ def _build(request: LayerRequest) -> Layer:
     counts = [(choice.apt, "Debian package"), (choice.pip, "Python package")]
     told = " and ".join(plural(len(names), what) for names, what in counts if names)
     request.report(f"adding {told or 'the requirements'} to {choice.image}")
-    files, packages = _MountedFiles(), {}
+    files, packages, resolved = _MountedFiles(), {}, ()
     prefix = f".{request.digest}.new-"
     with tempfile.TemporaryDirectory(
         dir=home.environments, prefix=prefix, ignore_cleanup_errors=True

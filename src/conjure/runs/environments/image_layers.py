@@ -4,14 +4,16 @@ Such a layer is an image of the engine's that stands on the one that was asked f
 it in ``environments/images/<digest>.<engine>.json``, where the digest is of everything that was asked for:
 the content of the image below, and the packages. Podman and docker each have their own images.
 
-Main entries: `requested_digest`, `find_layer`, `prune`. Invariant: a layer that has a record is complete.
+Main entries: `requested_digest`, `layer_digest`, `find_layer`, `prune`. Invariant: a layer that has a record
+is complete.
 """
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from conjure.core.files import parse_json, sha256_bytes, write_atomically
@@ -21,6 +23,8 @@ from conjure.errors import BuildError
 from conjure.runs.environments.container_engine import DOCKER, PODMAN, find_engine, run_engine
 from conjure.runs.environments.environment_locks import unused
 from conjure.runs.environments.images import Image, find_image
+from conjure.runs.environments.pip_config import settings_digest
+from conjure.runs.environments.pip_requirements import has_versions
 from conjure.runs.schema.spec import EnvironmentChoice
 
 _FORMAT = 1
@@ -61,12 +65,13 @@ class Layer:
     resolved: tuple[str, ...] | None = None
 
 
-def requested_digest(base: Image, choice: EnvironmentChoice) -> str:
+def requested_digest(base: Image, choice: EnvironmentChoice, settings: str | None = None) -> str:
     """What is asked for, in one word: the image itself, or what is to be made from it.
 
     Args:
         base: The image that was asked for.
         choice: What is to be added.
+        settings: The digest of pip's settings that decide which packages are chosen, if there are any.
     """
     if not choice.adds_packages:
         return base.digest
@@ -79,7 +84,32 @@ def requested_digest(base: Image, choice: EnvironmentChoice) -> str:
     }
     if choice.constraints:
         asked["constraints"] = sorted(choice.constraints)
+    if settings is not None:
+        asked["settings"] = settings
     return sha256_bytes(json.dumps(asked, sort_keys=True).encode())[:32]
+
+
+def layer_digest(home: Home, base: Image, choice: EnvironmentChoice, variables: Mapping[str, str]) -> str:
+    """What a run gets, in one word: what it asks for, or the same without versions if that has them anyway.
+
+    Args:
+        home: Where conjure keeps things.
+        base: The image that was asked for.
+        choice: What is to be added.
+        variables: The caller's environment, with pip's settings.
+
+    Raises:
+        BuildError: The engine does not work.
+    """
+    settings = None
+    if choice.adds_python_packages:
+        settings = settings_digest(home, Path(sys.executable), Path(sys.prefix), variables)
+    if choice.constraints:
+        digest = requested_digest(base, replace(choice, constraints=()), settings)
+        layer = find_layer(home, digest)
+        if layer is not None and has_versions(layer.packages, choice.constraints):
+            return digest
+    return requested_digest(base, choice, settings)
 
 
 def find_layer(home: Home, digest: str) -> Layer | None:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,23 +112,32 @@ def inspect(home: Home, found: Path, variables: Mapping[str, str], folder: Path)
         *(variables.get(name, "") for name in _DECIDING_VARIABLES),
         *wrapper,
     ]
-    path = home.environments / "interpreters" / f"{sha256_bytes(json.dumps(question).encode())[:32]}.json"
-    answer = _read_answer(path)
+    answer = read_answer(home, question)
     if answer is None:
         answer = _ask(found, variables, folder)
-        _keep_answer(path, answer, found)
+        watched = [str(found), answer["executable"], f"{answer['prefix']}/pyvenv.cfg", *answer["search_path"]]
+        keep_answer(home, question, answer, watched)
     return _interpreter(found, answer)
 
 
-def _keep_answer(path: Path, answer: Mapping[str, Any], found: Path) -> None:
-    watched = [str(found), answer["executable"], f"{answer['prefix']}/pyvenv.cfg", *answer["search_path"]]
+def _answer_file(home: Home, question: Sequence[Any]) -> Path:
+    return home.environments / "interpreters" / f"{sha256_bytes(json.dumps(question).encode())[:32]}.json"
+
+
+def keep_answer(
+    home: Home, question: Sequence[Any], answer: Mapping[str, Any], watched: Iterable[str]
+) -> None:
+    """Write down what an interpreter answered, to count until a watched file or folder changes."""
+    path = _answer_file(home, question)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(
         path, json.dumps({"answer": answer, "watched": {name: _stamp(name) for name in watched}})
     )
 
 
-def _read_answer(path: Path) -> dict[str, Any] | None:
+def read_answer(home: Home, question: Sequence[Any]) -> dict[str, Any] | None:
+    """What `keep_answer` wrote down; None if that may have changed."""
+    path = _answer_file(home, question)
     try:
         stored = parse_json(path.read_bytes())
         unchanged = all(_stamp(name) == stamp for name, stamp in stored["watched"].items())

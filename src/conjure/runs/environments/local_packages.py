@@ -25,7 +25,13 @@ _EXTRAS = re.compile(r"(?P<path>.*?)(?P<extras>\[[\w\s,.-]*\])?")
 _PATH_OPTION = re.compile(
     r"(?P<option>--find-links|-f|--index-url|-i|--extra-index-url)(?P<between>\s*=\s*|\s+|(?<=-f|-i))(?P<path>\S+)"
 )
-_LINK_VARIABLES = {"PIP_FIND_LINKS": " ", "UV_FIND_LINKS": ","}
+# Variables that name files and folders, and what stands between several; only one where nothing does.
+_PATH_VARIABLES = {
+    "PIP_FIND_LINKS": " ",
+    "UV_FIND_LINKS": ",",
+    **dict.fromkeys(("PIP_CONSTRAINT", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_BUILD_CONSTRAINT"), " "),
+    **dict.fromkeys(("PIP_CONFIG_FILE", "PIP_CERT", "PIP_CLIENT_CERT"), None),
+}
 
 
 def is_local(requirement: str) -> bool:
@@ -138,14 +144,16 @@ def replace_path(requirement: str, place: Callable[[str], str]) -> str:
     return f"{place(path)}{bracket}{extras}"
 
 
-def with_absolute_links(variables: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Variables in which pip's and uv's folders of wheels are named in full."""
+def with_absolute_paths(variables: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Variables in which the files and folders that pip and uv read are named in full."""
     changed = dict(variables)
-    for name, separator in _LINK_VARIABLES.items():
-        links = [link for link in variables.get(name, "").split(separator) if link.strip()]
-        if links:
-            changed[name] = separator.join(
-                str(folder / link) if "://" not in link and (folder / link).exists() else link
-                for link in links
+    for name, separator in _PATH_VARIABLES.items():
+        value = variables.get(name, "")
+        paths = [value] if separator is None else value.split(separator)
+        if value.strip():
+            changed[name] = (separator or "").join(
+                str(folder / path) if "://" not in path and (folder / path).exists() else path
+                for path in paths
+                if path.strip()
             )
     return changed

@@ -50,8 +50,10 @@ from conjure.runs.environments.containers import (
 )
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.image_build import LayerRequest, build_layer
+from conjure.runs.environments.image_layers import layer_digest
 from conjure.runs.environments.images import Image, prepare_image
 from conjure.runs.environments.interpreter import find_current
+from conjure.runs.environments.local_packages import with_absolute_paths
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
@@ -316,7 +318,9 @@ def _environment(run: RunContext, place: WorkingDirectory) -> tuple[Environment 
     image = prepare_image(choice, report)
     if not choice.adds_packages:
         return image, EnvironmentFacts(image.digest, "")
-    layer = build_layer(LayerRequest(run.home, run.number, image, choice, variables, report))
+    variables = with_absolute_paths(variables, place.folder)
+    digest = layer_digest(run.home, image, choice, variables)
+    layer = build_layer(LayerRequest(run.home, run.number, image, choice, variables, report, digest))
     facts = EnvironmentFacts(
         layer.digest, "", layer.packages, image.digest, layer.image.digest, layer.resolved
     )
