@@ -29,7 +29,7 @@ _DECIDING_VARIABLES = (
     "PYENV_VERSION",
 )
 _TIMEOUT_S = 300.0  # on a network disk or a machine under load, a Python may start slowly
-_ANSWER_FORMAT = "2"  # answers that were kept in another form are not found
+_ANSWER_FORMAT = "3"  # answers that were kept in another form are not found
 
 
 @dataclass(frozen=True, slots=True)
