@@ -83,6 +83,13 @@ def test_nothing_of_this_machine_is_in_it_but_the_runs_own(client, user_home, mo
     assert "[] [y] /tmp" in told
 
 
+def test_variables_that_the_engine_goes_by_are_the_commands(client):
+    given = {"REGISTRY_PASSWORD": "two\nlines", "CONTAINERS_CONF": "/none", "LD_LIBRARY_PATH": "/lib"}
+    command = 'echo "[$REGISTRY_PASSWORD]" "$CONTAINERS_CONF" "$LD_LIBRARY_PATH"; env | grep -c CONJURE_AS_'
+    run = client.run(command, image=SMALL, env=given).wait()
+    assert list(run.logs())[-3:] == ["[two", "lines] /none /lib", "0"]
+
+
 def test_what_it_makes_belongs_to_the_caller(client):
     run = client.run("mkdir d; echo x > d/x.txt", image=SMALL).wait(check=True)
     assert (outputs(client, run) / "d" / "x.txt").stat().st_uid == os.getuid()

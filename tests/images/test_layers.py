@@ -73,6 +73,7 @@ def test_packages_are_installed_once_and_the_command_has_them(client, debian, wh
     assert digests() - before == {had.layer}
     assert had.packages["brew"] == "1.0"
     assert "pip" in had.packages
+    assert had.resolved == ("brew",)
     again = client.run(GREET, image=debian, apt=["greeting", "words"], pip=["brew"]).wait(check=True)
     assert again.record.environment == had
     assert list(again.logs()) == ["hello", "1.0"]

@@ -111,9 +111,9 @@ def _state(folder: Path) -> dict[str, object]:
 
 def _collect(root: Path) -> None:
     with RunFolders(root) as folders:
-        manifest = outputs.collect(folders.open_work(), outputs.Baseline({}), folders.open_outputs())
+        collected = outputs.collect(folders.open_work(), outputs.Baseline({}), folders.open_outputs())
         folders.check()
-        manifest.save(root / "manifest.json")
+        collected.manifest.save(root / "manifest.json")
 
 
 def _scan(root: Path) -> None:

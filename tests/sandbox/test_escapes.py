@@ -11,7 +11,7 @@ import pytest
 
 from conjure.runs.host.process import all_processes
 from conjure.runs.schema.status import RunStatus
-from support.casting import nap, supervisor_of, wait_for_status, wait_until
+from support.casting import ending_runs, nap, outputs, supervisor_of, wait_for_status, wait_until
 
 
 @pytest.fixture
@@ -63,6 +63,20 @@ def test_conjures_home_and_other_runs_cannot_be_read(client, printed, home):
     assert not (home.root / "x").exists()
 
 
+def test_the_local_home_cannot_be_read_by_a_run_of_a_teams(client, home):
+    client.run("echo of another run > made.txt").wait(check=True)
+    with ending_runs(home.named("lab")) as team:
+        line = (
+            f"cat {home.root}/runs/1/outputs/made.txt; ls -A {home.root}; touch {home.root}/x; echo here > y"
+        )
+        run = team.run(line, sandbox=True).wait()
+    said = "\n".join(run.logs())
+    assert "of another run" not in said
+    assert "conjure.db" not in said
+    assert "Read-only file system" in said
+    assert outputs(run) == {"y": "here\n"}
+
+
 def test_the_system_is_read_only(printed):
     script = "import os\nfor path in '/', '/usr', '/etc', '/var', '/sys', '/proc/sys':\n"
     script += "    print(path, bool(os.statvfs(path).f_flag & os.ST_RDONLY))"
@@ -95,6 +109,28 @@ def test_a_socket_in_tmp_cannot_be_reached(printed, tmp_path):
         script = f"import socket; socket.socket(socket.AF_UNIX).connect({str(path)!r})"
         for network in (False, True):
             assert "FileNotFoundError" in printed(["python", "-c", script], network=network)
+
+
+def test_a_socket_in_a_folder_that_is_shown_cannot_be_reached(printed, user_home, monkeypatch):
+    programs = user_home / "programs"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    path = programs / "s"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        script = f"import socket; socket.socket(socket.AF_UNIX).connect({str(path)!r})"
+        for network in (False, True):
+            said = printed(f'ls {programs}; python -c "{script}"', network=network)
+            assert said.startswith("s\n")
+            assert "ConnectionRefusedError" in said
+            assert path.is_socket()
+
+
+def test_sockets_of_the_run_itself_can_be_used(printed):
+    script = "import socket\nserver = socket.socket(socket.AF_UNIX)\nserver.bind('s')\nserver.listen()\n"
+    script += "socket.socket(socket.AF_UNIX).connect('s')\nprint('connected')"
+    assert printed(["python", "-c", script]) == "connected"
 
 
 def test_other_processes_can_be_neither_seen_nor_signalled(printed, bystander):
@@ -159,3 +195,10 @@ def test_no_descendant_outlives_a_killed_supervisor(client):
 def test_the_environment_cannot_be_changed(printed):
     script = f"import os; print(os.statvfs({sys.prefix!r}).f_flag & os.ST_RDONLY)"
     assert printed(["python", "-c", script]) == "1"
+
+
+def test_no_code_of_the_folder_is_carried_out_before_the_sandbox_is_made(printed, folder, tmp_path):
+    for name in ("json", "random", "sitecustomize"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'escaped')!r}, 'w')\n")
+    printed("true", env={"PYTHONPATH": "."})
+    assert not (tmp_path / "escaped").exists()

@@ -15,9 +15,8 @@ def main() -> None:
     workdir, baseline, destination = map(Path, sys.argv[1:])
     destination.mkdir(exist_ok=True)
     with Folder.open(workdir) as work, Folder.open(destination) as kept:
-        outputs.collect(work, outputs.Baseline.load(baseline), kept).save(
-            destination.parent / "manifest.json"
-        )
+        collected = outputs.collect(work, outputs.Baseline.load(baseline), kept)
+        collected.manifest.save(destination.parent / "manifest.json")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -102,13 +102,28 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+def os_error_words(error: OSError) -> str:
+    """What went wrong, and with which file where the system names one."""
+    words = error.strerror or str(error)
+    return words if error.filename is None else f"{words}: {error.filename}"
+
+
+def current_umask() -> int:
+    """The permission bits that new files of this process do not get."""
+    with suppress(OSError, ValueError, StopIteration), Path("/proc/self/status").open("rb") as status:
+        return int(next(line for line in status if line.startswith(b"Umask:")).split()[1], 8)
+    umask = os.umask(0o077)  # for a moment it is another thread's too, so this is the second choice
+    os.umask(umask)
+    return umask
+
+
+def write_atomically(path: Path, data: bytes | str, *, mode: int | None = None) -> None:
     """Write a whole file: afterwards `path` holds `data`, or what it held before.
 
     Args:
         path: Where to; its folder must exist.
         data: Bytes, or text to be written as UTF-8.
-        mode: Permission bits of the new file.
+        mode: Permission bits of the new file; by default those of any new file of this process.
 
     Raises:
         OSError: The disk is full or the folder is not writable; `path` is untouched.
@@ -120,7 +135,7 @@ def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o644) -> Non
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fchmod(file.fileno(), mode)
+            os.fchmod(file.fileno(), 0o600 | (0o666 & ~current_umask()) if mode is None else mode)
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:

@@ -209,6 +209,7 @@ def copy_entry(
     *,
     boundary: Path,
     overwrite: bool = False,
+    umask: int = 0,
     watch: Callable[[Copied], None] | None = None,
     place: Callable[[Found, int, str], bool] | None = None,
 ) -> Copied:
@@ -224,6 +225,7 @@ def copy_entry(
         name: The copy's path in it, in POSIX form; "" copies a folder's content straight into it.
         boundary: How far links may lead.
         overwrite: Replace files that exist already, each in one step.
+        umask: Permission bits that the copies do not get.
         watch: Told after each file what has been copied so far.
         place: Asked for each file, with the descriptor of the folder that it is to be in and its name there,
             whether it has put an equal file there itself; else it is copied.
@@ -236,7 +238,7 @@ def copy_entry(
         FolderCursor(into) as destination,
         closing(find_entries(source, boundary=boundary, skipped=copied.skipped)) as entries,
     ):
-        copy = _Copy(destination, copied, overwrite, place)
+        copy = _Copy(destination, copied, overwrite, umask, place)
         top = name.split("/") if name else []
         if source.is_dir():
             destination.go_to(top, make=True)
@@ -256,6 +258,7 @@ class _Copy:
     destination: FolderCursor
     copied: Copied
     overwrite: bool
+    umask: int
     place: Callable[[Found, int, str], bool] | None
 
     def make(self, found: Found, parts: list[str]) -> None:
@@ -276,7 +279,7 @@ class _Copy:
     def _file(self, reader: int, folder: int, name: str) -> int:
         """Copy an open file; its size in bytes."""
         mode = stat.S_IMODE(os.fstat(reader).st_mode) | stat.S_IRUSR | stat.S_IWUSR
-        mode &= ~(stat.S_ISUID | stat.S_ISGID)
+        mode &= ~(stat.S_ISUID | stat.S_ISGID | self.umask)
         if not self.overwrite:
             return clone_open_file(reader, folder, name, mode=mode)
         partial = partial_name(name)

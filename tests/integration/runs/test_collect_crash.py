@@ -60,7 +60,7 @@ def collect_all(root: Path) -> Manifest:
     """Save everything in the working folder, all of it new."""
     (root / "outputs").mkdir()
     with Folder.open(root / "work") as work, Folder.open(root / "outputs") as kept:
-        return outputs.collect(work, outputs.Baseline({}), kept)
+        return outputs.collect(work, outputs.Baseline({}), kept).manifest
 
 
 @pytest.mark.large

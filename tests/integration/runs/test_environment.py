@@ -1,5 +1,6 @@
 """Environments, built by the real uv from wheels made on the spot."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -176,6 +177,35 @@ class TestLayer:
         built, _ = make(home, variables, requirements="# ours\nbrew==1.0\n", pip=("herb==2.0",))
         assert built.packages == {"brew": "1.0", "herb": "2.0"}
 
+    def test_versions_can_be_fixed_for_what_is_added(self, home: Home, variables) -> None:
+        for asked in ({"pip": ("brew",)}, {"requirements": "brew\n"}):
+            free, _ = make(home, variables, base="none", **asked)
+            fixed, _ = make(home, variables, base="none", constraints=("herb==1.0", "unknown==3"), **asked)
+            assert free.packages == {"brew": "1.0", "herb": "2.0"}
+            assert fixed.packages == {"brew": "1.0", "herb": "1.0"}
+            assert free.digest != fixed.digest
+
+    def test_one_that_has_these_versions_anyway_is_used(self, home: Home, variables) -> None:
+        free, _ = make(home, variables, base="none", pip=("brew",))
+        same = make(home, variables, base="none", pip=("brew",), constraints=("brew==1.0", "Herb==2.0"))
+        assert same == (free, [])
+
+    def test_constraints_count_by_their_content_and_wherever_they_are(self, home: Home, variables) -> None:
+        variables = variables | {"UV_CONSTRAINT": "versions.txt"}  # relative to where the command starts
+        found = []
+        for version in ("1.0", "2.0"):
+            (home.root / "versions.txt").write_text(f"herb=={version}\n")
+            found.append(make(home, variables, base="none", pip=("brew",))[0].packages["herb"])
+        assert found == ["1.0", "2.0"]
+
+    def test_what_was_resolved_is_told_from_the_base_and_from_files(
+        self, home: Home, variables, shop: Path
+    ) -> None:
+        assert make(home, variables, pip=("brew",))[0].resolved == ("brew",)
+        assert make(home, variables, pip=("brew",))[0].resolved == ("brew",)  # as it was written down
+        wheel = next(shop.glob("brew-*.whl"))
+        assert make(home, variables, base="none", pip=(str(wheel),))[0].resolved == ("herb",)
+
     def test_changed_base_makes_another(self, home: Home, variables, base: Path) -> None:
         first, _ = make(home, variables, pip=("brew",))
         added = base / f"lib/python{_VERSION}/site-packages/extra-3.dist-info"
@@ -229,6 +259,24 @@ class TestReuse:
         second, reported = make(home, variables, pip=("brew",))
         assert "the environment was changed after it was built; rebuilding it" in reported
         assert run(second, variables, "brew") == "brew 1.0"
+
+    def test_edited_one_that_another_run_uses_stays_and_one_is_built_beside_it(
+        self, home: Home, variables
+    ) -> None:
+        first, _ = make(home, variables, pip=("brew",))
+        module = next(first.prefix.glob("lib/python*/site-packages/brew.py"))
+        with (home.environments / "locks" / f"{first.digest}.use").open("a") as others:
+            fcntl.flock(others, fcntl.LOCK_SH)
+            module.write_text("VERSION = 'edited'")
+            second, _ = make(home, variables, pip=("brew",))
+            assert (second.digest, second.prefix == first.prefix) == (first.digest, False)
+            assert module.read_text() == "VERSION = 'edited'"
+            assert make(home, variables, pip=("brew",)) == (second, [])
+            assert run(second, variables, "brew") == "brew 1.0"
+        next(second.prefix.glob("lib/python*/site-packages/brew.py")).write_text("VERSION = 'edited'")
+        third, _ = make(home, variables, pip=("brew",))
+        assert third.prefix == first.prefix
+        assert run(third, variables, "brew") == "brew 1.0"
 
     def test_any_edit_is_noticed(self, home: Home, variables) -> None:
         built, _ = make(home, variables, base="none", pip=("brew",))
@@ -285,7 +333,8 @@ def test_a_process_that_used_an_environment_ends_without_a_warning(home: Home, v
         "from conjure.runs.environments import environment_build as built, environment_locks as locks; "
         "from conjure.runs.schema.spec import EnvironmentChoice; "
         "choice = EnvironmentChoice(base='none', pip=('herb',)); "
-        "print(built.build(Home(Path(sys.argv[1])), choice, print).digest in locks._in_use)"
+        "home = Home(Path(sys.argv[1])); "
+        "print((home, built.build(home, choice, print).digest) in locks._in_use)"
     )
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", script, str(home.root)]
     done = subprocess.run(
@@ -323,7 +372,7 @@ class TestPrune:
         used, _ = make(home, variables, pip=("herb==2.0",))
         (home.environments / f".{idle.digest}.new-x").mkdir()
         for unused in (idle, needed):  # as when the process that used it has ended
-            os.close(environment_locks._in_use.pop(unused.digest))
+            os.close(environment_locks._in_use.pop((home, unused.digest)))
         assert environment_build.prune(home, {needed.digest}) == [idle.prefix]
         left = {path.name for path in home.environments.iterdir()} - {"interpreters", "locks"}
         assert left == {needed.digest, used.digest}

@@ -15,7 +15,7 @@ from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.lifecycle.submission import rerun
-from conjure.runs.schema.run_folder import LOG_FILE
+from conjure.runs.schema.run_folder import LOG_FILE, RunFolder
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import NOTE, LogTail, lines
 from support.casting import is_running, nap, wait_for_status, wait_until
@@ -228,6 +228,26 @@ def test_kill_saves_nothing_and_recover_does_later(client, home):
     assert outputs(run) == {"made.txt": "made\n"}
     with pytest.raises(NotFoundError, match="does not need to be recovered"):
         recover(home, run.number)
+
+
+def test_what_cannot_be_saved_is_not_deleted(client, home):
+    deep = "import os\nfor name in ['d' * 250] * 16:\n    os.mkdir(name)\n    os.chdir(name)\n"
+    deep += "open('f' * 70, 'w').write('deep')"  # has a longer path among the outputs than the system takes
+    run = client.run(["python", "-c", deep]).wait()
+    work = RunFolder(home.run_folder(run.number)).work
+    assert (run.status, outputs(run)) == ("complete", {})
+    skipped, kept = notes(run)
+    assert skipped.endswith("… has a path that is too long")
+    assert f"the working folder {work} is kept" in kept
+    assert f"conjure recover {run.number}" in kept
+    told: list[str] = []
+    assert recover(home, run.number, told.append).outputs.files == 0
+    assert [line.partition("…")[2] for line in told] == [" has a path that is too long", ""]
+    (work / ("d" * 250)).rename(work / "d")
+    told.clear()
+    assert recover(home, run.number, told.append).outputs.files == 1
+    assert (told, work.exists()) == ([], False)
+    assert [*outputs(run).values()] == ["deep"]
 
 
 def test_a_timeout_stops_and_saves(client):

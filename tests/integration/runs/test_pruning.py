@@ -103,7 +103,8 @@ class TestEnvironments:
     @pytest.fixture
     def built(self, home: Home) -> environment_build.Environment:
         built = build(home, EnvironmentChoice(base="none"), folder=home.root)
-        os.close(environment_locks._in_use.pop(built.digest))  # as when the process that used it has ended
+        # As when the process that used it has ended.
+        os.close(environment_locks._in_use.pop((home, built.digest)))
         return built
 
     def test_recorded_ones_stay_unless_everything_goes(self, home: Home, store: Database, built) -> None:

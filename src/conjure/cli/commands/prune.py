@@ -26,8 +26,8 @@ from conjure.runs.maintenance.pruning import Pruned, prune, recoverable
 def command(*, everything: bool, force: bool, as_json: bool) -> int:
     """Delete environments, code and cached files that no run needs, and leftovers of crashes.
 
-    The working folders of killed and interrupted runs are deleted too; `conjure recover` can then no longer
-    save their outputs. Outputs, records, logs, metrics and uploads stay.
+    Working folders with files that were not saved are deleted too, such as those of killed and interrupted
+    runs; `conjure recover` can then no longer save them. Outputs, records, logs, metrics and uploads stay.
     """
     home = Home.from_environment()
     with open_store(home) as store:

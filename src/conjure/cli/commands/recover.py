@@ -3,7 +3,7 @@
 import click
 
 from conjure.cli.parameter_types import RUN_NUMBER
-from conjure.cli.render import write_json
+from conjure.cli.render import note, write_json
 from conjure.core.home import Home
 from conjure.core.units import format_size
 from conjure.runs.lifecycle.recovery import recover
@@ -13,8 +13,8 @@ from conjure.runs.lifecycle.recovery import recover
 @click.argument("number", type=RUN_NUMBER)
 @click.option("--json", "as_json", is_flag=True, help="Print the record as a JSON object.")
 def command(number: int, *, as_json: bool) -> None:
-    """Save the outputs of a run that was killed or interrupted."""
-    record = recover(Home.from_environment(), number)
+    """Save the outputs of a run that was killed or interrupted, or that could not be read when it ended."""
+    record = recover(Home.from_environment(), number, note)
     if as_json:
         write_json(record.to_dict())
     elif record.outputs is not None:

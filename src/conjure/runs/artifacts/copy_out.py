@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conjure.core.dir_fd import Folder, walk
+from conjure.core.files import current_umask
 from conjure.core.home import Home
 from conjure.core.quoting import printable
 from conjure.core.text import plural
@@ -106,7 +107,11 @@ def retrieve(plan: Retrieval, *, overwrite: bool, watch: Callable[[Copied], None
         into.mkdir(parents=True, exist_ok=True)
         with Folder.open(into, follow=True) as opened:  # the user's own; links below it are not followed
             copied = copy_entry(
-                plan.source, opened, name, boundary=plan.boundary, overwrite=overwrite, watch=watch
+                *(plan.source, opened, name),
+                boundary=plan.boundary,
+                overwrite=overwrite,
+                umask=current_umask(),
+                watch=watch,
             )
     except OSError as error:
         raise StoreError(f"{plan.source.name} could not be copied: {error.strerror or error}") from error

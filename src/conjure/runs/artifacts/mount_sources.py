@@ -97,7 +97,7 @@ def keep_file(home: Home, file: Path) -> str:
     if not file.is_file():
         raise UsageError(
             f"{file} is a folder; upload a folder before mounting it",
-            hint=f"then mount uploads/{file.name}",
+            hint=f"then mount uploads/{file.resolve().name}",
             fix=shell_words("conjure", "upload", str(file)),
         )
     size = file.stat().st_size
@@ -105,7 +105,7 @@ def keep_file(home: Home, file: Path) -> str:
         raise UsageError(
             f"{file} has {format_size(size)}; local files are stored with the run, up to"
             f" {format_size(_LARGEST_FILE_BYTES)}",
-            hint=f"afterwards mount uploads/{file.stem}",
+            hint=f"afterwards mount uploads/{file.resolve().name}",
             fix=shell_words("conjure", "upload", str(file)),
         )
     try:

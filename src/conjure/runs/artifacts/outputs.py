@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from conjure.core.dir_fd import (
     Entry,
@@ -113,13 +114,25 @@ def _filesystem_time_ns(folder: Folder) -> int:
     return os.fstat(folder.descriptor).st_mtime_ns
 
 
+class Collected(NamedTuple):
+    """What `collect` did.
+
+    Attributes:
+        manifest: All that is in the outputs.
+        unsaved: What should be there and is still in the working folder, and why; part of what was skipped.
+    """
+
+    manifest: Manifest
+    unsaved: tuple[str, ...]
+
+
 def collect(
     workdir: Folder,
     baseline: Baseline,
     destination: Folder,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-) -> Manifest:
+) -> Collected:
     """Move what is new or changed in `workdir` to `destination`, read-only, and list all that is there then.
 
     Args:
@@ -146,10 +159,11 @@ def collect(
             except FileNotFoundError:
                 continue  # a process that outlived the command has removed it
             except PermissionError as error:  # it belongs to somebody else, as containers like to have it
-                found.skipped.append(f"{name} cannot be saved: {error.strerror}")
+                found.unsaved.append(f"{name} cannot be saved: {error.strerror}")
             except _ReplacedError:
-                found.skipped.append(f"{name} was replaced while being saved")
-    return take_manifest(destination, skipped=found.skipped)
+                found.unsaved.append(f"{name} was replaced while being saved")
+    manifest = take_manifest(destination, skipped=[*found.skipped, *found.unsaved])
+    return Collected(manifest, tuple(found.unsaved))
 
 
 class _ReplacedError(Exception):
@@ -205,13 +219,20 @@ class _Choice:
             return False
         return self.include.matches(name) if self.include else not self.default.matches(name)
 
+    def may_want_below(self, folder: str) -> bool:
+        """Whether a file in a folder may be wanted; a pattern that ends with a slash means what is in it."""
+        if self.exclude.matches(f"{folder}/"):
+            return False
+        return bool(self.include) or not self.default.matches(folder)
+
 
 @dataclass(slots=True)
 class _Changed:
     files: dict[str, None] = field(default_factory=dict)  # in order, and quick to look up
     folders: set[str] = field(default_factory=set)
     links: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # no outputs by their kind
+    unsaved: list[str] = field(default_factory=list)  # outputs all the same
 
 
 def _find_changed(workdir: Folder, baseline: Baseline, choice: _Choice, destination: Folder) -> _Changed:
@@ -221,10 +242,10 @@ def _find_changed(workdir: Folder, baseline: Baseline, choice: _Choice, destinat
     def enter(name: str, entry: Entry) -> bool:
         with suppress(PermissionError, FileNotFoundError):
             give_owner_access(entry.folder, entry.name)
-        return bool(choice.include) or not choice.default.matches(name)
+        return choice.may_want_below(name)
 
     def pass_over(name: str, error: OSError) -> None:
-        found.skipped.append(f"{name[:200]} cannot be read: {error.strerror}")
+        found.unsaved.append(f"{name[:200]} cannot be read: {error.strerror}")
 
     for name, entry in walk(workdir, enter=enter, on_error=pass_over):
         if entry.is_folder or not choice.wants(name):
@@ -233,7 +254,7 @@ def _find_changed(workdir: Folder, baseline: Baseline, choice: _Choice, destinat
             if not _is_written_to(baseline.files.get(name), _mark(entry)):
                 continue
         if len(os.fsencode(name)) > longest:
-            found.skipped.append(f"{name[:200]}… has a path that is too long")
+            found.unsaved.append(f"{name[:200]}… has a path that is too long")
         elif entry.is_link:
             found.links.append(name)
         elif entry.is_file:
@@ -289,8 +310,10 @@ def _save_target(move: _Move, target: str, name: str, found: _Changed) -> None:
     """Save the content of the file a link leads to, which was found by its path, from the folder we hold."""
     try:
         _copy_file(move.from_folder(target), posixpath.basename(target), move.to_folder(name), name)
+    except PermissionError as error:
+        found.unsaved.append(f"{name} is a link to a file that cannot be saved: {error.strerror}")
     except (_ReplacedError, FileNotFoundError):
-        found.skipped.append(f"{name} is a link to something that was replaced while being saved")
+        found.unsaved.append(f"{name} is a link to something that was replaced while being saved")
 
 
 def _save_file(move: _Move, name: str) -> None:

@@ -2,6 +2,7 @@
 
 Beside each version lies what told its files from others when they were copied: size, times, inode. A file for
 which all of that is the same has not been written to. Where it differs, or is not known, the digest decides.
+What is stored may have been damaged since: it is the same only while it has the time of the source's file.
 
 Main entries: `FileMarks`, `EarlierVersion`. Invariant: a file that may still be written to in the moment its
 mark is taken gets none, for a later write could have the same time.
@@ -16,8 +17,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conjure.core.files import parse_json, sha256_open_file, write_atomically
+from conjure.core.files import parse_json, sha256_file, sha256_open_file, write_atomically
 from conjure.core.trees import Copied, Found, find_entries
+from conjure.runs.artifacts.availability import upload_elsewhere
 from conjure.runs.artifacts.manifest import Entry, Manifest
 from conjure.runs.schema.run_folder import MANIFEST
 
@@ -88,6 +90,7 @@ class EarlierVersion:
         entries: Its files by path.
         known: What told the source's files from others then.
         placed: Those whose files were put into the new version too.
+        is_damaged: Whether a stored file was found to be another than its entry says.
     """
 
     folder: Path
@@ -95,6 +98,7 @@ class EarlierVersion:
     entries: Mapping[str, Entry]
     known: FileMarks
     placed: dict[str, Entry] = field(default_factory=dict)
+    is_damaged: bool = False
 
     @classmethod
     def load(cls, folder: Path, kind: str, source: Path) -> "EarlierVersion | None":
@@ -148,7 +152,29 @@ class EarlierVersion:
         if not _could_be(entry, facts):
             return False
         seen.note(entry.path, facts)
-        return self.known.has(entry.path, facts) or sha256_open_file(found.reader) == entry.digest
+        if not self.known.has(entry.path, facts) and sha256_open_file(found.reader) != entry.digest:
+            return False
+        self.is_damaged = not self._is_stored(entry, facts)
+        return not self.is_damaged
+
+    def _is_stored(self, entry: Entry, source: os.stat_result) -> bool:
+        """Whether this version's file of an entry, to which a source's file is equal, is whole.
+
+        It is read where its time is not the source's, and then given that, so that it need not be read again.
+        """
+        kept = self.content / entry.path
+        try:
+            own = kept.lstat()
+        except FileNotFoundError:
+            return upload_elsewhere(self.folder) is not None
+        if not _could_be(entry, own):
+            return False
+        if not _have_same_time(own, source):
+            if sha256_file(kept) != entry.digest:
+                return False
+            with suppress(OSError):
+                os.utime(kept, ns=(own.st_atime_ns, source.st_mtime_ns), follow_symlinks=False)
+        return True
 
     def place(self, path: str, facts: os.stat_result, folder: int, name: str) -> bool:
         """Give the file of this version another name in a new one, if the source's is as it was then.
@@ -168,7 +194,9 @@ class EarlierVersion:
         kept = self.content / path
         try:
             own = kept.lstat()  # somebody may have been at it
-            if not _could_be(entry, own) or stat.S_IMODE(own.st_mode) != entry.mode:
+            if not (_could_be(entry, own) and _have_same_time(own, facts)):
+                return False
+            if stat.S_IMODE(own.st_mode) != entry.mode:
                 return False
             os.link(kept, name, dst_dir_fd=folder, follow_symlinks=False)
         except OSError:  # not here, of too many names, or on a filesystem that gives files only one
@@ -185,3 +213,8 @@ def _could_be(entry: Entry, facts: os.stat_result) -> bool:
         and facts.st_size == entry.size_bytes
         and kept_mode(facts.st_mode) == entry.mode
     )
+
+
+def _have_same_time(one: os.stat_result, other: os.stat_result) -> bool:
+    """Whether a file was last written to when the other was, as far as a filesystem keeps that."""
+    return abs(one.st_mtime_ns - other.st_mtime_ns) < _COARSEST_NS

@@ -164,7 +164,8 @@ def _keep(
                 change_mode(entry.folder, entry.name, kept_mode(entry.stat().st_mode))
         manifest = take_manifest(opened, skipped=copied.skipped, known=placed)
     newest = latest_version(home, name)
-    if newest is not None and _is_same(home, name, newest, manifest, content.name):
+    damaged = int(earlier.folder.name) if earlier is not None and earlier.is_damaged else None
+    if newest is not None and newest != damaged and _is_same(home, name, newest, manifest, content.name):
         return Uploaded(read_upload(home, name, newest), False, manifest.skipped)
     manifest.save(built / MANIFEST)
     marks.save(built)

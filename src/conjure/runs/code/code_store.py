@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from conjure.core.files import locked, sha256_bytes
+from conjure.core.files import locked, os_error_words, sha256_bytes
 from conjure.core.home import Home
 from conjure.core.trees import tree_size_bytes
 from conjure.errors import SnapshotError
@@ -236,7 +236,7 @@ def repair_store(home: Home) -> bool:
     try:
         _fill_store(repository)
     except OSError as error:
-        raise SnapshotError(f"{repository} cannot be repaired: {error.strerror}: {error.filename}") from error
+        raise SnapshotError(f"{repository} cannot be repaired: {os_error_words(error)}") from error
     return True
 
 

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -36,10 +36,12 @@ _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 # An engine removes no container whose processes were killed beside it before it has seen that itself.
 _REMOVAL_PAUSES_S = (0.1, 0.3, 1.0, 0.0)
 _WRITE_TO_PIPES = f'exec "$@" > {_PIPES[0]} 2> {_PIPES[1]}'
-# Variables that an engine itself goes by: in its own environment they must stay the caller's.
+# Variables that an engine itself goes by: in its own environment they must stay the caller's. A container has
+# them under other names, and the shell that starts the command gives them their own.
 _OF_ENGINE = re.compile(
-    r"PATH|HOME|USER|TMPDIR|(XDG|CONTAINERS?|PODMAN|BUILDAH|REGISTRY|DBUS|LD|STORAGE|DOCKER)_\w*"
+    r"PATH|HOME|USER|TMPDIR|(XDG|CONTAINERS?|PODMAN|BUILDAH|REGISTRY|DBUS|LD|STORAGE|DOCKER)_\w*", re.ASCII
 )
+_RENAMED = "CONJURE_AS_"
 # How docker says that the files of its containers' root are not root's, and not the caller's either.
 _OTHER_USERS = ("rootless", "userns")
 _NO_CONTAINER = "No such container"
@@ -104,7 +106,7 @@ def start_container(container: Container, marker: Path) -> None:
     engine = find_engine()
     init = BindMount(engine.init, Path(_INIT), read_only=True)
     proxies = proxies_in(os.environ)
-    words, inherited = _split({**({} if container.for_build else proxies), **container.variables})
+    inherited = _inherited({**({} if container.for_build else proxies), **container.variables})
     run_engine(
         [
             *(
@@ -118,7 +120,7 @@ def start_container(container: Container, marker: Path) -> None:
             *("--pids-limit=-1", "--security-opt=label=disable", *_of_engine(engine, container)),
             *("--name", container.name, "--workdir=/", "--entrypoint", _INIT),
             *(word for bound in (init, *container.bound) for word in bound.words),
-            *words,
+            *_options(inherited),
             container.image,
             "-P",
         ],
@@ -145,7 +147,7 @@ def _of_engine(engine: Engine, container: Container) -> list[str]:
     if not container.for_build:
         return [f"--user={os.getuid()}:{os.getgid()}"]
     # Docker's own configuration may name proxies: variables without a value keep them away.
-    return ["--user=0:0", *(f"--env={name}" for each in _PROXIES for name in (each, each.upper()))]
+    return ["--user=0:0", *_options(name for each in _PROXIES for name in (each, each.upper()))]
 
 
 def _shared_memory(engine: Engine) -> list[str]:
@@ -226,24 +228,36 @@ def keeps_containers(process: Process) -> bool:
     return process.name == _KEEPER and user_namespace(process.pid) not in (None, user_namespace(os.getpid()))
 
 
-def _split(variables: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """The engine's options for variables, and those whose values it takes from its own environment.
+def _inherited(variables: Mapping[str, str]) -> dict[str, str]:
+    """Variables of a container as the engine can take them from its own environment.
 
-    Other users see command lines, so values stand there only where the engine's environment cannot hold them.
+    Other users see command lines, so no value stands there.
     """
-    words, inherited = [], {}
-    for name, value in variables.items():
-        if _OF_ENGINE.fullmatch(name):
-            words.append(f"--env={name}={value}")
-        else:
-            words.append(f"--env={name}")
-            inherited[name] = value
-    return words, inherited
+    return {
+        f"{_RENAMED}{name}" if _OF_ENGINE.fullmatch(name) else name: value
+        for name, value in variables.items()
+    }
 
 
-def exec_arguments(name: str, folder: Path, arguments: Sequence[str]) -> list[str]:
-    """The command line that carries out a command in a container that has `OutputPipes`."""
-    inside = ["/bin/sh", "-c", _WRITE_TO_PIPES, "sh", *arguments]
+def _options(variables: Iterable[str]) -> list[str]:
+    """The engine's options for variables whose values it takes from its own environment."""
+    return [f"--env={name}" for name in variables]
+
+
+def exec_arguments(
+    name: str, folder: Path, arguments: Sequence[str], variables: Iterable[str] = ()
+) -> list[str]:
+    """The command line that carries out a command in a container that has `OutputPipes`.
+
+    Args:
+        name: Of the container.
+        folder: Where the command starts.
+        arguments: The command.
+        variables: Names of the variables that the container was given.
+    """
+    renamed = filter(_OF_ENGINE.fullmatch, variables)
+    own_names = [f'export {each}="${_RENAMED}{each}"; unset {_RENAMED}{each}; ' for each in renamed]
+    inside = ["/bin/sh", "-c", "".join([*own_names, _WRITE_TO_PIPES]), "sh", *arguments]
     return [find_engine().program, "exec", "--workdir", str(folder), name, *inside]
 
 
@@ -267,11 +281,10 @@ def run_in_container(
     Raises:
         BuildError: It failed.
     """
-    words, inherited = _split(variables)
     return run_engine(
-        ["exec", *words, name, *arguments],
+        ["exec", *_options(variables), name, *arguments],
         report=report,
-        variables={**os.environ, **inherited},
+        variables={**os.environ, **variables},
         explain=explain,
     )
 

@@ -1,12 +1,13 @@
 """The Python environment a run gets: the caller's own, a layer on top of it, or a clean one.
 
 A built environment lies in ``environments/<digest>``, where the digest is of everything that was asked for,
-so that equal wishes share one. A layer is a virtual environment that goes on searching where its base does.
+so that equal wishes share one. Versions that are asked for beside are not looked at where the environment has
+them anyway. A layer is a virtual environment that goes on searching where its base does.
 To uv the base's packages are shown as installed in the layer (by their metadata alone), so it takes what
 satisfies as it is and fetches only the rest; the metadata is removed before the environment is used.
 
 Main entry: `build`. Invariant: an environment in place is complete, and nobody has changed it since it was
-built; one that was changed is built again.
+built; one that was changed is built again, beside it where other runs use that one: they keep their files.
 """
 
 import json
@@ -16,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,16 @@ from conjure.core.files import parse_json, sha256_bytes, write_atomically
 from conjure.core.home import Home
 from conjure.core.trees import remove_tree
 from conjure.errors import BuildError, option
-from conjure.runs.environments.environment_locks import building, mark_in_use, unused
+from conjure.runs.environments.environment_locks import (
+    building,
+    is_used_by_others,
+    mark_in_use,
+    unused,
+)
 from conjure.runs.environments.interpreter import Interpreter, find_current, find_version
-from conjure.runs.environments.pip_config import UvSettings, uv_settings
+from conjure.runs.environments.local_packages import with_absolute_paths
+from conjure.runs.environments.pip_config import UvSettings, settings_digest, uv_settings
+from conjure.runs.environments.pip_requirements import canonical_name, has_versions
 from conjure.runs.environments.uv import run_uv
 from conjure.runs.environments.venv_overlay import search_base, show_base_packages, take_over_scripts
 from conjure.runs.schema.spec import EnvironmentChoice
@@ -48,6 +57,7 @@ class Environment:
         bin: Where its programs lie.
         packages: Version of every package that can be imported.
         prefix: Its folder if it was built, None for the caller's own environment.
+        resolved: Which of the packages were added in a version that uv chose; None if nobody knows.
     """
 
     digest: str
@@ -55,6 +65,7 @@ class Environment:
     bin: Path
     packages: Mapping[str, str]
     prefix: Path | None = None
+    resolved: tuple[str, ...] | None = None
 
     def activate(self, variables: Mapping[str, str]) -> dict[str, str]:
         """`variables` with this environment in front; the caller's own needs no change."""
@@ -91,26 +102,47 @@ def build(
     Raises:
         BuildError: It cannot be built; the message has the resolver's words.
     """
-    variables = os.environ if variables is None else variables
     folder = Path.cwd() if folder is None else folder
+    variables = with_absolute_paths(os.environ if variables is None else variables, folder)
     wish = _BuildRequest.of(home, choice, variables, folder)
     if wish.is_current:
         return _current(wish.interpreter)
-    place = home.environments / wish.digest
-    mark_in_use(home, wish.digest)
-    environment = _reuse(place, wish)
+    environment = _find_built(home, wish)
     if environment is not None:
         return environment
     with building(home, wish.digest, report):
-        environment = _reuse(place, wish)  # somebody may have built it while we waited
+        environment = _find_built(home, wish)  # somebody may have built it while we waited
         if environment is None:
+            place = home.environments / wish.digest
             if (place / _RECORD).exists():
                 report("the environment was changed after it was built; rebuilding it")
-            _build(home, wish, variables, report)
-            environment = _reuse(place, wish)
-    if environment is None:
-        raise BuildError(f"the environment {place} was changed while it was being built")
+                place = _free_place(home, wish)
+            _build(home, wish, place, variables, report)
+            environment = _reuse(place, wish.digest)
+            if environment is None:
+                raise BuildError(f"the environment {place} was changed while it was being built")
     return environment
+
+
+def _find_built(home: Home, wish: "_BuildRequest") -> Environment | None:
+    """The environment that was asked for, wherever it was built; it is marked as used."""
+    for digest in dict.fromkeys((wish.digest_without_versions, wish.digest)):
+        if digest == wish.digest or (home.environments / digest).exists():
+            mark_in_use(home, digest)
+        for place in sorted(home.environments.glob(f"{digest}*")):
+            environment = _reuse(place, digest)
+            if environment is not None and has_versions(environment.packages, wish.choice.constraints):
+                return environment
+    return None
+
+
+def _free_place(home: Home, wish: "_BuildRequest") -> Path:
+    """Where to build it anew: in its own place, or beside it while other runs go on with what is there."""
+    place = home.environments / wish.digest
+    if not is_used_by_others(home, wish.digest):
+        return place
+    beside = (place.with_name(f"{place.name}.{number}") for number in count(2))
+    return next(path for path in beside if not path.exists())
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +152,7 @@ class _BuildRequest:
     choice: EnvironmentChoice
     interpreter: Interpreter
     digest: str
+    digest_without_versions: str
 
     @property
     def is_layer(self) -> bool:
@@ -147,7 +180,15 @@ class _BuildRequest:
             asked |= {"version": choice.python}
         else:
             asked |= {"version": current.version, "installation": str(current.base_prefix)}
-        return cls(choice, current, sha256_bytes(json.dumps(asked, sort_keys=True).encode())[:32])
+        if choice.adds_python_packages:
+            decisive = settings_digest(home, current.executable, current.prefix, _clean(variables))
+            asked |= {} if decisive is None else {"settings": decisive}
+        fixed = {"constraints": sorted(choice.constraints)} if choice.constraints else {}
+        return cls(choice, current, _digest(asked | fixed), _digest(asked))
+
+
+def _digest(asked: Mapping[str, Any]) -> str:
+    return sha256_bytes(json.dumps(asked, sort_keys=True).encode())[:32]
 
 
 def _refuse_other_version(version: str | None, current: Interpreter) -> None:
@@ -164,11 +205,10 @@ def _is_version(version: str, wanted: str) -> bool:
 
 def _current(interpreter: Interpreter) -> Environment:
     has = {"prefix": str(interpreter.prefix), "version": interpreter.version, "has": interpreter.versions}
-    digest = sha256_bytes(json.dumps(has, sort_keys=True).encode())[:32]
-    return Environment(digest, interpreter.executable, interpreter.found.parent, interpreter.versions)
+    return Environment(_digest(has), interpreter.executable, interpreter.found.parent, interpreter.versions)
 
 
-def _reuse(place: Path, wish: _BuildRequest) -> Environment | None:
+def _reuse(place: Path, digest: str) -> Environment | None:
     """The environment in place, if it is complete and as it was built."""
     try:
         record = parse_json((place / _RECORD).read_bytes())
@@ -179,7 +219,11 @@ def _reuse(place: Path, wish: _BuildRequest) -> Environment | None:
     python = place / "bin" / "python"
     if not python.exists():  # the interpreter it stands on is gone
         return None
-    return Environment(wish.digest, python, place / "bin", record["packages"], place)
+    resolved = record.get("resolved")  # not there where an older conjure built it
+    return Environment(
+        *(digest, python, place / "bin", record["packages"], place),
+        resolved=None if resolved is None else tuple(resolved),
+    )
 
 
 def _fingerprint(place: Path) -> str:
@@ -202,12 +246,13 @@ def _fingerprint(place: Path) -> str:
 
 
 def _build(
-    home: Home, wish: _BuildRequest, variables: Mapping[str, str], report: Callable[[str], None]
+    home: Home,
+    wish: _BuildRequest,
+    place: Path,
+    variables: Mapping[str, str],
+    report: Callable[[str], None],
 ) -> None:
-    place = home.environments / wish.digest
-    # uv must not take the caller's environment for the one to fill, nor Python start differently in it.
-    unwanted = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH")
-    clean = {name: value for name, value in variables.items() if name not in unwanted}
+    clean = _clean(variables)
     settings = uv_settings(wish.interpreter.executable, clean)
     settings = settings._replace(variables={**clean, **settings.variables})
     python = _choose_python(home, wish, clean)
@@ -228,6 +273,12 @@ def _build(
         raise BuildError(f"the environment could not be built: {error}") from error
 
 
+def _clean(variables: Mapping[str, str]) -> dict[str, str]:
+    """Variables without those by which uv would fill the caller's environment, or Python start otherwise."""
+    unwanted = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH")
+    return {name: value for name, value in variables.items() if name not in unwanted}
+
+
 def _choose_python(home: Home, wish: _BuildRequest, variables: Mapping[str, str]) -> Path:
     version = wish.choice.python
     if version is None or _is_version(wish.interpreter.version, version):
@@ -246,12 +297,11 @@ def _fill(built: Path, wish: _BuildRequest, settings: UvSettings, report: Callab
         if requirements:
             (built.parent / "requirements.txt").write_text(requirements)
             install += ["--requirement", "requirements.txt"]
-        run_uv(
-            [*install, "--", *wish.choice.pip],
-            folder=built.parent,
-            variables=settings.variables,
-            report=report,
-        )
+        variables = dict(settings.variables)
+        if wish.choice.constraints:
+            (built.parent / "constraints.txt").write_text("\n".join(wish.choice.constraints))
+            variables["UV_CONSTRAINT"] = f"{variables.get('UV_CONSTRAINT', '')} constraints.txt".strip()
+        run_uv([*install, "--", *wish.choice.pip], folder=built.parent, variables=variables, report=report)
     for stand_in in stand_ins:
         remove_tree(stand_in)
     if wish.is_layer:
@@ -265,13 +315,16 @@ def _site_folder(environment: Path) -> Path:
 def _write_record(built: Path, wish: _BuildRequest) -> None:
     added = installed_versions(_site_folder(built))
     base = wish.interpreter.versions if wish.is_layer else {}
-    replaced = set(map(_canonical, added))
-    packages = {name: version for name, version in base.items() if _canonical(name) not in replaced} | added
+    replaced = set(map(canonical_name, added))
+    packages = {
+        name: version for name, version in base.items() if canonical_name(name) not in replaced
+    } | added
     lock = "".join(f"{name}=={version}\n" for name, version in sorted(added.items()))
     (built / _LOCKED_VERSIONS).write_text(lock)
     record: dict[str, Any] = {
         "format": _FORMAT,
         "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+        "resolved": _resolved(_site_folder(built)),
         "fingerprint": _fingerprint(built),
     }
     write_atomically(built / _RECORD, json.dumps(record, indent=1))
@@ -285,8 +338,12 @@ def installed_versions(site_folder: Path) -> dict[str, str]:
     return {distribution.metadata["Name"]: distribution.version for distribution in found}
 
 
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def _resolved(site_folder: Path) -> list[str]:
+    """Names of the packages in one folder whose version uv chose: no file and no address was given."""
+    from importlib import metadata  # as above
+
+    found = metadata.distributions(path=[str(site_folder)])
+    return sorted(each.metadata["Name"] for each in found if each.read_text("direct_url.json") is None)
 
 
 def _put_in_place(built: Path, place: Path) -> None:

@@ -1,6 +1,7 @@
 """Locks of what was built for runs: one process builds it, and it stays while a process uses it.
 
-Main entries: `mark_in_use`, `building`, `unused`. What is built is known by a digest of what was asked for.
+Main entries: `mark_in_use`, `is_used_by_others`, `building`, `unused`. What is built is known by a digest of
+what was asked for.
 """
 
 import fcntl
@@ -11,9 +12,9 @@ from typing import IO
 from conjure.core.home import Home
 from conjure.errors import BuildError
 
-# Locks of the environments this process uses, by digest, held until it ends. They are descriptors, for Python
-# warns of a file that is open at the end.
-_in_use: dict[str, int] = {}
+# Locks of the environments this process uses, by home and digest, held until it ends. They are descriptors,
+# for Python warns of a file that is open at the end.
+_in_use: dict[tuple[Home, str], int] = {}
 
 
 def mark_in_use(home: Home, digest: str) -> None:
@@ -22,11 +23,23 @@ def mark_in_use(home: Home, digest: str) -> None:
     Raises:
         BuildError: The home's folder cannot be written.
     """
-    if digest not in _in_use:
+    if (home, digest) not in _in_use:
         with _open_lock(home, f"{digest}.use") as file:
             lock = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 0)
         fcntl.flock(lock, fcntl.LOCK_SH)
-        _in_use[digest] = lock
+        _in_use[home, digest] = lock
+
+
+def is_used_by_others(home: Home, digest: str) -> bool:
+    """Whether another process uses it too; asked where it is marked, while no other process can build it."""
+    lock = _in_use[home, digest]
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    return False
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from conjure.runs.environments.containers import (
     start_container,
 )
 from conjure.runs.environments.environment_locks import building, mark_in_use
-from conjure.runs.environments.image_layers import Layer, find_layer, keep_layer, requested_digest
+from conjure.runs.environments.image_layers import Layer, find_layer, keep_layer
 from conjure.runs.environments.images import Image, find_image
 from conjure.runs.environments.local_packages import replace_path
 from conjure.runs.environments.pip_config import pip_variables
@@ -94,6 +94,7 @@ class LayerRequest:
         choice: What to add.
         variables: The caller's environment: proxies and settings of pip count.
         report: Gets each line of progress.
+        digest: What the run gets, in one word; see `layer_digest`.
     """
 
     home: Home
@@ -102,11 +103,7 @@ class LayerRequest:
     choice: EnvironmentChoice
     variables: Mapping[str, str]
     report: Callable[[str], None]
-
-    @property
-    def digest(self) -> str:
-        """What is asked for, in one word."""
-        return requested_digest(self.base, self.choice)
+    digest: str
 
     @property
     def container(self) -> str:
@@ -146,7 +143,7 @@ def _build(request: LayerRequest) -> Layer:
     counts = [(choice.apt, "Debian package"), (choice.pip, "Python package")]
     told = " and ".join(plural(len(names), what) for names, what in counts if names)
     request.report(f"adding {told or 'the requirements'} to {choice.image}")
-    files, packages = _MountedFiles(), {}
+    files, packages, resolved = _MountedFiles(), {}, ()
     prefix = f".{request.digest}.new-"
     with tempfile.TemporaryDirectory(
         dir=home.environments, prefix=prefix, ignore_cleanup_errors=True
@@ -158,10 +155,11 @@ def _build(request: LayerRequest) -> Layer:
         if choice.apt:
             _install_debian_packages(request)
         if wanted:
-            packages = _install_python_packages(request, wanted, {**request.proxies, **settings})
+            packages, resolved = _install_python_packages(request, wanted, {**request.proxies, **settings})
         image = _commit(request)
     remove_container(home, request.number)
-    return Layer(request.digest, image, packages, max(image.size_bytes - request.base.size_bytes, 0))
+    added_bytes = max(image.size_bytes - request.base.size_bytes, 0)
+    return Layer(request.digest, image, packages, added_bytes, resolved)
 
 
 def _install_debian_packages(request: LayerRequest) -> None:
@@ -186,14 +184,18 @@ def _pip_arguments(choice: EnvironmentChoice, files: _MountedFiles, folder: Path
         lines = (replace_path(line, files.place) for line in choice.requirements.splitlines())
         file.write_text("".join(f"{line}\n" for line in lines))
         options = ["--requirement", files.place(str(file))]
+    if choice.constraints:
+        file = folder / "constraints.txt"
+        file.write_text("\n".join(choice.constraints))
+        options += ["--constraint", files.place(str(file))]
     packages = [replace_path(requirement, files.place) for requirement in choice.pip]
     return [*options, "--", *packages] if choice.adds_python_packages else []
 
 
 def _install_python_packages(
     request: LayerRequest, wanted: Sequence[str], variables: Mapping[str, str]
-) -> dict[str, str]:
-    """The versions of all Python packages afterwards."""
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The versions of all Python packages afterwards, and the names of those that were added or changed."""
     python = run_in_container(request.container, ["/bin/sh", "-c", _FIND_PYTHON]).strip()
     if not python:
         raise BuildError(
@@ -201,6 +203,7 @@ def _install_python_packages(
             " image that has pip"
         )
     pip, explain = [python, "-m", "pip"], _explanation("pip", _PIP_MARKS)
+    before = _installed(request, pip)
     run_in_container(
         request.container,
         [*pip, "install", *wanted],
@@ -208,8 +211,18 @@ def _install_python_packages(
         report=request.report,
         explain=explain,
     )
-    list_packages = [*pip, "list", "--format=json"]
-    listed = run_in_container(request.container, list_packages, variables=_PIP_VARIABLES, explain=explain)
+    after = _installed(request, pip)
+    return after, tuple(name for name, version in after.items() if before.get(name) != version)
+
+
+def _installed(request: LayerRequest, pip: Sequence[str]) -> dict[str, str]:
+    """The versions of all Python packages."""
+    listed = run_in_container(
+        request.container,
+        [*pip, "list", "--format=json"],
+        variables=_PIP_VARIABLES,
+        explain=_explanation("pip", _PIP_MARKS),
+    )
     return {package["name"]: package["version"] for package in json.loads(listed)}
 
 

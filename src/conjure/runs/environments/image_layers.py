@@ -4,14 +4,16 @@ Such a layer is an image of the engine's that stands on the one that was asked f
 it in ``environments/images/<digest>.<engine>.json``, where the digest is of everything that was asked for:
 the content of the image below, and the packages. Podman and docker each have their own images.
 
-Main entries: `requested_digest`, `find_layer`, `prune`. Invariant: a layer that has a record is complete.
+Main entries: `requested_digest`, `layer_digest`, `find_layer`, `prune`. Invariant: a layer that has a record
+is complete.
 """
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from conjure.core.files import parse_json, sha256_bytes, write_atomically
@@ -21,6 +23,8 @@ from conjure.errors import BuildError
 from conjure.runs.environments.container_engine import DOCKER, PODMAN, find_engine, run_engine
 from conjure.runs.environments.environment_locks import unused
 from conjure.runs.environments.images import Image, find_image
+from conjure.runs.environments.pip_config import settings_digest
+from conjure.runs.environments.pip_requirements import has_versions
 from conjure.runs.schema.spec import EnvironmentChoice
 
 _FORMAT = 1
@@ -51,20 +55,23 @@ class Layer:
         image: It.
         packages: Version of every Python package in it, if any was added.
         added_bytes: Its size without the image below.
+        resolved: Which of these packages pip added or changed; None if nobody knows.
     """
 
     digest: str
     image: Image
     packages: Mapping[str, str] = field(default_factory=dict)
     added_bytes: int = 0
+    resolved: tuple[str, ...] | None = None
 
 
-def requested_digest(base: Image, choice: EnvironmentChoice) -> str:
+def requested_digest(base: Image, choice: EnvironmentChoice, settings: str | None = None) -> str:
     """What is asked for, in one word: the image itself, or what is to be made from it.
 
     Args:
         base: The image that was asked for.
         choice: What is to be added.
+        settings: The digest of pip's settings that decide which packages are chosen, if there are any.
     """
     if not choice.adds_packages:
         return base.digest
@@ -75,7 +82,34 @@ def requested_digest(base: Image, choice: EnvironmentChoice) -> str:
         "pip": sorted(name.strip() for name in choice.pip),
         "requirements": (choice.requirements or "").strip(),
     }
+    if choice.constraints:
+        asked["constraints"] = sorted(choice.constraints)
+    if settings is not None:
+        asked["settings"] = settings
     return sha256_bytes(json.dumps(asked, sort_keys=True).encode())[:32]
+
+
+def layer_digest(home: Home, base: Image, choice: EnvironmentChoice, variables: Mapping[str, str]) -> str:
+    """What a run gets, in one word: what it asks for, or the same without versions if that has them anyway.
+
+    Args:
+        home: Where conjure keeps things.
+        base: The image that was asked for.
+        choice: What is to be added.
+        variables: The caller's environment, with pip's settings.
+
+    Raises:
+        BuildError: The engine does not work.
+    """
+    settings = None
+    if choice.adds_python_packages:
+        settings = settings_digest(home, Path(sys.executable), Path(sys.prefix), variables)
+    if choice.constraints:
+        digest = requested_digest(base, replace(choice, constraints=()), settings)
+        layer = find_layer(home, digest)
+        if layer is not None and has_versions(layer.packages, choice.constraints):
+            return digest
+    return requested_digest(base, choice, settings)
 
 
 def find_layer(home: Home, digest: str) -> Layer | None:
@@ -86,7 +120,9 @@ def find_layer(home: Home, digest: str) -> Layer | None:
     """
     record = _read_record(_record_file(home, digest, find_engine().name), digest)
     image = None if record is None else find_image(record.image.digest)
-    return None if record is None or image is None else Layer(digest, image, record.packages)
+    if record is None or image is None:
+        return None
+    return Layer(digest, image, record.packages, resolved=record.resolved)
 
 
 def keep_layer(home: Home, layer: Layer) -> None:
@@ -101,6 +137,7 @@ def keep_layer(home: Home, layer: Layer) -> None:
         "image": layer.image.digest,
         "packages": dict(layer.packages),
         "added_bytes": layer.added_bytes,
+        "resolved": layer.resolved,
     }
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -156,6 +193,10 @@ def _read_record(file: Path, digest: str) -> Layer | None:
         record = parse_json(file.read_bytes())
         if record["format"] != _FORMAT:
             return None
-        return Layer(digest, Image(record["image"]), record["packages"], record["added_bytes"])
+        resolved = record.get("resolved")  # not there where an older conjure built it
+        return Layer(
+            *(digest, Image(record["image"]), record["packages"], record["added_bytes"]),
+            resolved=None if resolved is None else tuple(resolved),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None

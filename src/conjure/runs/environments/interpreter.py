@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ _DECIDING_VARIABLES = (
     "PYENV_VERSION",
 )
 _TIMEOUT_S = 300.0  # on a network disk or a machine under load, a Python may start slowly
-_ANSWER_FORMAT = "2"  # answers that were kept in another form are not found
+_ANSWER_FORMAT = "3"  # answers that were kept in another form are not found
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,23 +112,32 @@ def inspect(home: Home, found: Path, variables: Mapping[str, str], folder: Path)
         *(variables.get(name, "") for name in _DECIDING_VARIABLES),
         *wrapper,
     ]
-    path = home.environments / "interpreters" / f"{sha256_bytes(json.dumps(question).encode())[:32]}.json"
-    answer = _read_answer(path)
+    answer = read_answer(home, question)
     if answer is None:
         answer = _ask(found, variables, folder)
-        _keep_answer(path, answer, found)
+        watched = [str(found), answer["executable"], f"{answer['prefix']}/pyvenv.cfg", *answer["search_path"]]
+        keep_answer(home, question, answer, watched)
     return _interpreter(found, answer)
 
 
-def _keep_answer(path: Path, answer: Mapping[str, Any], found: Path) -> None:
-    watched = [str(found), answer["executable"], f"{answer['prefix']}/pyvenv.cfg", *answer["search_path"]]
+def _answer_file(home: Home, question: Sequence[Any]) -> Path:
+    return home.environments / "interpreters" / f"{sha256_bytes(json.dumps(question).encode())[:32]}.json"
+
+
+def keep_answer(
+    home: Home, question: Sequence[Any], answer: Mapping[str, Any], watched: Iterable[str]
+) -> None:
+    """Write down what an interpreter answered, to count until a watched file or folder changes."""
+    path = _answer_file(home, question)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(
         path, json.dumps({"answer": answer, "watched": {name: _stamp(name) for name in watched}})
     )
 
 
-def _read_answer(path: Path) -> dict[str, Any] | None:
+def read_answer(home: Home, question: Sequence[Any]) -> dict[str, Any] | None:
+    """What `keep_answer` wrote down; None if that may have changed."""
+    path = _answer_file(home, question)
     try:
         stored = parse_json(path.read_bytes())
         unchanged = all(_stamp(name) == stamp for name, stamp in stored["watched"].items())
@@ -148,8 +157,11 @@ def _stamp(name: str) -> list[int] | None:
 
 def _wrapper_settings(found: Path, folder: Path) -> list[str] | None:
     """What a script in Python's place decides by: nothing for a real Python; None if that cannot be known."""
-    with found.open("rb") as file:
-        beginning = file.read(4096)
+    try:
+        with found.open("rb") as file:
+            beginning = file.read(4096)
+    except PermissionError:  # it may only be executed, which is enough for a program, but not for a script
+        return []
     if not beginning.startswith(b"#!"):
         return []
     if b"pyenv" not in beginning:
@@ -171,7 +183,7 @@ def _ask(found: Path, variables: Mapping[str, str], folder: Path) -> dict[str, A
     try:
         done = subprocess.run(
             [str(found), "-c", _PROBE.read_text()],
-            env=dict(variables),
+            env=_without_relative_folders(variables),
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -188,6 +200,12 @@ def _ask(found: Path, variables: Mapping[str, str], folder: Path) -> dict[str, A
     except (OSError, ValueError, IndexError) as error:
         words = [str(error)]
     raise BuildError(f"{found} does not work: {words[0]}", hint="`python --version` should print a version")
+
+
+def _without_relative_folders(variables: Mapping[str, str]) -> dict[str, str]:
+    """Variables with which Python imports nothing, not even a ``sitecustomize``, from its current folder."""
+    folders = variables.get("PYTHONPATH", "").split(os.pathsep)
+    return {**variables, "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, folders))}
 
 
 def _interpreter(found: Path, answer: Mapping[str, Any]) -> Interpreter:

@@ -18,19 +18,33 @@ from conjure.core.trees import clone_file
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.environments.pip_config import uv_settings
 from conjure.runs.environments.uv import run_uv
+from conjure.runs.schema.spec import EnvironmentChoice
 
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tgz")
 _EXTRAS = re.compile(r"(?P<path>.*?)(?P<extras>\[[\w\s,.-]*\])?")
 _PATH_OPTION = re.compile(
     r"(?P<option>--find-links|-f|--index-url|-i|--extra-index-url)(?P<between>\s*=\s*|\s+|(?<=-f|-i))(?P<path>\S+)"
 )
-_LINK_VARIABLES = {"PIP_FIND_LINKS": " ", "UV_FIND_LINKS": ","}
+# Variables that name files and folders, and what stands between several; only one where nothing does.
+_PATH_VARIABLES = {
+    "PIP_FIND_LINKS": " ",
+    "UV_FIND_LINKS": ",",
+    **dict.fromkeys(("PIP_CONSTRAINT", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_BUILD_CONSTRAINT"), " "),
+    **dict.fromkeys(("PIP_CONFIG_FILE", "PIP_CERT", "PIP_CLIENT_CERT"), None),
+}
 
 
 def is_local(requirement: str) -> bool:
     """Whether a requirement is a path or archive of this machine, not a name or address."""
     path = _path_of(requirement)
     return path.startswith(("./", "../", "/", "~")) or path in (".", "..") or path.endswith(_ARCHIVES)
+
+
+def local_packages(choice: EnvironmentChoice) -> list[str]:
+    """Names of the files of this machine among the packages that are to be added."""
+    lines = (line.partition(" #")[0].strip() for line in (choice.requirements or "").splitlines())
+    packages = [*choice.pip, *(line for line in lines if not line.startswith(("#", "-")))]
+    return [Path(_path_of(each)).name for each in packages if is_local(each) and "://" not in each]
 
 
 def keep_packages(home: Home, requirements: Iterable[str], folder: Path) -> tuple[str, ...]:
@@ -130,14 +144,16 @@ def replace_path(requirement: str, place: Callable[[str], str]) -> str:
     return f"{place(path)}{bracket}{extras}"
 
 
-def with_absolute_links(variables: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Variables in which pip's and uv's folders of wheels are named in full."""
+def with_absolute_paths(variables: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Variables in which the files and folders that pip and uv read are named in full."""
     changed = dict(variables)
-    for name, separator in _LINK_VARIABLES.items():
-        links = [link for link in variables.get(name, "").split(separator) if link.strip()]
-        if links:
-            changed[name] = separator.join(
-                str(folder / link) if "://" not in link and (folder / link).exists() else link
-                for link in links
+    for name, separator in _PATH_VARIABLES.items():
+        value = variables.get(name, "")
+        paths = [value] if separator is None else value.split(separator)
+        if value.strip():
+            changed[name] = (separator or "").join(
+                str(folder / path) if "://" not in path and (folder / path).exists() else path
+                for path in paths
+                if path.strip()
             )
     return changed

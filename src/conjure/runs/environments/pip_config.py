@@ -1,18 +1,23 @@
 """pip's own settings, told to uv and to the pip of an image: people have mirrors and certificates configured.
 
-Main entries: `uv_settings`, `pip_variables`. Invariant: what the user set for uv itself wins; what pip's
-settings hold that is secret goes to uv and pip in variables and nowhere else.
+Main entries: `uv_settings`, `pip_variables`, `settings_digest`. Invariant: what the user set for uv itself
+wins; what pip's settings hold that is secret goes to uv and pip in variables and nowhere else.
 """
 
 import ast
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from conjure.core.files import sha256_bytes
+from conjure.core.home import Home
+from conjure.runs.environments.interpreter import keep_answer, read_answer
 
 _LINE = re.compile(r"(?P<section>:env:|[\w-]+)\.(?P<option>[\w-]+)=(?P<value>.*)")
 _SECTIONS = ("global", "install", ":env:")  # each overrides those before it, as in pip
@@ -28,6 +33,25 @@ _SOURCE_OPTIONS = (
     *("prefer-binary", "only-binary", "no-binary"),
     *("trusted-host", "cert", "client-cert", "proxy", "default-timeout", "timeout", "retries"),
 )
+
+# What decides which version, and which file of it, is chosen for a package.
+_DECISIVE_OPTIONS = (
+    *("index-url", "extra-index-url", "no-index", "find-links", "pre"),
+    *("prefer-binary", "only-binary", "no-binary"),
+)
+_DECISIVE_VARIABLES = (
+    *("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_NO_INDEX", "UV_FIND_LINKS"),
+    *("UV_INDEX_STRATEGY", "UV_PRERELEASE", "UV_RESOLUTION", "UV_EXCLUDE_NEWER", "UV_TORCH_BACKEND"),
+    *("UV_NO_BINARY", "UV_NO_BINARY_PACKAGE", "UV_NO_BUILD", "UV_NO_BUILD_PACKAGE"),
+)
+_FILES_OF_VERSIONS = ("UV_CONSTRAINT", "UV_OVERRIDE", "UV_BUILD_CONSTRAINT")
+# Options of uv by that of pip, and what a user of uv would say the same with.
+_FORMATS = {
+    "only-binary": ("UV_NO_BUILD", "UV_NO_BUILD_PACKAGE"),
+    "no-binary": ("UV_NO_BINARY", "UV_NO_BINARY_PACKAGE"),
+}
+_PLACES_OF_SETTINGS = ("HOME", "PATH", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS")
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 class UvSettings(NamedTuple):
@@ -51,8 +75,66 @@ def uv_settings(python: Path, variables: Mapping[str, str]) -> UvSettings:
     """
     options = _read_options(python, variables)
     own = {name: value for name, value in variables.items() if name.startswith("UV_")}
-    is_closed = options.get("no-index", "").lower() in _TRUE
-    return UvSettings({**_FIXED, **dict(_translate(options)), **own}, ("--no-index",) * is_closed)
+    install_options = ["--no-index"] * (options.get("no-index", "").lower() in _TRUE)
+    for name, of_uv in _FORMATS.items():
+        if not own.keys() & {*of_uv}:
+            packages = options.get(name, "").replace(",", " ").split()
+            install_options += [word for package in packages for word in (f"--{name}", package)]
+    return UvSettings({**_FIXED, **dict(_translate(options)), **own}, tuple(install_options))
+
+
+def settings_digest(home: Home, python: Path, prefix: Path, variables: Mapping[str, str]) -> str | None:
+    """A digest of the settings that decide which packages are chosen; None where nothing is set.
+
+    Credentials are left out: they change, and say nothing of the packages.
+
+    Args:
+        home: Where the answer is kept, as long as no file changes that it depends on.
+        python: The interpreter whose pip is asked.
+        prefix: Its environment's folder.
+        variables: The caller's environment.
+    """
+    own = {name: value for name, value in variables.items() if name.startswith(("PIP_", "UV_"))}
+    own |= {name: variables.get(name, "") for name in _PLACES_OF_SETTINGS}
+    question = ["pip", str(python), sorted((name, _CREDENTIALS.sub("", own[name])) for name in own)]
+    answer = read_answer(home, question)
+    if answer is None:
+        options = _read_options(python, variables)
+        lists = [options.get("constraint", ""), *(variables.get(name, "") for name in _FILES_OF_VERSIONS)]
+        files = [word for words in lists for word in words.split()]
+        answer = {"digest": _digest_of(options, variables, files)}
+        keep_answer(home, question, answer, [str(python), *_config_files(prefix, variables), *files])
+    return answer["digest"]
+
+
+def _digest_of(options: Mapping[str, str], variables: Mapping[str, str], files: Iterable[str]) -> str | None:
+    found = {name: options.get(name, "").split() for name in _DECISIVE_OPTIONS}
+    found |= {name: variables.get(name, "").split() for name in _DECISIVE_VARIABLES}
+    found["versions"] = [_content(file) for file in files]
+    decisive = {
+        name: [_CREDENTIALS.sub("", word) for word in words] for name, words in found.items() if words
+    }
+    return sha256_bytes(json.dumps(decisive, sort_keys=True).encode())[:32] if decisive else None
+
+
+def _content(file: str) -> str:
+    """The content of a file of constraints; of one that is an address, or is not there, its name."""
+    try:
+        return Path(file).read_text(errors="replace")
+    except OSError:
+        return file
+
+
+def _config_files(prefix: Path, variables: Mapping[str, str]) -> list[str]:
+    """Where pip looks for its settings."""
+    user = variables.get("HOME", "/")
+    folders = [
+        *(f"{folder}/pip" for folder in (variables.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep)),
+        *("/etc", f"{user}/.pip", f"{variables.get('XDG_CONFIG_HOME') or f'{user}/.config'}/pip"),
+        *("/Library/Application Support/pip", f"{user}/Library/Application Support/pip"),
+        *(str(prefix), sys.prefix),
+    ]
+    return [*(f"{folder}/pip.conf" for folder in folders), variables.get("PIP_CONFIG_FILE", os.devnull)]
 
 
 def pip_variables(python: Path, variables: Mapping[str, str], place: Callable[[str], str]) -> dict[str, str]:

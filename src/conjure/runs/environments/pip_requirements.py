@@ -1,11 +1,11 @@
 """Requirements files as a run can keep them: one text that means the same anywhere.
 
-Main entry: `read_requirements`. Invariant: nothing in the text depends on where the files lay, or on where
-the user stood.
+Main entries: `read_requirements`, `has_versions`. Invariant: nothing in the text depends on where the files
+lay, or on where the user stood.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from conjure.core.home import Home
@@ -84,3 +84,15 @@ def _content(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"requirements file {file} cannot be read: {reason}") from error
+
+
+def canonical_name(package: str) -> str:
+    """A package's name in the one form that all its spellings have (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def has_versions(packages: Mapping[str, str], constraints: Iterable[str]) -> bool:
+    """Whether packages have the versions that they must have; those that are not there may have any."""
+    versions = {canonical_name(name): version for name, version in packages.items()}
+    wanted = (constraint.partition("==") for constraint in constraints)
+    return all(versions.get(canonical_name(name), version) == version for name, _, version in wanted)

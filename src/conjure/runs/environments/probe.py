@@ -2,17 +2,21 @@
 
 Main entry: the output, one JSON object. Invariant: it runs on every Python from 3.6 on, and changes nothing.
 """
+# ruff: noqa: E402
+
+import sys
+
+# The folder we happen to be run in is no part of the environment. No module below may be imported from it: it
+# has a run's code, and that run may be kept to a sandbox.
+sys.path[:] = filter(None, sys.path)
 
 import json
 import site
-import sys
 import sysconfig
 from collections.abc import Callable
 from email import message_from_string
 from email.message import Message
 from urllib.parse import unquote, urlparse
-
-sys.path[:1] = []  # the folder we happen to be run in is no part of the environment
 
 
 def _distributions() -> list:
@@ -76,7 +80,7 @@ json.dump(
         "version": ".".join(map(str, sys.version_info[:3])),
         "scripts": sysconfig.get_path("scripts"),
         "site_folders": _site_folders(),
-        "search_path": [folder for folder in sys.path if folder],
+        "search_path": sys.path,
         "editable_folders": _editable_folders(installed),
         "packages": _packages(installed),
     },

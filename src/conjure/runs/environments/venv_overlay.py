@@ -6,6 +6,7 @@ Main entries: `show_base_packages`, `search_base`, `take_over_scripts`. Invarian
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from conjure.runs.environments.interpreter import Interpreter
@@ -49,7 +50,11 @@ def take_over_scripts(base: Interpreter, scripts: Path, final: Path) -> None:
     for path in sorted(base.scripts.iterdir()) if base.scripts.is_dir() else ():
         taken = scripts / path.name
         if path.is_file() and not path.is_symlink() and not taken.exists():
-            content = _with_interpreter(path, pythons, final / "python")
+            content = None
+            with suppress(
+                PermissionError
+            ):  # a program that may only be executed, as some keep sudo, is no script
+                content = _with_interpreter(path, pythons, final / "python")
             if content is not None:
                 taken.write_bytes(content)
                 taken.chmod(stat.S_IMODE(path.stat().st_mode))

@@ -44,7 +44,7 @@ def start_contained(
     """
     assert job.container is not None
     outside = replace(job, folder=Path("/"), variables=os.environ)
-    arguments = exec_arguments(job.container.name, job.folder, job.arguments)
+    arguments = exec_arguments(job.container.name, job.folder, job.arguments, job.variables)
     try:
         parent = container_parent(job.container.name)
     except BuildError as error:

@@ -1,7 +1,8 @@
 """What a sandboxed command sees of the machine, and the bubblewrap command line that makes it so.
 
 Main entries: `Sandbox`, `bwrap_arguments`, `sandbox_fault`. Invariant: everything is read-only but what is
-named writable and the private folders; a folder named hidden is empty but for what is named below it.
+named writable and the private folders; a folder named hidden is empty but for what is named below it. No
+service of the machine can be reached by a socket that has a path here.
 """
 
 import os
@@ -39,6 +40,7 @@ class Sandbox(NamedTuple):
         sealed: Those of them that nothing can be written into.
         readable: Files and folders that are shown read-only although they lie in a hidden folder.
         writable: Files and folders that can be written to.
+        sockets: Those of services; what can be seen of them elsewhere is covered.
         network: Whether the network can be reached.
     """
 
@@ -46,6 +48,7 @@ class Sandbox(NamedTuple):
     sealed: tuple[Path, ...] = ()
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
+    sockets: tuple[Path, ...] = ()
     network: bool = False
 
     def shows(self, path: Path) -> bool:
@@ -106,6 +109,7 @@ def bwrap_arguments(
         *devices,
         *_private_folder(_SHARED_MEMORY, shared=True),
         *(word for layer in _layers(sandbox) for word in layer.words),
+        *(word for path in _reachable_sockets(sandbox) for word in ("--ro-bind", os.devnull, str(path))),
         *(word for path in sandbox.sealed for word in ("--remount-ro", str(path))),
         "--chdir",
         str(folder),
@@ -124,6 +128,16 @@ def real_folders(paths: Iterable[str | Path]) -> tuple[Path, ...]:
 
 def _gpu_devices() -> list[str]:
     return [name for pattern in _GPU_DEVICES for name in sorted(glob(pattern))]  # noqa: PTH207 - absolute
+
+
+def _reachable_sockets(sandbox: Sandbox) -> list[Path]:
+    """Those that could be connected to: a mount that is read-only does not prevent it."""
+    layers = {layer.path: layer for layer in _layers(sandbox)}
+    return [
+        path
+        for path in sandbox.sockets
+        if not path.is_relative_to("/dev") and _cover(path, layers) not in (_HIDE, _OPEN)
+    ]
 
 
 # ---- the layers of the file system -------------------------------------------------------------------------

@@ -6,6 +6,7 @@ processes of this machine talk to each other are hidden; of them only what the r
 
 import os
 import pwd
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from conjure.runs.executors.sandbox import Sandbox, real_folders
 
 # /run and /tmp hold the sockets of services and desktops; /var/tmp and /run/shm are /tmp by other names.
 _HIDDEN = ("/home", "/root", "/run", "/tmp", "/var/tmp")  # noqa: S108 - hidden, not used
+_UNIX_SOCKETS = Path("/proc/net/unix")
 _NAME_SERVERS = "/etc/resolv.conf"  # on many systems a link into /run
 
 
@@ -42,7 +44,7 @@ def sandbox_of(
         mounted: What its read-only mounts link to.
         network: Whether it may reach the network.
     """
-    sealed = real_folders([home.root])
+    sealed = real_folders([home.local.root, home.root])  # a team's home lies in the local one
     return Sandbox(
         hidden=real_folders([*_HIDDEN, *_home_folders(variables), *sealed]),
         sealed=sealed,
@@ -57,6 +59,7 @@ def sandbox_of(
             ]
         ),
         writable=tuple(writable),
+        sockets=tuple(sorted(_sockets(_UNIX_SOCKETS.read_bytes()))),
         network=network,
     )
 
@@ -67,6 +70,18 @@ def variables_inside(variables: Mapping[str, str], interpreter: Interpreter) -> 
     if interpreter.found.resolve() != interpreter.executable.resolve():
         kept["PATH"] = os.pathsep.join([str(interpreter.executable.parent), kept.get("PATH", "")])
     return kept
+
+
+def _sockets(table: bytes) -> set[Path]:
+    """The real paths of the sockets in the kernel's table that lie where this process can find them."""
+    found = set()
+    for line in table.splitlines():
+        named = b"".join(line.split(maxsplit=7)[7:])  # most have no name; those with @ are no files
+        path = Path(os.path.realpath(os.fsdecode(named)))
+        with suppress(OSError):
+            if named.startswith(b"/") and stat.S_ISSOCK(path.lstat().st_mode):
+                found.add(path)
+    return found
 
 
 def _listed(folders: str) -> list[Path]:

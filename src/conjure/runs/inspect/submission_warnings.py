@@ -64,7 +64,8 @@ def _left_out(spec: RunSpec) -> Iterator[str]:
 
 
 def _upload(path: Path, name: str) -> str:
-    return f"`conjure upload {shell_words(str(path))}` and -m {_mount(f'uploads/{path.name}', name)}"
+    resource = f"uploads/{real_path(path).name}"  # what a link leads to gives an upload its name
+    return f"`conjure upload {shell_words(str(path))}` and -m {_mount(resource, name)}"
 
 
 def _mount(resource: str, name: str) -> str:

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from conjure import reporting
 from conjure.core.dir_fd import FolderCursor
-from conjure.core.files import sha256_bytes
+from conjure.core.files import os_error_words, sha256_bytes
 from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError
@@ -50,8 +50,10 @@ from conjure.runs.environments.containers import (
 )
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.image_build import LayerRequest, build_layer
+from conjure.runs.environments.image_layers import layer_digest
 from conjure.runs.environments.images import Image, prepare_image
 from conjure.runs.environments.interpreter import find_current
+from conjure.runs.environments.local_packages import with_absolute_paths
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
@@ -311,12 +313,18 @@ def _environment(run: RunContext, place: WorkingDirectory) -> tuple[Environment 
     report, variables = run.log.note, {**os.environ, **run.spec.variables}
     if choice.image is None:
         built = environment_build.build(run.home, choice, report, variables=variables, folder=place.folder)
-        return built, EnvironmentFacts(built.digest, str(built.python), built.packages)
+        facts = EnvironmentFacts(built.digest, str(built.python), built.packages, resolved=built.resolved)
+        return built, facts
     image = prepare_image(choice, report)
     if not choice.adds_packages:
         return image, EnvironmentFacts(image.digest, "")
-    layer = build_layer(LayerRequest(run.home, run.number, image, choice, variables, report))
-    return layer.image, EnvironmentFacts(layer.digest, "", layer.packages, image.digest, layer.image.digest)
+    variables = with_absolute_paths(variables, place.folder)
+    digest = layer_digest(run.home, image, choice, variables)
+    layer = build_layer(LayerRequest(run.home, run.number, image, choice, variables, report, digest))
+    facts = EnvironmentFacts(
+        layer.digest, "", layer.packages, image.digest, layer.image.digest, layer.resolved
+    )
+    return layer.image, facts
 
 
 def mount(run: RunContext) -> outputs.Baseline:
@@ -518,19 +526,30 @@ def how_it_ended(result: CommandResult) -> Ending:
 
 
 def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> None:
-    """Move what the command made to the run's outputs; after that the working folder is not needed."""
+    """Move what the command made to the run's outputs; then the working folder goes, if nothing is left."""
     run.reserve.release()
     _write_result(run, lambda: _enter(run, RunStatus.SAVING))
     failed = Ending(EndReason.SAVE_FAILED, result.exit.code, result.exit.signal)
     with _ending_with(failed.reason, failed), _interruptible(run, only=EndReason.KILL_REQUESTED):
-        saved = collect_outputs(run.folders, baseline, run.spec)
+        saved, unsaved = collect_outputs(run.folders, baseline, run.spec)
         digest = _share_outputs(run, saved)
     for skipped in saved.skipped:
         run.log.note(f"not saved: {skipped}")
     facts = OutputFacts(len(saved.entries), saved.size_bytes, manifest=digest)
     _write_result(run, lambda: run.store.set_facts(run.number, outputs=facts))
+    if unsaved:
+        run.log.note(kept_words(run.home, run.number))
+        return
     with suppress(OSError):  # a container's files may be another user's; what was to be saved is saved
         run.folders.remove_work()
+
+
+def kept_words(home: Home, number: int) -> str:
+    """What is told where some outputs could not be saved."""
+    return (
+        f"the working folder {RunFolder.of(home, number).work} is kept, with what could not be saved;"
+        f" `conjure recover {number}` saves it once it is readable, and `conjure prune` deletes the folder"
+    )
 
 
 def _share_outputs(run: RunContext, saved: Manifest) -> str | None:
@@ -600,7 +619,7 @@ def _may_hold_checkpoints(run: RunContext) -> bool:
         return True
 
 
-def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> Manifest:
+def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> outputs.Collected:
     """Move a run's new and changed files to its outputs and list them; may be cut off and called again.
 
     Raises:
@@ -609,10 +628,10 @@ def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSp
     """
     work = folders.open_work()
     folders.check()
-    manifest = outputs.collect(work, baseline, folders.open_outputs(), spec.output, spec.no_output)
+    collected = outputs.collect(work, baseline, folders.open_outputs(), spec.output, spec.no_output)
     folders.check()
-    manifest.save(folders.run.here / MANIFEST)
-    return manifest
+    collected.manifest.save(folders.run.here / MANIFEST)
+    return collected
 
 
 def _from_root(record: RunRecord, target: str) -> str:
@@ -627,7 +646,7 @@ def _ending_with(reason: EndReason, ending: Ending | None = None) -> Iterator[No
     try:
         yield
     except (ConjureError, OSError) as error:
-        words = error.in_full() if isinstance(error, ConjureError) else f"{error.strerror}: {error.filename}"
+        words = error.in_full() if isinstance(error, ConjureError) else os_error_words(error)
         raise EndRun(replace(ending or Ending(reason), message=words)) from error
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from conjure.core.files import os_error_words
 from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
@@ -138,7 +139,7 @@ class _Part:
         except ConjureError as error:
             leader.send("not started", message=error.in_full(), exit_code=ENGINE_FAILED)
         except OSError as error:
-            message = f"{error.strerror}: {error.filename}"
+            message = os_error_words(error)
             leader.send("not started", message=message, exit_code=ENGINE_FAILED)
         except _LeaderLostError:
             pass

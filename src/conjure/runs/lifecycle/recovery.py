@@ -4,6 +4,7 @@ Main entry: `recover`. Invariant: it may be cut off and called again; a file is 
 the outputs, never nowhere.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from conjure.core.home import Home
@@ -13,7 +14,7 @@ from conjure.runs.artifacts.attempts import bring_back, newest_kept_attempt
 from conjure.runs.artifacts.outputs import Baseline
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.lifecycle.execution import collect_outputs
+from conjure.runs.lifecycle.execution import collect_outputs, kept_words
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.lifecycle.run_upload import RunUploader
 from conjure.runs.schema.record import OutputFacts, RunRecord
@@ -21,10 +22,19 @@ from conjure.runs.schema.run_folder import BASELINE, OUTPUTS, WORK, RunFolder
 from conjure.runs.schema.status import RunStatus
 
 
-def recover(home: Home, number: int) -> RunRecord:
+def _say_nothing(_line: str) -> None:
+    pass
+
+
+def recover(home: Home, number: int, report: Callable[[str], None] = _say_nothing) -> RunRecord:
     """Move what is new in an ended run's kept working folder to its outputs.
 
     If its last attempt ended before its command started, that is the working folder of the one before it.
+
+    Args:
+        home: Where conjure keeps things.
+        number: The run.
+        report: Gets a line for each file that was not saved.
 
     Raises:
         NotFoundError: There is no such run, or nothing was kept of it.
@@ -53,14 +63,19 @@ def recover(home: Home, number: int) -> RunRecord:
                 if folders.run.id_of(WORK) is None or folders.run.id_of(BASELINE) is None:
                     raise _nothing_kept(folder, record)
                 baseline = _load_before(folders.run.here / BASELINE, folder)
-                manifest = collect_outputs(folders, baseline, record.spec.known_globs())
+                manifest, unsaved = collect_outputs(folders, baseline, record.spec.known_globs())
                 uploader = RunUploader(store, number, attempt=0)
                 digest = uploader.store_outputs(RunFolder(folder).outputs, manifest)
                 facts = OutputFacts(
                     len(manifest.entries), manifest.size_bytes, recovered=True, manifest=digest
                 )
                 store.set_facts(number, outputs=facts)
-                folders.remove_work()
+                for skipped in manifest.skipped:
+                    report(f"not saved: {skipped}")
+                if unsaved:
+                    report(kept_words(home, number))
+                else:
+                    folders.remove_work()
                 uploader.export_record()
         except OSError as error:
             raise StoreError(

@@ -21,7 +21,7 @@ from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.quoting import shell_words
 from conjure.core.team_settings import objects_team
-from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError, UsageError, option
+from conjure.errors import ConjureError, NotFoundError, StoreError, UsageError, option
 from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
 from conjure.runs.artifacts.availability import bring_code, send_inputs
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
@@ -30,7 +30,8 @@ from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import TrialClaim, TrialRefusedError
 from conjure.runs.environments import image_layers, images
 from conjure.runs.environments.container_engine import require_engine
-from conjure.runs.environments.local_packages import with_absolute_links
+from conjure.runs.environments.local_packages import local_packages, with_absolute_paths
+from conjure.runs.environments.pip_requirements import canonical_name
 from conjure.runs.executors.base import Executor
 from conjure.runs.executors.cluster_executor import ClusterExecutor
 from conjure.runs.executors.local import LocalExecutor
@@ -50,7 +51,7 @@ from conjure.runs.scheduling.scheduler_start import (
     wake_scheduler,
 )
 from conjure.runs.schema.process_facts import Owner
-from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, RunRecord
+from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.schema.run_folder import WORK
 from conjure.runs.schema.spec import (
     COMMAND,
@@ -214,14 +215,30 @@ def _refuse_where(home: Home, spec: RunSpec, *, is_local: bool) -> None:
     if not is_local:
         if spec.retry and spec.on is None:
             raise UsageError(f"a run with {option('retry')} can only be executed on this machine")
-        if spec.on is not None and spec.kind != COMMAND and objects_team(home) is not None:
-            _refuse_own_paths(spec)
+        if spec.on is not None and objects_team(home) is not None:
+            _refuse_own_packages(spec)
+            if spec.kind != COMMAND:
+                _refuse_own_paths(spec)
         return
     refuse_impossible(spec.resources)
     if spec.sandbox:
         require_sandbox()
     if spec.environment.image is not None:
         require_engine()
+
+
+def _refuse_own_packages(spec: RunSpec) -> None:
+    """Refuse packages that are files of this machine where the environment is built on another one.
+
+    Raises:
+        UsageError: There are some.
+    """
+    for package in local_packages(spec.environment):
+        raise UsageError(
+            f"{option('on', spec.on or '')}: {package} is a package on this machine, and packages are not"
+            " sent to the nodes",
+            hint="give the name of a package that an index has, or an address",
+        )
 
 
 def _refuse_own_paths(spec: RunSpec) -> None:
@@ -235,7 +252,7 @@ def _refuse_own_paths(spec: RunSpec) -> None:
         if word.startswith("/") and path.exists():
             raise UsageError(
                 f"{option('on', spec.on or '')}: {path} is on this machine, but not on the nodes",
-                hint=f"upload it, and give uploads/{path.name} instead",
+                hint=f"upload it, and give uploads/{path.resolve().name} instead",
                 fix=shell_words("conjure", "upload", word),
             )
 
@@ -250,7 +267,7 @@ def request_of_this_process(home: Home, spec: RunSpec, requested: float, executo
         executor: Name of the executor that starts the supervisor.
     """
     variables = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
-    variables = with_absolute_links(variables, Path.cwd())
+    variables = with_absolute_paths(variables, Path.cwd())
     variables[HOME_VARIABLE] = str(home.root)
     return SupervisorRequest(
         spec,
@@ -302,15 +319,14 @@ def rerun(
         UsageError: It held a secret that is not stored, not given and not set here either.
     """
     with open_store(home) as store:
-        spec = spec_of_record(home, store.get(number), variables)
+        spec = spec_of_record(store.get(number), variables)
     return submit(home, spec, announce=announce, rerun_of=number)
 
 
-def spec_of_record(home: Home, record: RunRecord, variables: Mapping[str, str] | None = None) -> RunSpec:
+def spec_of_record(record: RunRecord, variables: Mapping[str, str] | None = None) -> RunSpec:
     """What to ask for so that a recorded run is done again, exactly.
 
     Args:
-        home: Where conjure keeps things.
         record: The run.
         variables: Secret variables that it was given; this process's own count too.
 
@@ -322,43 +338,31 @@ def spec_of_record(home: Home, record: RunRecord, variables: Mapping[str, str] |
     return replace(
         _with_secrets(record, variables or {}),
         code=record.spec.code if record.spec.code.none else CodeChoice(run=record.number),
-        environment=_same_environment(home, record),
+        environment=_same_environment(record),
         mounts=tuple(Mount(mount.source, mount.target, mount.read_only) for mount in record.mounts),
         idempotent=False,
         after=(),
     )
 
 
-def _same_environment(home: Home, record: RunRecord) -> EnvironmentChoice:
-    """The environment that was asked for; if the built one was removed since, with the versions it had."""
+def _same_environment(record: RunRecord) -> EnvironmentChoice:
+    """The environment that was asked for, with the versions it had should it have to be built again."""
     choice, had = record.spec.environment, record.environment
     if had is not None and choice.image is not None:
         choice = replace(choice, image_digest=had.image_digest)
-    if had is None or not choice.pip or _is_built(home, had):
+    if had is None or not choice.adds_python_packages:
         return choice
-    versions = {_canonical(name): version for name, version in had.packages.items()}
-    return replace(choice, pip=tuple(_pinned(requirement, versions) for requirement in choice.pip))
+    versions = {canonical_name(name): version for name, version in had.packages.items()}
+    names = _asked_by_name(choice) if had.resolved is None else set(map(canonical_name, had.resolved))
+    constraints = tuple(f"{name}=={versions[name]}" for name in sorted(names & versions.keys()))
+    return replace(choice, constraints=constraints)
 
 
-def _is_built(home: Home, had: EnvironmentFacts) -> bool:
-    """Whether what a run ran with is still there."""
-    if had.layer is None:
-        return (home.environments / had.digest).exists()
-    with suppress(BuildError):  # the run that is submitted tells it
-        layer = image_layers.find_layer(home, had.digest)
-        return layer is not None and layer.image.digest == had.layer
-    return False
-
-
-def _pinned(requirement: str, versions: Mapping[str, str]) -> str:
-    """A requirement that names no version, with the one it was resolved to."""
-    match = _BARE_REQUIREMENT.fullmatch(requirement.strip())
-    version = versions.get(_canonical(match["name"])) if match else None
-    return requirement if version is None else f"{requirement.strip()}=={version}"
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def _asked_by_name(choice: EnvironmentChoice) -> set[str]:
+    """The packages that were asked for by their names, in whatever version."""
+    lines = [*choice.pip, *(choice.requirements or "").splitlines()]
+    found = (_BARE_REQUIREMENT.fullmatch(line.partition(" #")[0].strip()) for line in lines)
+    return {canonical_name(match["name"]) for match in found if match}
 
 
 def _with_secrets(record: RunRecord, given: Mapping[str, str]) -> RunSpec:
@@ -501,13 +505,13 @@ def find_identical_run(
     provisional = -os.getpid()
     try:
         taken = snapshot_code(home, store, provisional, spec)
-        variables = with_absolute_links({**os.environ, **spec.variables}, Path.cwd())
+        variables = with_absolute_paths({**os.environ, **spec.variables}, Path.cwd())
         if spec.environment.image is None:
             built = environment_build.build(home, spec.environment, variables=variables, folder=spec.folder)
             digest = built.digest
         else:
             image = images.prepare_image(spec.environment)
-            digest = image_layers.requested_digest(image, spec.environment)
+            digest = image_layers.layer_digest(home, image, spec.environment, variables)
     finally:
         snapshot.release_tree(home, provisional)
     return store.completed_equal(identity_of(home, spec, taken, digest, mounted))

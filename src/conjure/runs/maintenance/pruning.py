@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from conjure.core.files import is_locked
+from conjure.core.files import is_locked, os_error_words
 from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree, tree_size_bytes
@@ -279,7 +279,7 @@ def _attempt(act: Callable[[], _Result], not_done: list[str]) -> _Result | None:
     except ConjureError as error:
         not_done.append(str(error))
     except OSError as error:
-        not_done.append(f"{error.filename}: {error.strerror or error}")
+        not_done.append(os_error_words(error))
     return None
 
 

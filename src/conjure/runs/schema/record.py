@@ -53,6 +53,7 @@ class EnvironmentFacts:
         packages: Every Python package's version; in a container, only where Python packages were added to it.
         base_image: Digest of the content of the image that packages were added to, or None.
         layer: Digest of the content of the image with these packages, or None.
+        resolved: Which of the packages were added in a version that the resolver chose; None if nobody knows.
     """
 
     digest: str
@@ -60,6 +61,7 @@ class EnvironmentFacts:
     packages: Mapping[str, str] = field(default_factory=dict)
     base_image: str | None = None
     layer: str | None = None
+    resolved: tuple[str, ...] | None = None
 
     @property
     def image_digest(self) -> str:

@@ -164,6 +164,7 @@ class EnvironmentChoice:
         image: Container image whose environment it is, in place of one of this machine's.
         image_digest: What the image is to be exactly, whatever its name means now.
         apt: Debian packages to add to the image.
+        constraints: Versions that added packages must have, if they are needed at all: ``numpy==2.1.0``.
     """
 
     base: str = "current"
@@ -173,6 +174,7 @@ class EnvironmentChoice:
     image: str | None = None
     image_digest: str | None = None
     apt: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
 
     @property
     def adds_python_packages(self) -> bool:
@@ -229,7 +231,8 @@ class EnvironmentChoice:
 
     def to_dict(self) -> dict[str, Any]:
         """The choice as plain JSON values."""
-        return {**asdict(self), "pip": list(self.pip), "apt": list(self.apt)}
+        lists = {name: list(getattr(self, name)) for name in ("pip", "apt", "constraints")}
+        return {**asdict(self), **lists}
 
 
 def _is_python_package(text: str) -> bool:
@@ -499,7 +502,7 @@ class RunSpec:
     def from_dict(cls, stored: Mapping[str, Any]) -> "RunSpec":
         """The spec that `to_dict` wrote; unknown keys (of a later version) are passed over."""
         environment = dict(stored.get("environment", {}))
-        environment |= {name: tuple(environment.get(name, ())) for name in ("pip", "apt")}
+        environment |= {name: tuple(environment.get(name, ())) for name in ("pip", "apt", "constraints")}
         lists = ("command", "stop_conditions", "output", "no_output", "labels", "after", "checkpoint")
         plain = (
             "kind",

@@ -1,5 +1,7 @@
 """Copying files out, and what may be in the way."""
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,21 @@ def get(home: Home, resource: str, folder: Path, *, overwrite: bool = False) -> 
 def test_content_of_a_folder(home: Home, tmp_path: Path) -> None:
     assert get(home, "runs/2", tmp_path / "new/out") == {"a.txt": "a", "deep/b.txt": "b", "link": "-> a.txt"}
     (tmp_path / "new/out/a.txt").write_text("mine")  # it can be written to
+
+
+@pytest.mark.parametrize(("umask", "file", "program"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_modes_are_those_that_the_umask_leaves(
+    home: Home, tmp_path: Path, umask: int, file: int, program: int
+) -> None:
+    (home.root / "runs/2/outputs/deep/b.txt").chmod(0o555)
+    before = os.umask(umask)
+    try:
+        get(home, "runs/2", tmp_path / "out")
+    finally:
+        os.umask(before)
+    names = ("out", "out/a.txt", "out/deep", "out/deep/b.txt")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in names]
+    assert modes == [program, file, program, program]
 
 
 def test_one_file(home: Home, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.artifacts import mount_sources
 from conjure.runs.artifacts.mount_sources import identity_of, keep_file, locate, resolve_mounts
+from conjure.runs.artifacts.uploads import upload
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.record import CodeFacts, MountFacts
 from conjure.runs.schema.spec import Mount, RunSpec
@@ -60,6 +61,19 @@ def test_what_cannot_be_kept_is_named(home, tmp_path, monkeypatch):
     monkeypatch.setattr(mount_sources, "_LARGEST_FILE_BYTES", 1999)
     with pytest.raises(UsageError, match=r"has 2.0 kB; local files are stored with the run, up to 2.0 kB"):
         keep_file(home, tmp_path / "large")
+
+
+@pytest.mark.parametrize("name", ["big.bin", "data"])
+def test_the_hint_names_the_upload_that_the_command_makes(home, tmp_path, monkeypatch, name):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "big.bin").write_bytes(b"x" * 2000)
+    (tmp_path / "link.csv").symlink_to(name)
+    monkeypatch.setattr(mount_sources, "_LARGEST_FILE_BYTES", 1999)
+    for given in (name, "link.csv"):
+        with pytest.raises(UsageError) as caught:
+            keep_file(home, tmp_path / given)
+        assert (caught.value.hint or "").endswith(f"mount uploads/{name}")
+        assert upload(home, tmp_path / given).upload.resource == f"uploads/{name}"
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,35 @@ def scan(work: Path) -> Baseline:
 
 def collect(work: Path, baseline: Baseline, destination: Path, **choice: list[str]) -> Manifest:
     """Collect into the outputs folder, made if missing."""
+    return collect_and_tell(work, baseline, destination, **choice).manifest
+
+
+def collect_and_tell(
+    work: Path, baseline: Baseline, destination: Path, **choice: list[str]
+) -> outputs.Collected:
+    """The same, with what could not be saved."""
     destination.mkdir(exist_ok=True)
     with Folder.open(work) as opened, Folder.open(destination) as kept:
         return outputs.collect(opened, baseline, kept, **choice)
+
+
+def belong_to_somebody_else(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:
+    """Close files and folders as to an ordinary user; root may open any and change their modes."""
+    opened, changed = os.open, os.chmod
+    names, theirs = [path.name for path in paths], [path.stat() for path in paths]
+
+    def refused(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path in names and not flags & getattr(os, "O_PATH", 0):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags, mode, dir_fd=dir_fd)
+
+    def not_changed(path: str, mode: int, **folder: object) -> None:
+        if not folder and any(os.path.samestat(Path(path).stat(), facts) for facts in theirs):
+            raise PermissionError(1, "Operation not permitted")
+        changed(path, mode, **folder)
+
+    monkeypatch.setattr(os, "open", refused)
+    monkeypatch.setattr(os, "chmod", not_changed)
 
 
 def save(work: Path, baseline: Baseline, **choice: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -192,6 +218,26 @@ class TestHowTheyAreKept:
 
         monkeypatch.setattr(outputs, "_save_file", refused)
         assert save(work, baseline) == ({"mine": "m"}, ["theirs cannot be saved: Permission denied"])
+
+    def test_what_cannot_be_read_is_told_from_what_is_no_output(self, work: Path, monkeypatch) -> None:
+        write_files(work, {"data/base": "b"})
+        baseline = scan(work)
+        write_files(work, {"theirs": "t", "mine": "m", "closed/x": "x", "cache/closed/x": "x"})
+        (work / "link").symlink_to("data/base")
+        os.mkfifo(work / "pipe")
+        belong_to_somebody_else(monkeypatch, work / "theirs", work / "closed", work / "data/base")
+        collected = collect_and_tell(work, baseline, work.parent / "outputs", exclude=["cache/"])
+        assert collected.unsaved == (
+            "closed cannot be read: Permission denied",
+            "link is a link to a file that cannot be saved: Permission denied",
+            "theirs cannot be saved: Permission denied",
+        )
+        assert collected.manifest.skipped == ("pipe is not a file, folder or link", *collected.unsaved)
+        monkeypatch.undo()
+        collected = collect_and_tell(work, baseline, work.parent / "outputs", exclude=["cache/"])
+        assert collected.unsaved == ()
+        expected = {"theirs": "t", "mine": "m", "closed/x": "x", "link": "b"}
+        assert read_files(work.parent / "outputs") == expected
 
     def test_names_that_are_not_utf8(self, work: Path) -> None:
         baseline = scan(work)

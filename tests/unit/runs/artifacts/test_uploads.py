@@ -94,6 +94,15 @@ def copied(monkeypatch) -> list[str]:
     return names
 
 
+def damage(stored: Path, modified_s: int | None) -> None:
+    """Give a stored file other content of the same size; and a time of modification, or the one it gets."""
+    mode = stored.stat().st_mode
+    stored.chmod(0o644)
+    stored.write_text("?" * stored.stat().st_size)
+    stored.chmod(mode)
+    os.utime(stored, (time.time() + 60, modified_s or time.time() + 60))
+
+
 @pytest.mark.usefixtures("later")
 class TestAgain:
     def test_what_is_unchanged_is_neither_copied_nor_read(
@@ -177,6 +186,33 @@ class TestAgain:
         (images / "deep/b.png").write_text("new")
         assert upload(home, images).upload.version == 2
         assert sorted(copied) == ["a.png", "b.png"]
+
+    @pytest.mark.parametrize("time_of_other", [None, 1_000_000_000])
+    def test_a_stored_file_with_other_content_is_not_passed_on(
+        self, home: Home, images: Path, copied: list[str], time_of_other: int | None
+    ) -> None:
+        upload(home, images)
+        copied.clear()
+        damage(content(home, "uploads/images/deep/b.png"), time_of_other)
+        (images / "a.png").write_text("x")
+        assert upload(home, images).upload.version == 2
+        assert sorted(copied) == ["a.png", "b.png"]
+        assert read_files(content(home, "uploads/images")) == {"a.png": "x", "deep/b.png": "bb"}
+        manifest = Manifest.load(home.uploads / "images/2/manifest.json")
+        assert manifest.find_faults(content(home, "uploads/images")) == []
+
+    @pytest.mark.parametrize("time_of_other", [None, 1_000_000_000])
+    def test_what_is_stored_damaged_is_uploaded_again(
+        self, home: Home, images: Path, time_of_other: int | None
+    ) -> None:
+        upload(home, images)
+        damage(content(home, "uploads/images/deep/b.png"), time_of_other)
+        again = upload(home, images)
+        assert (again.is_new, again.upload.version) == (True, 2)
+        assert read_files(content(home, "uploads/images")) == {"a.png": "a", "deep/b.png": "bb"}
+        content(home, "uploads/images/a.png").unlink()
+        assert upload(home, images).upload.version == 3
+        assert upload(home, images).is_new is False
 
     def test_what_cannot_be_shared_is_copied(self, home: Home, images: Path, copied: list[str], monkeypatch):
         def refuse(*_: object, **__: object) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -111,12 +112,30 @@ def test_pipes_are_made_anew_and_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_values_of_variables_are_on_no_command_line_but_where_podman_goes_by_them(podman, tmp_path):
-    start_container(container(API_KEY="secret", PATH="/opt/bin"), tmp_path / "marker")
+def test_values_of_variables_are_on_no_command_line(podman, tmp_path):
+    given = {"API_KEY": "secret", "PATH": "/opt/bin", "REGISTRY_PASSWORD": "another", "REGISTRY_É": "third"}
+    start_container(container(**given), tmp_path / "marker")
     words, variables = podman()
-    assert [word for word in words if word.startswith("--env")] == ["--env=API_KEY", "--env=PATH=/opt/bin"]
-    assert variables["API_KEY"] == "secret"
-    assert variables["PATH"] != "/opt/bin"
+    named = ["API_KEY", "CONJURE_AS_PATH", "CONJURE_AS_REGISTRY_PASSWORD", "REGISTRY_É"]
+    assert [word for word in words if word.startswith("--env")] == [f"--env={name}" for name in named]
+    assert [variables[name] for name in named[:3]] == ["secret", "/opt/bin", "another"]
+    assert variables["PATH"] == os.environ["PATH"]  # podman's own stays
+    assert "REGISTRY_PASSWORD" not in variables
+
+
+def test_the_command_has_variables_that_podman_goes_by_under_their_own_names(podman, tmp_path):
+    value = 'two\nlines of "it\'s" $HOME'
+    words = exec_arguments("name", Path("/w"), ["/usr/bin/env", "-0"], ["A", "REGISTRY_PASSWORD"])
+    at = words.index("/bin/sh")
+    assert not any(value in word for word in words)
+    script = words[at + 2].replace(" > /dev/conjure-stdout 2> /dev/conjure-stderr", "")
+    variables = {"CONJURE_AS_REGISTRY_PASSWORD": value, "A": "1"}
+    printed = subprocess.run(
+        ["/bin/sh", "-c", script, *words[at + 3 :]], env=variables, capture_output=True, check=True
+    ).stdout
+    found = dict(line.split("=", 1) for line in printed.decode().split("\0") if line)
+    assert (found["REGISTRY_PASSWORD"], found["A"]) == (value, "1")
+    assert "CONJURE_AS_REGISTRY_PASSWORD" not in found
 
 
 def test_a_path_that_podman_cannot_take_is_refused(podman, tmp_path):

@@ -1,6 +1,7 @@
 """Requests for images with packages added, and what is kept of those that were built."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from conjure.runs.environments.image_layers import (
     PrunedLayers,
     find_layer,
     keep_layer,
+    layer_digest,
     prune,
     requested_digest,
 )
@@ -84,6 +86,21 @@ def test_a_layer_is_found_as_it_was_kept(home, podman):
     keep_layer(home, Layer(DIGEST, Image("sha256:layer"), {"tqdm": "4.0"}, 7))
     layer = find_layer(home, DIGEST)
     assert (layer.image, layer.packages) == (Image("sha256:layer", {"A": "b"}, 30), {"tqdm": "4.0"})
+
+
+def test_versions_are_asked_for_unless_a_layer_has_them_anyway(home, podman):
+    variables = {"PIP_CONFIG_FILE": os.devnull, "PATH": "", "HOME": str(home.root)}
+    free = layer_digest(home, BASE, choice(pip=("tqdm",)), variables)
+    fixed = choice(pip=("tqdm",), constraints=("tqdm==4.0", "unused==1"))
+    assert layer_digest(home, BASE, fixed, variables) != free
+    keep_layer(home, Layer(free, Image("sha256:layer"), {"Tqdm": "4.0"}))
+    assert layer_digest(home, BASE, fixed, variables) == free
+    keep_layer(home, Layer(free, Image("sha256:layer"), {"Tqdm": "5.0"}))
+    assert layer_digest(home, BASE, fixed, variables) != free
+    assert layer_digest(home, BASE, choice(pip=("tqdm",)), variables | {"PIP_PRE": "1"}) != free
+    assert layer_digest(home, BASE, choice(apt=("tree",)), variables | {"PIP_PRE": "1"}) == layer_digest(
+        home, BASE, choice(apt=("tree",)), variables
+    )
 
 
 def test_a_layer_whose_image_is_gone_or_whose_record_is_damaged_is_built_again(home, podman):

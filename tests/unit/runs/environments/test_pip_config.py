@@ -1,12 +1,18 @@
 """pip's settings, told to uv."""
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from conjure.runs.environments import pip_config
 from conjure.runs.environments.pip_config import (
     UvSettings,
     parse_config_list,
     pip_variables,
+    settings_digest,
     uv_settings,
 )
 
@@ -75,6 +81,64 @@ def test_lists_and_what_is_set_for_uv_itself(tmp_path: Path) -> None:
         "2",
     )
     assert settings.install_options == ()
+
+
+def test_formats_of_packages(tmp_path: Path) -> None:
+    python = _with_pip(tmp_path, "global.only-binary=':all:'\nglobal.no-binary='numpy,torch'\n")
+    settings = uv_settings(python, {"PATH": "/usr/bin:/bin"})
+    of_source = ("--no-binary", "numpy", "--no-binary", "torch")
+    assert settings.install_options == ("--only-binary", ":all:", *of_source)
+    settings = uv_settings(python, {"PATH": "/usr/bin:/bin", "UV_NO_BUILD_PACKAGE": "numpy"})
+    assert settings.install_options == of_source
+
+
+class TestDigest:
+    @pytest.fixture
+    def digest(self, home, tmp_path: Path) -> Callable[..., str | None]:
+        """The digest of settings that are given in variables alone."""
+        home.create()
+        nothing = {"PATH": "", "HOME": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
+        python, prefix = Path(sys.executable), Path(sys.prefix)
+        return lambda **given: settings_digest(home, python, prefix, {**nothing, **given})
+
+    def test_what_says_nothing_of_packages_is_left_out(self, digest) -> None:
+        assert digest() is None
+        assert digest(PIP_TIMEOUT="7", PIP_CERT="/x", UV_CACHE_DIR="/y", PIP_NO_INPUT="1") is None
+
+    def test_what_decides_about_packages_counts(self, digest, tmp_path: Path) -> None:
+        (tmp_path / "c.txt").write_text("herb==1.0")
+        given = [
+            {"PIP_PRE": "1"},
+            {"PIP_INDEX_URL": "https://host/a"},
+            {"PIP_INDEX_URL": "https://host/b"},
+            {"PIP_ONLY_BINARY": ":all:"},
+            {"UV_EXCLUDE_NEWER": "2026-01-01"},
+            {"PIP_CONSTRAINT": str(tmp_path / "c.txt")},
+            {"UV_CONSTRAINT": "https://host/c.txt"},
+        ]
+        assert len({digest(**each) for each in given} - {None}) == len(given)
+
+    def test_credentials_do_not(self, digest) -> None:
+        digests = {digest(PIP_INDEX_URL=f"https://{user}host/a") for user in ("", "u:p@", "u:other@")}
+        assert len(digests) == 1
+
+    def test_constraints_count_by_their_content(self, digest, tmp_path: Path) -> None:
+        found = []
+        for name, text in (("a.txt", "x==1"), ("b.txt", "x==1"), ("b.txt", "x==2")):
+            (tmp_path / name).write_text(text)
+            found.append(digest(PIP_CONSTRAINT=str(tmp_path / name)))
+        assert found[0] == found[1] != found[2]
+
+    def test_pip_is_asked_again_only_when_something_changed(
+        self, digest, tmp_path: Path, monkeypatch
+    ) -> None:
+        asked, read = [], pip_config._read_options
+        monkeypatch.setattr(pip_config, "_read_options", lambda *given: asked.append(1) or read(*given))
+        config, found = tmp_path / "own.conf", []
+        for text in ("", "[global]\npre = true\n"):
+            config.write_text(text)
+            found += [digest(PIP_CONFIG_FILE=str(config)) for _ in range(2)]
+        assert (len(asked), len(set(found))) == (2, 2)
 
 
 def test_real_pip_is_asked(tmp_path: Path) -> None:

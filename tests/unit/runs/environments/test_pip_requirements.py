@@ -4,7 +4,7 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
-from conjure.runs.environments.local_packages import keep_packages, with_absolute_links
+from conjure.runs.environments.local_packages import keep_packages, with_absolute_paths
 from conjure.runs.environments.pip_requirements import read_requirements
 
 
@@ -99,10 +99,27 @@ def test_what_is_named_here_is_looked_for_here(home, project):
 def test_folders_of_wheels_in_variables(project):
     (project / "wheels").mkdir()
     given = {"PIP_FIND_LINKS": "wheels https://host/x none", "UV_FIND_LINKS": "wheels,/abs", "A": "wheels"}
-    assert with_absolute_links(given, project) == {
+    assert with_absolute_paths(given, project) == {
         "PIP_FIND_LINKS": f"{project}/wheels https://host/x none",
         "UV_FIND_LINKS": f"{project}/wheels,/abs",
         "A": "wheels",
+    }
+
+
+def test_files_of_settings_and_constraints_in_variables(project):
+    for name in ("a.txt", "b.txt", "pip conf"):
+        (project / name).touch()
+    given = {
+        "PIP_CONSTRAINT": "a.txt  b.txt",
+        "UV_CONSTRAINT": "a.txt",
+        "PIP_CONFIG_FILE": "pip conf",
+        "PIP_CERT": "",
+    }
+    assert with_absolute_paths(given, project) == {
+        "PIP_CONSTRAINT": f"{project}/a.txt {project}/b.txt",
+        "UV_CONSTRAINT": f"{project}/a.txt",
+        "PIP_CONFIG_FILE": f"{project}/pip conf",
+        "PIP_CERT": "",
     }
 
 

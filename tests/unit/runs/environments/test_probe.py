@@ -6,6 +6,8 @@ import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
+import pytest
+
 from conjure.runs.environments import interpreter
 
 HEAD = "Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
@@ -39,3 +41,29 @@ def test_names_versions_and_needs_are_read_from_the_head_alone(tmp_path: Path) -
                 "requires": package.requires or [],
                 "extras": package.metadata.get_all("Provides-Extra") or [],
             }
+
+
+@pytest.mark.parametrize("search", ["", ".", ":/nowhere", "code:/nowhere"])
+def test_no_module_is_imported_from_the_folder_it_is_asked_in(home, tmp_path: Path, search: str) -> None:
+    home.create()
+    modules = ("json", "random", "email", "sitecustomize", "site", "sysconfig", "typing", "urllib")
+    for folder in (tmp_path, tmp_path / "code"):
+        folder.mkdir(exist_ok=True)
+        for name in modules:
+            (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write({name!r})\n")
+    variables = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": search}
+    found = interpreter.find_current(home, variables, tmp_path)
+    assert not (tmp_path / "imported").exists()
+    assert not any(str(folder).startswith(str(tmp_path)) for folder in found.search_path)
+
+
+def test_folders_on_pythonpath_count_where_python_leaves_its_own_folder_out(home, tmp_path: Path) -> None:
+    home.create()
+    (tmp_path / "plain-1.0.dist-info").mkdir()
+    (tmp_path / "plain-1.0.dist-info" / "METADATA").write_text(HEAD.format(name="plain"))
+    variables = {
+        "PATH": str(Path(sys.executable).parent),
+        "PYTHONPATH": str(tmp_path),
+        "PYTHONSAFEPATH": "1",
+    }
+    assert interpreter.find_current(home, variables, tmp_path).versions["plain"] == "1.0"

@@ -1,6 +1,7 @@
 """What a sandboxed command sees: the layers of its file system, and bubblewrap's command line."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from conjure.errors import UsageError
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.interpreter import Interpreter
+from conjure.runs.executors import sandbox_paths
 from conjure.runs.executors.sandbox import (
     Sandbox,
     bwrap_arguments,
@@ -77,6 +79,19 @@ def test_what_lies_in_something_shown_is_not_mounted_again(root):
         ("--tmpfs", ""),
         ("--ro-bind", "/a"),
     ]
+
+
+def test_sockets_are_covered_where_they_can_be_seen(root):
+    hidden, shown, own, outside = (root / name for name in ("a/s", "env/s", "own/s", "away/s"))
+    sandbox = Sandbox(
+        (root / "a", root / "own"),
+        readable=(root / "env",),
+        writable=(root / "own/work",),
+        sockets=(hidden, shown, own, root / "own/work/s", outside, Path("/dev/log")),
+    )
+    words = bwrap_arguments(sandbox, ["true"], root, 9)
+    covered = [words[at + 1] for at, word in enumerate(words) if word == "/dev/null"]
+    assert covered == [str(shown), str(outside)]
 
 
 def test_links_on_the_way_are_made_again_where_they_cannot_be_seen(root):
@@ -161,6 +176,30 @@ def test_homes_are_hidden_and_conjures_own_is_sealed(home, root, interpreter, mo
     assert root / "a" / "b" in sandbox.readable
     assert Path("relative") not in sandbox.readable
     assert (sandbox.shows(root / "a" / "b"), sandbox.shows(root / "a")) == (True, False)
+
+
+def test_the_local_home_is_sealed_too_where_the_run_is_a_teams(home, interpreter):
+    team = home.named("lab").create()
+    home.named("other").create()
+    sandbox = sandbox_for(team, interpreter, {}, writable=[team.run_folder(1)])
+    assert sandbox.sealed == (home.root, team.root)
+    shown = [sandbox.shows(each) for each in (home.database, home.runs, home.named("other").root, team.root)]
+    assert shown == [False] * 4
+
+
+def test_sockets_are_those_that_the_kernel_names(root, home, interpreter, monkeypatch):
+    (root / "link").symlink_to(".")
+    (root / "other").touch()
+    bound = socket.socket(socket.AF_UNIX)
+    bound.bind(str(root / "a socket"))
+    table = root / "table"
+    table.write_text("Num       RefCount Protocol Flags    Type St Inode Path\n")
+    with table.open("a") as lines, bound:
+        for name in (f"{root}/link/a socket", f"{root}/other", f"{root}/gone", "@abstract", "relative", ""):
+            lines.write(f"0000000000000000: 00000002 00000000 00010000 0001 01 1234 {name}".rstrip() + "\n")
+        lines.flush()
+        monkeypatch.setattr(sandbox_paths, "_UNIX_SOCKETS", table)
+        assert sandbox_for(home, interpreter, {}).sockets == (root / "a socket",)
 
 
 def test_the_name_servers_are_shown_with_the_network_alone(home, interpreter):

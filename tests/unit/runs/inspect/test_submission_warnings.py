@@ -50,6 +50,7 @@ def test_an_ignored_folder_has_to_be_uploaded(folder, name, mount):
 def test_a_link_that_leads_out_is_named(folder):
     (note,) = notes(folder, "cat link/x link")
     assert note.startswith("link is a link to ../shared, outside this folder, and is broken in the run")
+    assert f"`conjure upload {folder}/link` and -m uploads/shared:link" in note
 
 
 def test_a_link_on_the_way_is_named(folder):

@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 from conjure.core.home import Home
+from conjure.core.team_settings import TeamSettings, write_team
 from conjure.errors import SnapshotError, StoreError, UsageError
 from conjure.runs.host.capacity import Capacity
+from conjure.runs.lifecycle import submission
 from conjure.runs.lifecycle.submission import (
     close_failed_submission,
     refuse_own_folder,
@@ -38,52 +40,82 @@ def record(**spec):
 
 
 def test_a_rerun_asks_for_the_recorded_code_and_mounts(home):
-    spec = spec_of_record(home, record(code=CodeChoice(commit="abc"), mounts=(Mount("best/x", "in"),)))
+    spec = spec_of_record(record(code=CodeChoice(commit="abc"), mounts=(Mount("best/x", "in"),)))
     assert spec.code == CodeChoice(run=7)
     assert spec.mounts == (Mount("runs/2/x", "in", read_only=True),)
     assert not spec.idempotent
 
 
 def test_a_run_without_code_stays_without(home):
-    assert spec_of_record(home, record(code=CodeChoice(none=True))).code == CodeChoice(none=True)
+    assert spec_of_record(record(code=CodeChoice(none=True))).code == CodeChoice(none=True)
 
 
 def test_what_was_never_recorded_cannot_be_done_again(home):
     with pytest.raises(UsageError, match="its code was not recorded"):
-        spec_of_record(home, replace(record(), code=None))
+        spec_of_record(replace(record(), code=None))
 
 
-def test_an_environment_that_is_still_there_is_asked_for_as_it_was(home):
-    (home.environments / "digest").mkdir(parents=True)
-    choice = EnvironmentChoice(pip=("tqdm",))
-    assert spec_of_record(home, record(environment=choice)).environment == choice
+@pytest.mark.parametrize(
+    "choice",
+    [
+        EnvironmentChoice(pip=("some-thing[extra]", "x @ file:///x"), constraints=("old==1",)),
+        EnvironmentChoice(requirements="some-thing >= 1\n"),
+    ],
+)
+def test_packages_are_asked_for_in_the_versions_that_they_had(choice):
+    ran = record(environment=choice)
+    assert ran.environment is not None
+    had = replace(ran.environment, resolved=("Some_Thing", "numpy"))
+    asked = spec_of_record(replace(ran, environment=had)).environment
+    assert asked == replace(choice, constraints=("numpy==2.1", "some-thing==2.0"))
 
 
-def test_one_that_was_removed_is_built_with_the_versions_it_had(home):
-    choice = EnvironmentChoice(pip=("tqdm", "some-thing[extra]", "numpy>=2", "unknown", "x @ file:///x"))
-    assert spec_of_record(home, record(environment=choice)).environment.pip == (
-        "tqdm==4.66",
-        "some-thing[extra]==2.0",
-        "numpy>=2",
-        "unknown",
-        "x @ file:///x",
-    )
+def test_where_nobody_knows_what_was_added_only_names_are_given_their_versions():
+    pip = ("tqdm", "some-thing[extra]", "numpy>=2", "unknown", "x @ file:///x")
+    for choice in (
+        EnvironmentChoice(pip=pip),
+        EnvironmentChoice(requirements="\n".join([*pip, "-i x", "#"])),
+    ):
+        asked = spec_of_record(record(environment=choice)).environment
+        assert asked == replace(choice, constraints=("some-thing==2.0", "tqdm==4.66"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "refused"),
+    [
+        (EnvironmentChoice(pip=("tqdm", "/home/packages/1f/mine-1.0-py3-none-any.whl[extra]")), True),
+        (EnvironmentChoice(requirements="tqdm\n/home/packages/1f/mine-1.0-py3-none-any.whl  # ours\n"), True),
+        (EnvironmentChoice(pip=("x @ https://h/x.whl", "git+https://h/x", "https://h/x.whl")), False),
+        (EnvironmentChoice(requirements="# as mine.whl\n--find-links /shared/wheels\n\ntqdm\n"), False),
+    ],
+)
+def test_packages_of_this_machine_are_refused_where_nodes_build_for_themselves(home, choice, refused):
+    home.create()
+    spec = RunSpec(command=("true",), folder=Path("/code"), on="gpu", environment=choice)
+    submission._refuse_where(home, spec, is_local=False)  # nodes that share the home's disk
+    write_team(home, TeamSettings("postgresql://h/d", "s3://b/p", "ada@x/1"))
+    if not refused:
+        submission._refuse_where(home, spec, is_local=False)
+        return
+    message = "on='gpu': mine-1.0-py3-none-any.whl is a package on this machine, and packages are not sent to"
+    with pytest.raises(UsageError, match=message):
+        submission._refuse_where(home, spec, is_local=False)
 
 
 def test_secrets_are_taken_from_the_callers_variables(home, monkeypatch):
     monkeypatch.setenv("API_KEY", "found")
-    spec = spec_of_record(home, record(variables={"API_KEY": "given", "DEPTH": "3"}))
+    spec = spec_of_record(record(variables={"API_KEY": "given", "DEPTH": "3"}))
     assert spec.variables == {"API_KEY": "found", "DEPTH": "3"}
 
 
 def test_secrets_can_be_given_again(home):
-    spec = spec_of_record(home, record(variables={"API_KEY": "given", "DEPTH": "3"}), {"API_KEY": "again"})
+    spec = spec_of_record(record(variables={"API_KEY": "given", "DEPTH": "3"}), {"API_KEY": "again"})
     assert (spec.variables, spec.withheld) == ({"API_KEY": "again", "DEPTH": "3"}, None)
 
 
 def test_a_rerun_takes_no_other_variables(home):
     with pytest.raises(UsageError, match="env DEPTH: a rerun uses the recorded variables"):
-        spec_of_record(home, record(variables={"DEPTH": "3"}), {"DEPTH": "4"})
+        spec_of_record(record(variables={"DEPTH": "3"}), {"DEPTH": "4"})
 
 
 @pytest.mark.parametrize(
@@ -98,11 +130,11 @@ def test_a_rerun_takes_no_other_variables(home):
 )
 def test_secrets_that_are_nowhere_are_named(home, given, message):
     with pytest.raises(UsageError, match=message):
-        spec_of_record(home, record(**given))
+        spec_of_record(record(**given))
 
 
 def test_the_address_of_recorded_code_is_not_needed_again(home):
-    assert spec_of_record(home, record(code=CodeChoice(git_url="https://u:p@h/x"))).code == CodeChoice(run=7)
+    assert spec_of_record(record(code=CodeChoice(git_url="https://u:p@h/x"))).code == CodeChoice(run=7)
 
 
 @pytest.mark.parametrize(
