@@ -36,8 +36,8 @@ from runs import CONJURE, Row, ended_record, machine_line, own_package, small_re
 from conjure.core.config import HEARTBEAT_EVERY_S  # noqa: E402
 from conjure.core.home import HOME_VARIABLE, Home  # noqa: E402
 from conjure.core.team_settings import objects_team, read_team  # noqa: E402
-from conjure.runs.artifacts.availability import shared_files  # noqa: E402
 from conjure.runs.artifacts.manifest import Manifest  # noqa: E402
+from conjure.runs.artifacts.team_transfer import shared_files  # noqa: E402
 from conjure.runs.database.open_database import open_database  # noqa: E402
 from conjure.runs.database.postgres import PostgresDatabase  # noqa: E402
 from conjure.runs.executors.cluster import Amounts, JobState  # noqa: E402

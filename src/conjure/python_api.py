@@ -20,8 +20,8 @@ from conjure.recipes.generation_specs import check_generate, generate_spec, scor
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, refuse_unknown
 from conjure.recipes.run_specs import placed
 from conjure.reporting import inside_a_run
-from conjure.runs.artifacts.availability import bring_streams
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
+from conjure.runs.artifacts.team_transfer import bring_streams
 from conjure.runs.database.base import KILL, STOP, RunFilter
 from conjure.runs.environments.local_packages import keep_packages
 from conjure.runs.environments.pip_requirements import read_requirements

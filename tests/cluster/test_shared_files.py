@@ -7,11 +7,11 @@ import pytest
 from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings, write_team
 from conjure.errors import StoreError
-from conjure.runs.artifacts.availability import StreamFollower, evict
 from conjure.runs.artifacts.checkpoints import CheckpointSender, bring_checkpoint
 from conjure.runs.artifacts.manifest import take_manifest
 from conjure.runs.artifacts.team_files import DamagedObjectError
 from conjure.runs.artifacts.team_runs import TeamRuns
+from conjure.runs.artifacts.team_transfer import StreamFollower, evict
 from conjure.runs.database.base import SupersededError
 from conjure.runs.database.open_database import share
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession

@@ -16,7 +16,7 @@ import pytest
 from conjure.core.home import Home
 from conjure.core.team_settings import objects_team, read_team
 from conjure.python_api import Client, Run
-from conjure.runs.artifacts.availability import shared_files
+from conjure.runs.artifacts.team_transfer import shared_files
 from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.cluster import JobState
 from conjure.runs.executors.cluster_executor import ClusterExecutor

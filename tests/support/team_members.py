@@ -11,7 +11,7 @@ from conjure.core.files import sha256_bytes
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.team_settings import objects_team
 from conjure.python_api import Client
-from conjure.runs.artifacts.availability import shared_files
+from conjure.runs.artifacts.team_transfer import shared_files
 from conjure.runs.host.process import Process, with_variables
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.scheduling.scheduler_start import SCHEDULER_NAME

@@ -65,10 +65,10 @@ def test_a_generation_that_cannot_be_gets_no_number(home, folder, given, said):
 @pytest.mark.parametrize(
     ("space", "said"),
     [
-        ({"learning_rate": [1e-3, -1.0]}, "learning_rate is -1.0"),
-        ({"learning_rate": conjure.uniform(0.1, 2.0)}, "learning_rate is 2.0"),
+        ({"learning_rate": [1e-3, -1.0]}, "learning_rate must be above 0 and at most 1, not -1.0"),
+        ({"learning_rate": conjure.uniform(0.1, 2.0)}, "learning_rate must be above 0 and at most 1, not 2.0"),
         ({"batch_size": conjure.uniform(4.0, 8.0)}, r"batch_size must be an integer, not '5\.\d+'"),
-        ({"epochs": [1, "two"]}, "epochs is 'two'; it must be a number"),
+        ({"epochs": [1, "two"]}, "epochs must be a number, not 'two'"),
         ({"dedup": ["keep", "most"]}, "dedup is 'most'; allowed: keep, drop, weight"),
         ({"mask_records": [True, False]}, "mask_records is a flag and cannot be a parameter"),
         ({"header": [True, False]}, "header is a flag and cannot be a parameter"),

@@ -9,7 +9,7 @@ import click
 
 from conjure.core.home import Home
 from conjure.errors import ConflictError
-from conjure.runs.artifacts.availability import export_records
+from conjure.runs.artifacts.team_transfer import export_records
 from conjure.runs.lifecycle.ownership import open_store
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.errors import ConjureError, NotFoundError
 from conjure.recipes.resource_lookup import is_resource, resolve_resource
-from conjure.runs.artifacts.availability import bring_files
+from conjure.runs.artifacts.team_transfer import bring_files
 from conjure.runs.database.base import RunFilter
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord

@@ -13,7 +13,7 @@ from conjure.errors import NotFoundError
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT
 from conjure.recipes.run_specs import MODEL_MOUNT
 from conjure.recipes.used_models import named_models
-from conjure.runs.artifacts.availability import bring_files
+from conjure.runs.artifacts.team_transfer import bring_files
 from conjure.runs.database.rows import RunFilter
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import MountFacts, RunRecord

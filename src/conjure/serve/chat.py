@@ -12,8 +12,8 @@ from conjure.http.event_stream import DONE, event
 from conjure.http.generation.requests import Event, TokenLogprob, TokenWritten
 from conjure.http.generation.served_model import ServedModel
 from conjure.serve.answer import Answer
+from conjure.serve.gathered_texts import Text, gather
 from conjure.serve.generation_call import Call
-from conjure.serve.texts import Text, gather
 from conjure.serve.token_texts import finite, spell_token
 
 

@@ -13,7 +13,7 @@ from conjure.http.generation.requests import Event, PromptScored, TokenLogprob, 
 from conjure.http.generation.served_model import ServedModel
 from conjure.serve.answer import Answer
 from conjure.serve.completion_call import CompletionCall
-from conjure.serve.texts import Text, gather
+from conjure.serve.gathered_texts import Text, gather
 from conjure.serve.token_texts import LegacyLogprobs, prompt_logprobs
 
 _KIND = "text_completion"

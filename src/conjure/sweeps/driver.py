@@ -12,7 +12,7 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.core.units import format_duration
 from conjure.errors import ConjureError, StoreError
-from conjure.runs.artifacts.availability import bring_streams
+from conjure.runs.artifacts.team_transfer import bring_streams
 from conjure.runs.database.base import PRUNE, STOP, Database
 from conjure.runs.database.sweep_rows import SweepState, TrialClaim, TrialRefusedError, TrialRow
 from conjure.runs.executors.forking import ForkingExecutor

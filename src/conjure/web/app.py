@@ -20,11 +20,11 @@ from conjure.http.application import application
 from conjure.http.errors import HttpError, error_response, to_http_error
 from conjure.http.headers import with_missing
 from conjure.web.actions import act
+from conjure.web.page_context import Site
 from conjure.web.pages import compare, curves, files, home, lineage, log, playground, run, runs, sweeps
 from conjure.web.pages.playground import LazyPlayground
 from conjure.web.rendering import assets, assets_version, page
 from conjure.web.session import Session
-from conjure.web.site import Site
 
 _POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

@@ -5,9 +5,9 @@ import click
 from conjure.cli.render import note, write_json
 from conjure.core.home import Home
 from conjure.errors import NotFoundError
-from conjure.runs.artifacts.availability import export_records
 from conjure.runs.artifacts.listing import list_resource
 from conjure.runs.artifacts.resource_paths import check_link_name, parse
+from conjure.runs.artifacts.team_transfer import export_records
 from conjure.runs.lifecycle.ownership import open_store
 
 

@@ -15,7 +15,7 @@ from conjure.cli.transcript import details, ended, follow_run
 from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import NotFoundError, UsageError
-from conjure.runs.artifacts.availability import bring_attempt, bring_streams
+from conjure.runs.artifacts.team_transfer import bring_attempt, bring_streams
 from conjure.runs.lifecycle.log_following import Ended, Printed, Waiting, follow
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord

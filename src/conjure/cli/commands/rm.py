@@ -8,7 +8,7 @@ from conjure.cli.render import note
 from conjure.core.home import Home
 from conjure.core.quoting import printable
 from conjure.core.units import format_size
-from conjure.runs.artifacts.availability import export_records
+from conjure.runs.artifacts.team_transfer import export_records
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.maintenance.removal import remove
 

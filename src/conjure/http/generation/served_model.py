@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from conjure.lm.generation.engine_loading import LoadedEngine, load_engine
-from conjure.lm.generation.engines.positions import PositionReader
+from conjure.lm.generation.engines.all_logits import PositionReader
 from conjure.lm.generation.scorer_loading import load_positions
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from conjure.lm.generation.engines.positions import PositionReader, ReadPiece
+from conjure.lm.generation.engines.all_logits import PositionReader, ReadPiece
 from conjure.lm.generation.sampling import no_numbers
 from conjure.lm.native.logits import largest, logit_summary
 

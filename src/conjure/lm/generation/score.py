@@ -20,7 +20,7 @@ import numpy as np
 
 from conjure.errors import ModelError
 from conjure.lm.bounds import ValueFault, refuse_faults
-from conjure.lm.generation.engines.positions import PIECE, PositionReader
+from conjure.lm.generation.engines.all_logits import PIECE, PositionReader
 from conjure.lm.native.logits import logit_summary
 from conjure.lm.text.chat.encoding import EncodedChat
 from conjure.lm.text.tokenizer import Tokenizer

@@ -19,7 +19,7 @@ from conjure.lm.generation.engine_loading import (
     native_format,
     refuse_without_torch,
 )
-from conjure.lm.generation.engines.positions import PIECE, NativePositions, PositionReader
+from conjure.lm.generation.engines.all_logits import PIECE, NativePositions, PositionReader
 from conjure.lm.generation.score import PositionScorer, Scorer
 from conjure.lm.native import status
 from conjure.lm.native.library import INSTRUCTIONS

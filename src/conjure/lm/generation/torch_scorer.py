@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from conjure.lm.checkpoints.pretrained import load_model
+from conjure.lm.generation.engines.torch_all_logits import TorchPositions
 from conjure.lm.generation.engines.torch_engine import eval_mode
-from conjure.lm.generation.engines.torch_positions import TorchPositions
 from conjure.lm.generation.score import ScoredRow
 from conjure.lm.hardware import keep_freed_memory
 from conjure.lm.models.base import CausalLM

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from conjure.lm.report.closest import ClosestRecords
+from conjure.lm.report.closest_record import ClosestRecords
 from conjure.lm.report.matching import SEPARATOR, LongestMatches
 from conjure.lm.report.words import SeenNgrams, count_whole_words, split_words
 from conjure.lm.text.tokenizer import Tokenizer, split_safely

@@ -16,8 +16,8 @@ from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
 from conjure.runs.artifacts.attempts import PassedCheckpoints, copy_chosen, kept_attempt_folders
-from conjure.runs.artifacts.availability import bring_stream, shared_files
 from conjure.runs.artifacts.manifest import take_manifest
+from conjure.runs.artifacts.team_transfer import bring_stream, shared_files
 from conjure.runs.schema.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.text import to_iso, valid_utf8
 from conjure.errors import NotFoundError
-from conjure.runs.artifacts.availability import bring_manifest
 from conjure.runs.artifacts.resource_paths import find_roots, parse, resolve, upload_content
+from conjure.runs.artifacts.team_transfer import bring_manifest
 from conjure.runs.artifacts.uploads import Upload, is_file_elsewhere, list_uploads
 from conjure.runs.database.base import Database, RunSize
 from conjure.runs.schema.resource import RUNS, UPLOADS, Resource

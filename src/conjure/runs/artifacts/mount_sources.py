@@ -18,7 +18,7 @@ from conjure.core.trees import clone_file
 from conjure.core.units import format_size
 from conjure.errors import MountError, NotFoundError, UsageError
 from conjure.runs.artifacts import resource_paths
-from conjure.runs.artifacts.availability import bring_kept_file
+from conjure.runs.artifacts.team_transfer import bring_kept_file
 from conjure.runs.database.base import Database
 from conjure.runs.database.sqlite_connection import full_disk
 from conjure.runs.schema.record import CodeFacts, MountFacts

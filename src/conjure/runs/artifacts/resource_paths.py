@@ -14,7 +14,7 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
 from conjure.errors import NotFoundError, UsageError, option
-from conjure.runs.artifacts.availability import bring_files, bring_upload_list
+from conjure.runs.artifacts.team_transfer import bring_files, bring_upload_list
 from conjure.runs.database.base import LAST
 from conjure.runs.schema.resource import RUNS, UPLOADS, Resource
 from conjure.runs.schema.run_folder import OUTPUTS, WORK, RunFolder

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from conjure.core.files import parse_json, sha256_file, sha256_open_file, write_atomically
 from conjure.core.trees import Copied, Found, find_entries
-from conjure.runs.artifacts.availability import upload_elsewhere
 from conjure.runs.artifacts.manifest import Entry, Manifest
+from conjure.runs.artifacts.team_transfer import upload_elsewhere
 from conjure.runs.schema.run_folder import MANIFEST
 
 SOURCE_MARKS = "source.json"

@@ -21,14 +21,14 @@ from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings, objects_team
 from conjure.core.trees import Copied, Found, copy_entry, remove_tree
 from conjure.errors import NotFoundError, StoreError, UsageError
-from conjure.runs.artifacts.availability import (
+from conjure.runs.artifacts.manifest import Manifest, take_manifest
+from conjure.runs.artifacts.resource_paths import check_name, latest_version, versions
+from conjure.runs.artifacts.team_transfer import (
     UPLOAD_SUMMARY,
     bring_upload_list,
     shared_files,
     upload_elsewhere,
 )
-from conjure.runs.artifacts.manifest import Manifest, take_manifest
-from conjure.runs.artifacts.resource_paths import check_name, latest_version, versions
 from conjure.runs.artifacts.upload_sources import EarlierVersion, FileMarks, kept_mode
 from conjure.runs.schema.run_folder import MANIFEST
 

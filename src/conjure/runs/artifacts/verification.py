@@ -10,9 +10,9 @@ from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
 from conjure.core.text import plural
 from conjure.errors import ConflictError, NotFoundError
-from conjure.runs.artifacts.availability import shared_files, upload_elsewhere
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import parse, pin
+from conjure.runs.artifacts.team_transfer import shared_files, upload_elsewhere
 from conjure.runs.database.base import Database
 from conjure.runs.schema.resource import UPLOADS, Resource
 from conjure.runs.schema.run_folder import MANIFEST, RunFolder

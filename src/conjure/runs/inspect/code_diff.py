@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conjure.core.home import Home
-from conjure.runs.artifacts.availability import bring_code_to_compare
+from conjure.runs.artifacts.team_transfer import bring_code_to_compare
 from conjure.runs.code.comparable_tree import comparable_tree
 from conjure.runs.code.git import EMPTY_TREE, Git, GitError, own_git, read_start
 from conjure.runs.schema.record import RunRecord

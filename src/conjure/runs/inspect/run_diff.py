@@ -12,7 +12,7 @@ from typing import Any
 
 from conjure.core.home import Home
 from conjure.core.text import valid_utf8
-from conjure.runs.artifacts.availability import bring_code_to_compare
+from conjure.runs.artifacts.team_transfer import bring_code_to_compare
 from conjure.runs.code.git import EMPTY_TREE, GitError, own_git
 from conjure.runs.schema.record import CodeFacts, MountFacts, RunRecord
 from conjure.runs.telemetry.metrics import Summary

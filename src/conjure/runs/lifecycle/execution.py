@@ -28,11 +28,11 @@ from conjure.core.text import plural
 from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError
 from conjure.runs.artifacts import mounts, outputs
 from conjure.runs.artifacts.attempts import PassedCheckpoints, pass_checkpoints
-from conjure.runs.artifacts.availability import bring_code
 from conjure.runs.artifacts.checkpoints import bring_checkpoint
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
+from conjure.runs.artifacts.team_transfer import bring_code
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import REASON_OF_REQUEST, Database, SupersededError
 from conjure.runs.distributed.connection import publish

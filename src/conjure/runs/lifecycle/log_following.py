@@ -11,7 +11,7 @@ from itertools import chain
 
 from conjure.core.home import Home
 from conjure.errors import StoreError
-from conjure.runs.artifacts.availability import StreamFollower
+from conjure.runs.artifacts.team_transfer import StreamFollower
 from conjure.runs.database.base import Database
 from conjure.runs.executors.base import Executor
 from conjure.runs.host.capacity import Capacity

@@ -24,7 +24,7 @@ from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
 from conjure.errors import ConjureError
 from conjure.reporting import OWN_VARIABLES
-from conjure.runs.artifacts.availability import move_to_cache, shared_files
+from conjure.runs.artifacts.team_transfer import move_to_cache, shared_files
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.database.open_database import open_database

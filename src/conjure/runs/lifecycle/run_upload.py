@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from conjure.core.team_settings import objects_team
 from conjure.errors import ConjureError
-from conjure.runs.artifacts.availability import shared_files
 from conjure.runs.artifacts.checkpoints import CheckpointSender, StagedCheckpoint
 from conjure.runs.artifacts.manifest import Manifest
+from conjure.runs.artifacts.team_transfer import shared_files
 from conjure.runs.database.base import Database, SupersededError
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from conjure.core.team_settings import objects_team, read_team
 from conjure.core.text import plural, valid_utf8
 from conjure.core.units import format_size
 from conjure.errors import BuildError, ConjureError, StoreError
-from conjure.runs.artifacts.availability import rebuild_records
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import upload_content, versions
+from conjure.runs.artifacts.team_transfer import rebuild_records
 from conjure.runs.artifacts.uploads import read_upload
 from conjure.runs.code import code_store
 from conjure.runs.code.code_store import provisional_references

@@ -18,9 +18,9 @@ from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.errors import ConjureError
 from conjure.runs.artifacts.attempts import kept_attempt_folders, newest_kept_attempt
-from conjure.runs.artifacts.availability import evict, prune_objects
 from conjure.runs.artifacts.resource_paths import versions
 from conjure.runs.artifacts.run_folders import RunFolders
+from conjure.runs.artifacts.team_transfer import evict, prune_objects
 from conjure.runs.artifacts.uploads import LAST_VERSION
 from conjure.runs.code import code_store, mirrors
 from conjure.runs.database.base import Database

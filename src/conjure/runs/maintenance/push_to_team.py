@@ -11,9 +11,9 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.core.team_settings import objects_team, read_team
 from conjure.errors import ConflictError, StoreError, UsageError
-from conjure.runs.artifacts.availability import shared_files
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.team_runs import TeamRuns
+from conjure.runs.artifacts.team_transfer import shared_files
 from conjure.runs.artifacts.uploads import read_upload
 from conjure.runs.database.base import Database, RunFilter
 from conjure.runs.database.open_database import open_database

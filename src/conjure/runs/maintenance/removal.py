@@ -14,9 +14,9 @@ from conjure.core.quoting import shell_words
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.errors import ConflictError, UsageError
 from conjure.runs.artifacts.attempts import kept_attempt_folders
-from conjure.runs.artifacts.availability import bring_upload_list
 from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.artifacts.run_folders import RunFolders
+from conjure.runs.artifacts.team_transfer import bring_upload_list
 from conjure.runs.artifacts.uploads import remove_upload
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database

@@ -21,9 +21,9 @@ from conjure.core.team_settings import TeamSettings, read_team
 from conjure.core.text import plural
 from conjure.core.trees import remove_tree
 from conjure.errors import ConflictError, StoreError, UsageError, option
-from conjure.runs.artifacts.availability import upload_elsewhere
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.team_runs import TeamRuns, stored_database
+from conjure.runs.artifacts.team_transfer import upload_elsewhere
 from conjure.runs.artifacts.uploads import read_upload, uploads_here
 from conjure.runs.code.tree_packs import has_tree
 from conjure.runs.database.base import DatabaseAwayError, DatabaseRefusedError, RunFilter

@@ -15,7 +15,7 @@ from conjure.core.files import open_regular
 from conjure.core.home import Home
 from conjure.core.units import format_number, format_size
 from conjure.errors import ConjureError
-from conjure.runs.artifacts.availability import bring_files
+from conjure.runs.artifacts.team_transfer import bring_files
 from conjure.runs.inspect.code_diff import diff_between_runs
 from conjure.runs.inspect.run_diff import compare_many
 from conjure.runs.schema.record import RunRecord
@@ -23,9 +23,9 @@ from conjure.runs.schema.resource import RUNS, Resource
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.metrics import Summary
 from conjure.runs.views import status_text, status_tone
+from conjure.web.page_context import Site
 from conjure.web.pages.curves import MOST_RUNS, numbers_in
 from conjure.web.rendering import page
-from conjure.web.site import Site
 
 _SAMPLES_FILE = "samples.json"
 _MOST_SAMPLES = 20

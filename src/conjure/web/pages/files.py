@@ -23,8 +23,8 @@ from conjure.errors import NotFoundError
 from conjure.recipes.report import REPORT_FILE
 from conjure.runs.artifacts.listing import Listed, list_resource
 from conjure.runs.artifacts.resource_paths import resolve
+from conjure.web.page_context import Site
 from conjure.web.rendering import page
-from conjure.web.site import Site
 
 REPORT_PAGE = "report.html"
 _PICTURES = {

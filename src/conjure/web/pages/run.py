@@ -19,8 +19,8 @@ from conjure.runs.telemetry.curves import CurveRequest
 from conjure.runs.telemetry.log_window import LogWindow, Piece, read_after, read_before
 from conjure.runs.views import RunView, view_run
 from conjure.web.curve_data import curve_json, origin_of
+from conjure.web.page_context import Site
 from conjure.web.rendering import page, piece
-from conjure.web.site import Site
 
 _FIRST_LINES = 300
 _READING_S = 0.4

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from conjure.errors import UsageError
+from conjure.lm.generation.engines.all_logits import NativePositions
 from conjure.lm.generation.engines.native import NativeEngine
-from conjure.lm.generation.engines.positions import NativePositions
-from conjure.lm.generation.engines.torch_positions import TorchPositions
+from conjure.lm.generation.engines.torch_all_logits import TorchPositions
 from conjure.lm.generation.score import (
     PositionScorer,
     Score,

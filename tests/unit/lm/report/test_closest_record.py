@@ -2,7 +2,7 @@
 
 import random
 
-from conjure.lm.report.closest import ClosestRecords
+from conjure.lm.report.closest_record import ClosestRecords
 from conjure.lm.report.words import words_in_order
 
 COMMON = [f"word{index}" for index in range(60)]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conjure.lm.generation.engines.positions import PIECE, ReadPiece, long_texts, short_texts
+from conjure.lm.generation.engines.all_logits import PIECE, ReadPiece, long_texts, short_texts
 from conjure.lm.generation.engines.torch_engine import eval_mode
 from conjure.lm.models.base import CausalLM
 

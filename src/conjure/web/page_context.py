@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from conjure.core.home import Home
-from conjure.runs.artifacts.availability import bring_streams
+from conjure.runs.artifacts.team_transfer import bring_streams
 from conjure.runs.database.base import Database
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.lifecycle.ownership import open_store
