@@ -66,7 +66,10 @@ def test_a_generation_that_cannot_be_gets_no_number(home, folder, given, said):
     ("space", "said"),
     [
         ({"learning_rate": [1e-3, -1.0]}, "learning_rate must be above 0 and at most 1, not -1.0"),
-        ({"learning_rate": conjure.uniform(0.1, 2.0)}, "learning_rate must be above 0 and at most 1, not 2.0"),
+        (
+            {"learning_rate": conjure.uniform(0.1, 2.0)},
+            "must be above 0 and at most 1, not 2.0",
+        ),
         ({"batch_size": conjure.uniform(4.0, 8.0)}, r"batch_size must be an integer, not '5\.\d+'"),
         ({"epochs": [1, "two"]}, "epochs must be a number, not 'two'"),
         ({"dedup": ["keep", "most"]}, "dedup is 'most'; allowed: keep, drop, weight"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from conjure.lm.generation.score import Tally
+from conjure.lm.report import compared_records
 from conjure.lm.report.compare import (
     ComparedRun,
     Comparison,
@@ -16,7 +17,13 @@ from conjure.lm.report.compare import (
     not_comparable,
     rank,
 )
-from conjure.lm.report.compared_records import HeldOutRecord, Training, remake_split, unseen_records
+from conjure.lm.report.compared_records import (
+    HeldOutRecord,
+    Training,
+    remake_split,
+    some_records,
+    unseen_records,
+)
 from conjure.lm.report.html.compare_page import protocol, render_comparison
 from conjure.lm.report.measure_model import record_texts
 from conjure.lm.training.request import FinetuneRequest
@@ -93,6 +100,17 @@ def test_records_that_say_the_same_count_once():
 def test_nothing_is_left_where_each_was_trained_on_what_the_other_held_out():
     halves = (Texts(TRAINING, HELD_OUT), Texts(HELD_OUT, TRAINING))
     assert unseen_records(halves)[1] == []
+
+
+def test_of_many_records_some_are_compared_the_same_each_time(monkeypatch):
+    monkeypatch.setattr(compared_records, "MOST_CHARACTERS", 35)
+    records = [HeldOutRecord(f"record {number:02}!") for number in range(20)]  # 10 characters each
+    chosen = some_records(records)
+    assert len(chosen) == 3
+    assert chosen == some_records(records[::-1])
+    assert set(chosen) <= set(records)
+    assert some_records(records[:3]) == records[:3]
+    assert some_records([HeldOutRecord("x" * 100)]) == [HeldOutRecord("x" * 100)]
 
 
 def scores(*losses: float) -> list[Tally]:

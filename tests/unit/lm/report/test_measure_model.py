@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conjure.lm.generation.generate import generate
+from conjure.lm.generation.engines.torch_engine import TorchEngine
+from conjure.lm.generation.generate import generate, stream
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import score
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.report.measure_model import (
     HeldOutTexts,
+    _Work,
     excerpts,
     held_out_texts,
     measure_model,
@@ -119,6 +121,17 @@ def test_progress_goes_from_none_to_all(split_of):
     assert shares == sorted(shares)
     assert 0 < shares[0] < 0.2
     assert shares[-1] > 0.5
+
+
+def test_what_a_sample_that_ended_early_could_have_written_is_done():
+    shares = []
+    request = GenerationRequest(num_samples=1, max_new_tokens=8, seed=1)
+    work = _Work(shares.append, request, ["x" * 128])
+    for event in stream(TorchEngine(tiny_model()), tiny_tokenizer(), replace(request, max_new_tokens=5)):
+        work.done_writing(event)
+    assert len(shares) < 8
+    assert shares[0] == pytest.approx(1 / 16)  # of 32 tokens written and 32 read
+    assert shares[-1] == pytest.approx(8 / 16)
 
 
 @pytest.mark.parametrize("allow_special", [False, True])

@@ -102,6 +102,12 @@ def test_no_change_at_all():
     assert (found.change, found.p_value, found.likelier, found.outcome) == (0.0, 1.0, 0, "unclear")
 
 
+def test_of_groups_of_one_length_the_standard_error_is_that_of_a_mean():
+    differences = np.array([-3.0, -1.0, 2.0, -4.0])
+    found = compared([10] * 4, differences)
+    assert found.standard_error == pytest.approx(np.std(differences / 10, ddof=1) / 2)
+
+
 @pytest.mark.slow
 def test_the_standard_error_is_what_many_draws_show():
     source = np.random.default_rng(0)

@@ -131,6 +131,13 @@ def test_the_micro_batch_that_was_used_is_kept(inputs, tmp_path):
     assert prepare(replace(request, resume=True)).plan.micro_batch == 1
 
 
+def test_it_saves_as_often_as_asked(inputs, tmp_path):
+    data, model = inputs
+    request = FinetuneRequest(data=[data], model=model, output=tmp_path / "out", split="lines", **OPTIONS)
+    assert make_trainer(prepare(replace(request, save_every=7))).settings.save_every == 7
+    assert make_trainer(prepare(request)).settings.save_every > 0
+
+
 def test_it_notes_the_base_it_started_from(inputs, tmp_path):
     result, _ = tune(inputs, tmp_path / "tuned", max_steps=1, lora=2, lora_output="adapter")
     base = resolve_model(inputs[1])
