@@ -16,7 +16,7 @@ from conjure.runs.distributed.members import Members, NodeLostError
 from conjure.runs.distributed.ranked_command import start_ranked
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.host import hang_detector
-from conjure.runs.host.process import descendants, find_process, kill_descendants
+from conjure.runs.host.process import descendants, find_process, kill_descendants, send_signal
 from conjure.runs.telemetry.logs import STDERR, STDOUT
 from support.casting import is_running, nap, wait_until
 from support.executions import read_to_end, supervising
@@ -134,8 +134,8 @@ def test_a_node_that_is_lost_ends_all(cluster):
 def test_a_node_that_is_lost_is_the_cause_of_what_follows_from_it(cluster):
     execution = cluster.start("trap 'exit 7' USR1; echo $$; while :; do sleep 0.05; done")
     pids = {int(line[1]): int(line[4:]) for line in read_lines(execution, 2)}
-    for pid in (cluster.pids[0], *(process.pid for process in descendants(cluster.pids[0]))):
-        os.kill(pid, signal.SIGKILL)
+    for process in (find_process(cluster.pids[0]), *descendants(cluster.pids[0])):
+        send_signal(process, signal.SIGKILL)
     os.kill(pids[0], signal.SIGUSR1)  # as a process that loses its connection to the other would exit
     for pid in (cluster.pids[0], pids[0]):
         wait_until(lambda pid=pid: find_process(pid).is_zombie, "the end of both")
