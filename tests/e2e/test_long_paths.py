@@ -20,4 +20,4 @@ def test_one_path_that_is_too_long_stays_and_the_rest_is_saved(tmp_path, monkeyp
     told = conjure("logs", "1")
     assert "has a path that is too long" in told.stdout + told.stderr
     assert conjure("rm", "runs/1").returncode == 0
-    assert not folder.exists()
+    assert not (folder / "work").exists()

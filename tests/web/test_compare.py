@@ -79,6 +79,9 @@ def test_runs_that_have_nothing_but_gaps(compared):
     page.locator("figure .plot").focus()
     page.keyboard.press("End")
     expect(readout(page)).to_contain_text("run 2 not finite")
+    page.get_by_label("log y").uncheck()  # the curves are drawn anew, and what is read stays
+    expect(page.locator("figure figcaption")).to_have_text("4 points · 4 not finite (gaps)")
+    expect(readout(page)).to_contain_text("run 2 not finite")
 
 
 def test_gaps_log_axes_and_smoothing_of_several_runs(compared):

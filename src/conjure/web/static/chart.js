@@ -221,6 +221,7 @@ class Figure {
 
   build() {
     if (!this.data) return;
+    const reading = this.drawn?.data[0][this.drawn.cursor.idx]; // none where nothing is read
     this.drawn?.destroy();
     this.drawn = null;
     this.gather();
@@ -259,6 +260,7 @@ class Figure {
       },
     }, data, this.plot);
     this.drawn.over.addEventListener("dblclick", () => { if (this.curves.settings.zoom) this.curves.change({ zoom: null }); });
+    if (reading !== undefined) this.readAgain(reading);
     if (!this.tableShown()) return;
     this.toggleTable(); this.toggleTable();
   }
@@ -339,6 +341,12 @@ class Figure {
       event.preventDefault();
       event.stopPropagation();
     });
+  }
+
+  /** Read at an x what was read before the curves were drawn anew: uPlot knows its scales a moment later. */
+  readAgain(x) {
+    const drawn = this.drawn;
+    queueMicrotask(() => { if (this.drawn === drawn) this.read(Math.max(upTo(drawn.data[0], x), 0)); });
   }
 
   read(index) {
