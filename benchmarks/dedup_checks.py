@@ -19,8 +19,7 @@ from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.report.extraction import extracted_share
-from conjure.lm.report.statistics import compare_losses
-from conjure.lm.report.verdict import Z_95
+from conjure.lm.report.statistics import compare_losses, margin
 from conjure.lm.text.near_duplicates import group_records
 from conjure.lm.text.records import read_records
 from conjure.lm.text.split import DEDUP, Dedup
@@ -173,4 +172,4 @@ def _against(kept: Sequence[Trained], own: Sequence[Trained]) -> str:
     before = [tally for one in kept for tally in one.tallies]
     change = compare_losses(before, [tally for one in own for tally in one.tallies])
     assert change.standard_error is not None
-    return f"{change.change:+.3f} ± {Z_95 * change.standard_error:.3f}"
+    return f"{change.change:+.3f} ± {margin(change.standard_error, change.groups):.3f}"

@@ -36,6 +36,7 @@ SHORTENED = {
     r".*python -m (conjure\.compat\.\w+) .*": (r"python -m \1 --help", "needs GPT-2 from a hub"),
     r"python (examples/sprite/\w+\.py) .*": (r"python \1 --help", "trains for hours, on texts of the user's"),
     r"(benchmarks/runs\.py) .*": (r".venv/bin/python \1 --help", "takes minutes"),
+    r"conjure config set --project .*": (r"mkdir -p build && cd build && \g<0>", "writes into the project"),
     r"conjure (jupyter|web|chat)( (?!export).*)?": (r"conjure \1 --help", "goes on until it is told to end"),
 }
 
@@ -65,6 +66,7 @@ LEFT_OUT = {
     r"\.venv/bin/python benchmarks/passes\.py": "measures for minutes",
     r"python -X importtime .*": "a measurement of click",
     r"python -m conjure\.compat\.…|pip|python|make|uv": "a name, no command",
+    r"scripts/make-home-fixture": "makes what the tests have of a released version, once",
     r"benchmarks/[\w./-]*|scripts/[\w./-]*\.py": "a file or folder, no command",
 }
 
