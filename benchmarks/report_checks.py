@@ -12,12 +12,12 @@ DATA is a table with one column of text; LOSSES a JSON file that `trainings` wri
 `trainings` and `dedup` have done is in their file after each training: called again, they go on from there.
 """
 
+import argparse
 import json
 import math
 import random
 import re
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -302,6 +302,17 @@ def dedup(data: Path, results: Path) -> None:
     dedup_checks.dedup(data, results, list(_retellings(vocabulary).values()))
 
 
+def main() -> None:
+    """Carry out the check that is asked for."""
+    checks = {one.__name__: one for one in (trainings, nulls, power, pairs, copies, million, dedup)}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
+    )
+    parser.add_argument("check", choices=checks)
+    parser.add_argument("paths", type=Path, nargs="*")
+    options = parser.parse_args()
+    checks[options.check](*options.paths)
+
+
 if __name__ == "__main__":
-    commands = {one.__name__: one for one in (trainings, nulls, power, pairs, copies, million, dedup)}
-    commands[sys.argv[1]](*map(Path, sys.argv[2:]))
+    main()

@@ -9,11 +9,6 @@ from support.pages import REPOSITORY
 
 # Not what is installed below them.
 _FOLDERS = ("benchmarks", "benchmarks/web", "benchmarks/workers", "examples/sprite", "scripts")
-    "benchmarks",
-    "benchmarks/workers",
-    "examples/sprite",
-    "scripts",
-)
 _SCRIPTS = sorted(path for folder in _FOLDERS for path in (REPOSITORY / folder).glob("*.py"))
 
 
