@@ -82,6 +82,11 @@ class DuplicateGroups:
     repeats: Numbers | None = field(default=None, repr=False)
 
     @property
+    def repeat_numbers(self) -> Numbers:
+        """A number for each record, equal where one repeats what the other says, (R,)."""
+        return self.repeats if self.repeats is not None else self.labels
+
+    @property
     def sizes(self) -> Numbers:
         """Records in each group, (count,)."""
         return np.bincount(self.labels, minlength=self.count)

@@ -244,7 +244,7 @@ def hold_out_file(
     held_out = replace(
         _all_records(validation, groups),
         labels=groups.labels[count:],
-        repeats=groups.repeats[count:] if groups.repeats is not None else None,
+        repeats=groups.repeat_numbers[count:],
     )
     kept = ~overlapping_training(groups, np.arange(len(groups.labels)) < count)[count:]
     excluded = int((~kept).sum())
@@ -359,7 +359,7 @@ def _all_records(text: TokenisedText, groups: DuplicateGroups) -> TokenStream:
         groups.labels[: len(ends)],
         start_id=text.start_id,
         kinds=text.kinds,
-        repeats=groups.repeats[: len(ends)] if groups.repeats is not None else None,
+        repeats=groups.repeat_numbers[: len(ends)],
     )
 
 
@@ -377,5 +377,5 @@ def _span(text: TokenisedText, groups: DuplicateGroups, start: int, stop: int) -
         groups.labels[first : last + 1],
         start_id=text.start_id,
         kinds=text.kinds,
-        repeats=groups.repeats[first : last + 1] if groups.repeats is not None else None,
+        repeats=groups.repeat_numbers[first : last + 1],
     )

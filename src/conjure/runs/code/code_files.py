@@ -20,11 +20,10 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.units import format_size
 from conjure.errors import SnapshotError
-from conjure.runs.code.git import Git, GitError, finish, own_git, users_git
+from conjure.runs.code.git import GITLINK, Git, GitError, finish, own_git, users_git
 
 IGNORE_FILE = ".conjureignore"
 
-_GITLINK = b"160000"
 _LIST_ALL = ("--cached", "--others", "--exclude-standard")
 _SPECIAL, _ESCAPED = re.compile(r"[\\*?\[]"), r"\\\g<0>"
 _STATUS = (
@@ -252,7 +251,7 @@ class _Listing:
             if name in unwanted:
                 continue
             self.files.untracked |= mode is None
-            if mode == _GITLINK or name.endswith(b"/"):
+            if mode == GITLINK or name.endswith(b"/"):
                 found += self._nested(root, name.rstrip(b"/"), prefix, rules)
             else:
                 found.append(prefix + name)

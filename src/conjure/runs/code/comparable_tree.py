@@ -15,10 +15,9 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.runs.code.code_files import IGNORE_FILE, is_lfs_pointer, may_be_lfs_pointer, parse_rules
 from conjure.runs.code.copy_objects import checked_out_submodule, read_blobs
-from conjure.runs.code.git import Git, GitError, own_git, users_git
+from conjure.runs.code.git import GITLINK, Git, GitError, own_git, users_git
 
 _ALTERNATES = "GIT_ALTERNATE_OBJECT_DIRECTORIES"
-_GITLINK = b"160000"
 
 
 class ComparableTree(NamedTuple):
@@ -97,7 +96,7 @@ def _links(git: Git) -> Iterator[tuple[bytes, str]]:
     for line in filter(None, git("ls-files", "-z", "--stage").split(b"\0")):
         facts, name = line.split(b"\t", 1)
         mode, commit, _ = facts.split(b" ")
-        if mode == _GITLINK:
+        if mode == GITLINK:
             yield name, commit.decode()
 
 

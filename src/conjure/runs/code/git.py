@@ -17,6 +17,7 @@ from conjure.core.secrets import redact_text
 from conjure.errors import SnapshotError
 
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git knows it without having it
+GITLINK = b"160000"  # the mode of a submodule in a tree and in an index
 
 # What ties a git process to one repository (`git rev-parse --local-env-vars`): set when conjure is called
 # from a hook, and wrong for every other repository.
