@@ -51,7 +51,7 @@ class TestList:
         header, *rows = done.stdout.splitlines()
         assert header.split() == ["NAME", "PARAMETERS", "SIZE", "FORMAT", "FROM"]
         cells = [re.split("  +", row) for row in rows]
-        assert ["some/gpt2", "0.0M", "0.1 MB", "float32", "Hugging Face, revision 01234567"] in cells
+        assert ["some/gpt2", "0.0M", "50 kB", "float32", "Hugging Face, revision 01234567"] in cells
         assert "bert" not in done.stdout
         assert "downloaded when first used" in done.stderr
 

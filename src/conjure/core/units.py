@@ -69,15 +69,19 @@ def _cut(text: str) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """``0.4s``, ``44m 36s``, ``3h 5m``, ``2d 4h``: two units at most."""
+    """``0.4s``, ``5m``, ``44m 36s``, ``3h 5m``, ``2d 4h``: two units at most."""
     if seconds < 59.95:
         return f"{max(seconds, 0.0):.1f}s"
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
     if days:
-        return f"{days}d {hour}h"
-    return f"{hours}h {minute}m" if hours else f"{minutes}m {second}s"
+        larger, smaller = f"{days}d", f" {hour}h" if hour else ""
+    elif hours:
+        larger, smaller = f"{hours}h", f" {minute}m" if minute else ""
+    else:
+        larger, smaller = f"{minutes}m", f" {second}s" if second else ""
+    return larger + smaller
 
 
 def format_number(value: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
+from conjure.core.units import format_duration
 from conjure.http.errors import HttpError, shown
 
 LARGEST_BODY = 8 << 20  # bytes: some 40 prompts of 32,000 ids each
@@ -73,7 +74,7 @@ async def _read(request: Request, most_bytes: int, timeout_s: float) -> bytes:
                 if len(body) > most_bytes:
                     raise too_large
     except TimeoutError as error:
-        raise HttpError(408, f"the body was not received within {timeout_s:.0f} seconds") from error
+        raise HttpError(408, f"the body was not received within {format_duration(timeout_s)}") from error
     except ClientDisconnect as error:
         raise HttpError(400, "the connection was closed before the body was complete") from error
     return bytes(body)

@@ -13,7 +13,7 @@ from signal import strsignal
 from typing import Any
 
 from conjure.core.text import local_address, plural, to_iso, valid_utf8
-from conjure.core.times import moment
+from conjure.core.times import format_age, moment
 from conjure.core.units import format_duration, format_number, format_size
 from conjure.runs.database.base import Database, Lease, Link, ListedRun, RunFilter
 from conjure.runs.inspect.lineage import Edge, Products, RelationKind, run_number, source_text
@@ -83,7 +83,7 @@ def status_text(facts: RunProgress, lease: Lease | None = None) -> str:
     """
     status, ending = facts.status, facts.ending
     if ending is None and lease is not None and is_unreachable(lease):
-        return f"unreachable (last heartbeat {lease.heartbeat_age_s:.0f} s ago)"
+        return f"unreachable (last heartbeat {format_age(lease.heartbeat_age_s)} ago)"
     if ending is not None and ending.reason is EndReason.DEPENDENCY_FAILED:
         return f"{status} ({ending.message})"
     if ending is None or status is not RunStatus.FAILED:

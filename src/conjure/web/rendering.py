@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from conjure.core.text import plural, to_iso, valid_utf8
-from conjure.core.times import local_time, short_age
+from conjure.core.times import age, local_time
 from conjure.core.units import format_duration, format_number, format_size
 from conjure.web.page_context import Site
 
@@ -96,7 +96,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "address": address,
-        "age": short_age,
+        "age": age,
         "duration": format_duration,
         "iso": to_iso,
         "moment": local_time,

@@ -125,7 +125,7 @@ class TestCurrent:
         (tmp_path / "bin").mkdir()
         (tmp_path / "bin/python").write_text("#!/bin/sh\nexec /bin/sleep 1000\n")
         (tmp_path / "bin/python").chmod(0o755)
-        with pytest.raises(BuildError, match=r"bin/python does not work: it did not answer within 0\.5 sec"):
+        with pytest.raises(BuildError, match=r"bin/python does not work: it did not answer within 0\.5s"):
             make(home, {"PATH": f"{tmp_path / 'bin'}"})
 
 

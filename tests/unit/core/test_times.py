@@ -2,31 +2,31 @@ import time
 
 import pytest
 
-from conjure.core.times import ago, local_time, moment, short_age
+from conjure.core.times import age, ago, format_age, local_time, moment
 
 NOW = 1_700_000_000.0
 DAY = 86_400
 
 
 @pytest.mark.parametrize(
-    ("age", "long", "short"),
+    ("age_s", "words", "text"),
     [
         (0, "just now", "0s"),
         (0.9, "just now", "0s"),
-        (1, "1 second ago", "1s"),
-        (59.9, "59 seconds ago", "59s"),
-        (60, "1 minute ago", "1m"),
-        (3599, "59 minutes ago", "59m"),
-        (7200, "2 hours ago", "2h"),
-        (DAY - 1, "23 hours ago", "23h"),
-        (3 * DAY, "3 days ago", "3d"),
-        (800 * DAY, "2 years ago", "2y"),
+        (1, "1s ago", "1s"),
+        (59.9, "59s ago", "59s"),
+        (60, "1m ago", "1m"),
+        (3599, "59m ago", "59m"),
+        (7200, "2h ago", "2h"),
+        (DAY - 1, "23h ago", "23h"),
+        (3 * DAY, "3d ago", "3d"),
+        (800 * DAY, "2y ago", "2y"),
         (-500, "just now", "0s"),  # a clock that was set back
     ],
 )
-def test_ages(age, long, short):
-    assert ago(NOW - age, NOW) == long
-    assert short_age(NOW - age, NOW) == short
+def test_ages(age_s, words, text):
+    assert ago(NOW - age_s, NOW) == words
+    assert age(NOW - age_s, NOW) == format_age(age_s) == text
 
 
 @pytest.mark.parametrize(

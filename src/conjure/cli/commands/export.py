@@ -8,6 +8,7 @@ import click
 from conjure.cli.render import StatusLine, note, write_json
 from conjure.cli.sampling_options import adapter_option
 from conjure.core.quoting import shell_words
+from conjure.core.units import format_size
 from conjure.recipes.resource_lookup import data_path, model_lookup
 
 
@@ -62,7 +63,7 @@ def command(
         )
         return
     click.echo(written.path)
-    note(f"{written.type}, {written.size_bytes / 1e6:,.1f} MB")
+    note(f"{written.type}, {format_size(written.size_bytes)}")
     note(f"Try it: {_next_step(written.format, str(written.path))}")
 
 

@@ -13,6 +13,7 @@ from conjure.cli.render import note, visible, write_json
 from conjure.cli.typed_options import give_json_to_subcommand
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
+from conjure.core.units import format_size
 from conjure.errors import CheckpointError
 from conjure.lm.checkpoints.describe import ModelDescription, describe
 from conjure.lm.checkpoints.model_resolver import ModelSource, models_here, resolve_model
@@ -153,7 +154,7 @@ def _row(model: ModelDescription, origin: str) -> tuple[str, str, str, str, str]
     return (
         model.source.name,
         _parameters(model),
-        _megabytes(model.size_bytes),
+        format_size(model.size_bytes),
         model.dtype or "-",
         visible(origin) + (" (cannot be loaded: see `conjure models info`)" if model.problem else ""),
     )
@@ -171,7 +172,7 @@ def _facts(model: ModelDescription, sha256: str | None) -> list[tuple[str, str]]
         ("name", model.source.name),
         ("from", _origin(model)),
         ("folder", str(model.source.folder)),
-        ("size", _megabytes(model.size_bytes)),
+        ("size", format_size(model.size_bytes)),
         ("weights sha256", sha256 or "unknown"),
     ]
     if model.config is not None:
@@ -204,7 +205,3 @@ def _origin(model: ModelDescription) -> str:
 
 def _parameters(model: ModelDescription) -> str:
     return f"{model.config.parameter_count / 1e6:,.1f}M" if model.config is not None else "-"
-
-
-def _megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.1f} MB"

@@ -8,7 +8,7 @@ from conjure.cli.render import note, write_json
 from conjure.cli.tables import Column, show_table
 from conjure.core.home import Home
 from conjure.core.text import plural, to_iso
-from conjure.core.times import short_age
+from conjure.core.times import age
 from conjure.errors import UsageError
 from conjure.runs.database.base import Project
 from conjure.runs.lifecycle.ownership import open_store
@@ -61,7 +61,7 @@ def _row(project: Project) -> list[Any]:
         str(project.runs),
         str(project.active),
         str(project.newest),
-        "-" if project.requested_at is None else short_age(project.requested_at),
+        "-" if project.requested_at is None else age(project.requested_at),
     ]
 
 

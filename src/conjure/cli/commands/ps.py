@@ -10,7 +10,7 @@ from conjure.cli.run_cells import status_cell
 from conjure.cli.tables import Column, Row, show_table
 from conjure.cli.typed_options import is_typed
 from conjure.core.home import Home
-from conjure.core.times import short_age
+from conjure.core.times import age
 from conjure.errors import UsageError
 from conjure.runs.database.base import RunFilter
 from conjure.runs.lifecycle.ownership import open_store
@@ -148,7 +148,7 @@ def _table(runs: list[RunRow], metric: str | None) -> tuple[list[Column], list[R
         [
             str(row.number),
             status_cell(row.run.facts, row.lease),
-            "-" if row.requested_at is None else short_age(row.requested_at),
+            "-" if row.requested_at is None else age(row.requested_at),
             elapsed(row.run.facts, row.run.total_s),
             *([row.metric_text(metric)] if has_metrics else []),
             *([row.run.project or ""] if has_projects else []),

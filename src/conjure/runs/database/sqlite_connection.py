@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from conjure.core.home import HOME_VARIABLE, Home
+from conjure.core.units import format_duration
 from conjure.errors import StoreError
 from conjure.runs.database.migrations import has_known_schema
 from conjure.runs.database.statements import damaged
@@ -110,10 +111,8 @@ def retry_when_busy(act: Callable[[], Any]) -> Any:
             if _code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise
             if attempt == _BUSY_TRIES - 1:
-                raise StoreError(
-                    "another program has locked conjure's database"
-                    f" for {_BUSY_S * _BUSY_TRIES / 60:.0f} minutes"
-                ) from error
+                tried = format_duration(_BUSY_S * _BUSY_TRIES)
+                raise StoreError(f"another program has locked conjure's database for {tried}") from error
             time.sleep(0.05 * (attempt + 1))
     raise AssertionError("unreachable")
 

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from conjure.core.units import format_duration
 from conjure.rank_protocol import Activity
 from conjure.runs.distributed.connection import (
     LOOPBACK,
@@ -123,8 +124,8 @@ class Members:
     def _absence(self, node: int) -> str:
         where = ", ".join(self.invitation.addresses)
         return (
-            f"{self._name(node)} did not join within {self._join_within_s:.0f} s: its job was not started, or"
-            f" cannot connect to port {self.invitation.port} of {where or 'this node'}"
+            f"{self._name(node)} did not join within {format_duration(self._join_within_s)}: its job was not"
+            f" started, or cannot connect to port {self.invitation.port} of {where or 'this node'}"
         )
 
     def _receive_guests(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from conjure.core.config import ExecutorSettings
 from conjure.core.home import Home
+from conjure.core.units import format_duration
 from conjure.errors import ConjureError, ExecutorError
 from conjure.runs.executors.cluster import (
     NO_SUCH_PROGRAM,
@@ -108,7 +109,7 @@ def _wait(executor: ClusterExecutor, names: set[str]) -> dict[str, ClusterJob]:
 def _fault(executor: ClusterExecutor, job: ClusterJob | None) -> str:
     """What is missing on a node, by what its job has found; an empty text for nothing."""
     if job is None:
-        return f"a job did not finish within {_PATIENCE_S:.0f} s"
+        return f"a job did not finish within {format_duration(_PATIENCE_S)}"
     if job.exit_code == NO_SUCH_PROGRAM:
         return f"`conjure` is not on {executor.cluster.path}"
     try:

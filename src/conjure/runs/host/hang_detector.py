@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from conjure.core.units import format_duration
 from conjure.rank_protocol import Activity, ProgressFile, RankProgress
 from conjure.runs.host.process import Process
 from conjure.runs.host.process_usage import Measurement, measure
@@ -187,9 +188,11 @@ def _waited_for(ranks: Mapping[int, RankState]) -> Hang | None:
         if state.activity is not Activity.WORKING or not others_wait:
             continue
         if state.idle_s >= state.idle_limit_s:
-            return Hang(rank, f"hangs: it has done nothing for {state.idle_s:.0f} s while others wait")
+            idle = format_duration(state.idle_s)
+            return Hang(rank, f"hangs: it has done nothing for {idle} while others wait")
         if state.cpu_s >= state.cpu_limit_s:
-            return Hang(rank, "hangs: it has computed much longer than before while others wait")
+            longer = "much longer than in earlier steps"
+            return Hang(rank, f"hangs: it has been computing {longer} while others wait")
     return None
 
 

@@ -64,11 +64,12 @@ export function poll(ask, first = 500) {
   timer = setTimeout(turn, first);
 }
 
-function duration(seconds) {
+export function duration(seconds) {
   if (seconds < 59.95) return `${Math.max(seconds, 0).toFixed(1)}s`;
   const minutes = Math.floor(Math.round(seconds) / 60), hours = Math.floor(minutes / 60), days = Math.floor(hours / 24);
-  if (days) return `${days}d ${hours % 24}h`;
-  return hours ? `${hours}h ${minutes % 60}m` : `${minutes}m ${Math.round(seconds) % 60}s`;
+  const units = [[days, "d"], [hours % 24, "h"], [minutes % 60, "m"], [Math.round(seconds) % 60, "s"]];
+  const largest = units.findIndex(([count]) => count);
+  return units.slice(largest, largest + 2).filter(([count]) => count).map(([count, unit]) => count + unit).join(" ");
 }
 
 function age(seconds) {

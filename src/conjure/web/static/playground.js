@@ -1,5 +1,5 @@
 // The playground: texts come token by token, coloured by how likely each was.
-import { element, fetchJson, toast } from "./page.js";
+import { duration, element, fetchJson, toast } from "./page.js";
 
 const form = document.querySelector("[data-play]");
 const texts = document.querySelector("[data-texts]");
@@ -65,7 +65,7 @@ async function generate(pane, signal) {
     }
   }
   const seconds = (performance.now() - begun) / 1000;
-  pane.note.textContent = `${count} tokens in ${seconds.toFixed(1)} s; ended by ${reason === "stop" ? "the model" : "the limit"}`;
+  pane.note.textContent = `${count} tokens in ${duration(seconds)}; ended by ${reason === "stop" ? "the model" : "the limit"}`;
 }
 
 async function score(pane, signal) {

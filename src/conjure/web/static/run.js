@@ -1,7 +1,7 @@
 // The page of one run: one question at a time brings all that is new on it.
-import { Curves, number, style } from "./chart.js";
+import { Curves, style } from "./chart.js";
 import { LogView } from "./log.js";
-import { awaken, element, fetchJson, fetchPage, onKeys, poll } from "./page.js";
+import { awaken, duration, element, fetchJson, fetchPage, onKeys, poll } from "./page.js";
 
 const root = document.querySelector("[data-run-page]");
 const run = root.dataset.run;
@@ -79,7 +79,7 @@ function startUsage(part) {
       const scale = column === 1 ? 1 : 1e-6, start = samples[0][0];
       const data = [samples.map((sample) => sample[0] - start), samples.map((sample) => sample[column] === null ? null : sample[column] * scale)];
       const highest = Math.max(...samples.map((sample) => sample[column] ?? 0));
-      figure.caption.textContent = `now ${text(samples[samples.length - 1][column] ?? 0)} · highest ${text(highest)} · over ${number(Math.round(data[0][data[0].length - 1]))} seconds`;
+      figure.caption.textContent = `now ${text(samples[samples.length - 1][column] ?? 0)} · highest ${text(highest)} · over ${duration(data[0][data[0].length - 1])}`;
       if (figure.chart) { figure.chart.setData(data); continue; }
       const axis = { stroke: style("--quiet"), font: "12px system-ui", grid: { stroke: style("--line"), width: 1 }, ticks: { show: false } };
       figure.chart = new uPlot({

@@ -172,7 +172,7 @@ def test_a_check_finds_what_its_job_left_with_the_controller(programs, home):
 
 def test_a_check_that_waits_for_too_long_is_taken_back(programs, home, monkeypatch):
     monkeypatch.setattr(cluster_check, "_PATIENCE_S", 1.0)
-    assert check(home) == (1, ["on node a a job did not finish within 1 s"])
+    assert check(home) == (1, ["on node a a job did not finish within 1.0s"])
     assert [job["State"] for job in programs.jobs.values()] == ["CANCELLED"]
 
 

@@ -146,7 +146,8 @@ def test_a_process_that_computes_or_has_another_compute_does_not_hang(ranks, com
 def test_a_process_that_has_used_more_processor_time_than_it_may_hangs(ranks):
     ranks.start(SLEEP, WAITING)
     ranks.start(COMPUTE, WORKING, cpu_limit_s=0.2)
-    assert ranks.found() == Hang(1, "hangs: it has computed much longer than before while others wait")
+    words = "hangs: it has been computing much longer than in earlier steps while others wait"
+    assert ranks.found() == Hang(1, words)
 
 
 def test_processor_time_of_its_children_does_not_count_against_a_process(ranks):
