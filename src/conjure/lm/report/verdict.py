@@ -152,7 +152,7 @@ def _after_nothing(rise: float, rate: float | None) -> str:
         option = f" (--learning-rate {_one_digit(lower)})" if lower is not None else ""
         return f"Training made it worse from the first evaluation on. Try a lower learning rate{option}."
     option = f" (--learning-rate {_one_digit(rate * 3)})" if rate is not None else ""
-    return f"Training changed it little. Try more epochs (--epochs) or a higher learning rate{option}."
+    return f"Training had little effect. Try more epochs (--epochs) or a higher learning rate{option}."
 
 
 def _one_digit(value: float) -> str:
@@ -192,8 +192,7 @@ def _sure_of_change(comparison: HeldOutComparison) -> str:
         words += f" (± {change_size(half, digits)} with 95% confidence)"
     if p_value is None:
         return f"{words}."
-    often = "less than once in 1,000 times" if p_value < 0.001 else _times(p_value)
-    return f"{words}; by chance alone, a difference this large would occur {often}."
+    return f"{words}; by chance alone, a difference this large would occur {_cases(p_value)}."
 
 
 def change_digits(change: float) -> int:
@@ -206,11 +205,13 @@ def change_size(size: float, digits: int) -> str:
     return f"{size:.{digits}f}" if round(size, digits) else f"less than {10**-digits:.{digits}f}"
 
 
-def _times(p_value: float) -> str:
+def _cases(p_value: float) -> str:
+    """How often something occurs that has this probability, never as 0% or 100%."""
+    if p_value < 0.001:
+        return "in less than 0.1% of cases"
     if p_value >= 0.995:
-        return "nearly always"
-    count = 1000 if p_value < 0.0995 else 100
-    return f"{round(p_value * count):,} times in {count:,}"
+        return "in more than 99% of cases"
+    return f"in {p_value:.{1 if p_value < 0.0995 else 0}%} of cases"
 
 
 def _likelier(comparison: HeldOutComparison) -> str:
@@ -219,7 +220,7 @@ def _likelier(comparison: HeldOutComparison) -> str:
     if counted == comparison.records:
         return f"{comparison.likelier:,} of the {counted:,} texts became more likely."
     if counted > comparison.records:
-        return f"Read in {counted:,} segments, {comparison.likelier:,} of them became more likely."
+        return f"Split into {counted:,} segments, of which {comparison.likelier:,} became more likely."
     return f"With duplicates counted once, {comparison.likelier:,} of {counted:,} texts became more likely."
 
 
@@ -229,7 +230,7 @@ def _what_is_clear(comparison: HeldOutComparison) -> str:
         return f"Fewer than {FEWEST_CLEAR_GROUPS} different texts cannot show a clear difference."
     if comparison.p_value is not None and comparison.p_value < LEVEL:
         return f"A difference below {SMALLEST_CHANGE:g} is too small to matter."
-    return f"A clear difference is one that would occur by chance less than {_times(LEVEL)}."
+    return f"A clear difference is one that would occur by chance in less than {LEVEL:.0%} of cases."
 
 
 def _shape(base: ModelResults, tuned: ModelResults, lengths: LengthScale) -> Finding:
@@ -241,7 +242,7 @@ def _shape(base: ModelResults, tuned: ModelResults, lengths: LengthScale) -> Fin
     detail = (
         f"Sample lengths differ from the data's by {after:.1f} tokens on average (base model: {before:.1f}). "
         f"Up to {normal:.1f} is normal: 95% of random draws of {len(tuned.samples):,} real records differ by "
-        "no more."
+        f"{normal:.1f} tokens or less."
     )
     if after <= normal:
         kept = before <= normal
@@ -263,7 +264,7 @@ def _copying(tuned: ModelResults, normal: HeldOutBaseline | None) -> Finding:
         f" (held-out texts: {normal.novelty.copied:,} of {normal.novelty.texts:,})" if normal else ""
     )
     sentences = [
-        f"{_copied(novelty)}{usual_copies}; {_of_all(novelty.copied, novelty.texts)} are.",
+        f"{_copied(novelty)}{usual_copies}; {_of_all(novelty.copied, novelty.texts)}.",
         _longest_match(novelty, normal),
         *_recital(tuned.extraction),
     ]
@@ -293,8 +294,7 @@ def _variety(tuned: ModelResults, normal: Diversity | None) -> Finding:
         sentences.append(f"{distinct:.0%} of the word pairs in its samples are distinct{compared}.")
     repeat = "repeat" if repeated > 1 else "repeats"
     sentences.append(
-        f"{repeated or 'None'} of {samples:,} samples {repeat} an earlier one; "
-        f"{_of_all(repeated, samples)} do."
+        f"{repeated or 'None'} of {samples:,} samples {repeat} an earlier one; {_of_all(repeated, samples)}."
     )
     detail = " ".join(sentences)
     if repeated >= REPEATING * samples or (share is not None and share < MONOTONOUS):
@@ -330,9 +330,8 @@ def _copied(novelty: Novelty) -> str:
 def _of_all(count: int, samples: int) -> str:
     """Which share of all that a model would write so few samples allow."""
     low, high = share_interval(count, samples)
-    lowest = f"{low:.0%}" if low >= 0.005 else "under 1%"
-    share = f"at most {high:.0%}" if count == 0 else f"{lowest} to {high:.0%}"
-    return f"with 95% confidence, {share} of all samples"
+    share = f"{low:.0%} to {high:.0%}" if low >= 0.005 else f"at most {high:.0%}"
+    return f"the share among all samples is {share} (95% confidence)"
 
 
 def _longest_match(novelty: Novelty, normal: HeldOutBaseline | None) -> str:

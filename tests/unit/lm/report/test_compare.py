@@ -172,7 +172,7 @@ def test_answers_stand_beside_their_question():
     page = render_comparison(made)
     assert '<th scope="col">question</th>' in page
     assert "Why &lt;b&gt;?" in page
-    assert "Each row answers the question of one held-out conversation" in page
+    assert "The samples in a row answer the same question of a held-out conversation" in page
     assert "their answers, given what comes before them" in protocol(made)
     assert "2 of 25 are left out, because the chat template" in protocol(made)
 

@@ -38,7 +38,7 @@ def test_all_is_well(report):
     assert report.verdict.findings[0].detail == (
         "Its loss on 12 held-out texts is 3.01 nats per token, 5.01 for the base model (lower is better). It "
         "fell by 2.00 (± less than 0.01 with 95% confidence); by chance alone, a difference this large would "
-        "occur less than once in 1,000 times. 12 of the 12 texts became more likely."
+        "occur in less than 0.1% of cases. 12 of the 12 texts became more likely."
     )
 
 
@@ -50,10 +50,10 @@ def test_a_copier_is_called_one_in_plain_words():
     found = finding(report, "copying")
     assert (found.tone, found.answer) == ("bad", "It copies the training text")
     assert found.detail == (
-        "8 of 20 samples are copies of a training record (held-out texts: 0 of 12); with 95% confidence, 22% "
-        "to 61% of all samples are. The longest passage that a sample shares with a training record word "
-        "for word has 14 words (held-out texts: 3). Given the first half of a training record, it completes "
-        "0 of 20 word for word (held-out records: 0 of 12)."
+        "8 of 20 samples are copies of a training record (held-out texts: 0 of 12); the share among all "
+        "samples is 22% to 61% (95% confidence). The longest passage that a sample shares with a training "
+        "record word for word has 14 words (held-out texts: 3). Given the first half of a training record, "
+        "it completes 0 of 20 word for word (held-out records: 0 of 12)."
     )
 
 
@@ -174,7 +174,7 @@ def test_the_answer_is_what_the_test_shows(report, outcome, answer):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"p_value": 0.34}, "one that would occur by chance less than 50 times in 1,000."),
+        ({"p_value": 0.34}, "one that would occur by chance in less than 5% of cases."),
         ({"p_value": 0.0004}, "A difference below 0.02 is too small to matter."),
         ({"units": 5, "p_value": 0.0625}, "Fewer than 6 different texts cannot show a clear difference."),
     ],
@@ -192,8 +192,13 @@ def test_what_is_missing_for_a_clear_difference_is_said(report, changes, sentenc
     [
         (0.00004, 0.00001, 1.0, "rose by less than 0.0001 (± less than 0.0001 with 95% confidence)"),
         (-0.00004, 0.0002, 0.7, "fell by less than 0.0001 (± 0.0004 with 95% confidence)"),
-        (0.00006, None, 0.996, "0.0001; by chance alone, a difference this large would occur nearly always."),
-        (0.00006, None, 0.994, "; by chance alone, a difference this large would occur 99 times in 100."),
+        (
+            0.00006,
+            None,
+            0.996,
+            "by chance alone, a difference this large would occur in more than 99% of cases.",
+        ),
+        (0.00006, None, 0.994, "; by chance alone, a difference this large would occur in 99% of cases."),
         (0.0, 0.0, 1.0, "It did not change."),
     ],
 )
@@ -209,7 +214,7 @@ def test_a_change_is_never_shown_as_nothing(report, change, standard_error, p_va
     [
         (12, "9 of the 12 texts became more likely."),
         (11, "With duplicates counted once, 9 of 11 texts became more likely."),
-        (40, "Read in 40 segments, 9 of them became more likely."),
+        (40, "Split into 40 segments, of which 9 became more likely."),
     ],
 )
 def test_what_counts_once_is_said(report, units, sentence):
@@ -282,7 +287,7 @@ def test_shape(report, before, after, answer, tone):
     assert (found.answer, found.tone) == (answer, tone)
     assert found.detail == (
         f"Sample lengths differ from the data's by {after:.1f} tokens on average (base model: {before:.1f}). "
-        "Up to 5.0 is normal: 95% of random draws of 20 real records differ by no more."
+        "Up to 5.0 is normal: 95% of random draws of 20 real records differ by 5.0 tokens or less."
     )
 
 

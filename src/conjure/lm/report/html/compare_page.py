@@ -116,10 +116,10 @@ def behind(run: ComparedRun, records: int) -> str:
 
 def _samples(comparison: Comparison) -> Markup:
     columns = [(f"run {run.run}", run.samples) for run in comparison.runs]
-    what = "Each row has the same index"
+    what = "The samples in a row have the same index and the same seed"
     if comparison.questions:
         columns.insert(0, ("question", comparison.questions))
-        what = "Each row answers the question of one held-out conversation"
+        what = "The samples in a row answer the same question of a held-out conversation, with the same seed"
     names = element("tr", [element("th", name, scope="col") for name, _ in columns])
     rows = [
         element("tr", [element("td", text if text.strip() else "(empty)", dir="auto") for text in texts])
@@ -127,7 +127,7 @@ def _samples(comparison: Comparison) -> Markup:
     ]
     return section(
         "Samples",
-        f"{what}; all have the same seed ({comparison.seed}). A sample has at most {SAMPLE_TOKENS} tokens.",
+        f"{what} ({comparison.seed}). A sample has at most {SAMPLE_TOKENS} tokens.",
         element(
             "div",
             element("table", element("thead", names), element("tbody", rows), class_="samples"),

@@ -9,6 +9,7 @@ from conjure.lm.report.html.markup import Markup, element
 
 _CLOSEST = 3
 _ENDINGS = {"end_of_text": "ended by itself", "stop": "ended at a stop text", "length": "cut off"}
+_TAGS = {"copy": "copy", "near copy": "copy with small changes"}
 
 
 def gallery(report: Report) -> Markup:
@@ -70,7 +71,7 @@ def _card(sample: SampleFacts, kind: str, *, with_record: bool = False) -> Marku
         _ENDINGS[sample.finish_reason],
     )
     copied = sample.originality != "own"
-    tag = [element("span", sample.originality, class_="tag"), " · "] if copied else None
+    tag = [element("span", _TAGS[sample.originality], class_="tag"), " · "] if copied else None
     return element(
         "article",
         element("footer", sample.prompt.strip(), class_="question", dir="auto") if sample.prompt else None,

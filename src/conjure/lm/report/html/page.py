@@ -248,8 +248,8 @@ def _copying(report: Report) -> Markup:
     )
     runs = figure(
         runs_chart(report),
-        "The longest part of each text that occurs in a training record, character for character. Copies "
-        "and near copies are larger, and red. Hover over a dot for its figures.",
+        "The longest part of each text that occurs in a training record, character for character. "
+        "Copies, with or without small changes, are larger and red. Hover over a dot for its figures.",
     )
     return section(
         "Just copying?",
@@ -266,10 +266,10 @@ def _copying(report: Report) -> Markup:
 def _left_out(normal: HeldOutBaseline) -> str:
     if not normal.left_out:
         return ""
-    texts, are = ("text", "is") if normal.left_out == 1 else ("texts", "are")
+    texts, are, they = ("text", "is", "it is") if normal.left_out == 1 else ("texts", "are", "they are")
     return (
-        f" {normal.left_out:,} held-out {texts} that {are} in the training text too, word for word or with "
-        f"small changes, cannot show this and {are} left out."
+        f" {normal.left_out:,} held-out {texts} {are} left out of this comparison because {they} in the "
+        "training text too, word for word or with small changes."
     )
 
 
@@ -327,8 +327,8 @@ def _recital(report: Report) -> Markup | None:
             *held_out,
         ),
         "Each model is given the first half of a record and continues it with greedy decoding. A record "
-        f"counts if the second half is reproduced exactly. Records of {SHORTEST} tokens or more; of those "
-        f"longer than {LONGEST}, the beginning.",
+        f"counts if the second half is reproduced exactly. Only records of at least {SHORTEST} tokens are "
+        f"used, and only the first {LONGEST} tokens of longer ones.",
     )
 
 
