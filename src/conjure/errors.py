@@ -20,7 +20,7 @@
 A message says what failed, the value seen and what is allowed; `fix` is what to type next, `hint` what to do.
 What was asked for has a name in each interface: ``--max-new-tokens 5`` in a terminal, ``max_new_tokens=5`` in
 Python, a key in JSON. So a message names it with `option`, and whoever tells the error spells it
-(`ConjureError.told`); what tells nothing else spells as Python does.
+(`ConjureError.with_option_names`); what tells nothing else spells as Python does.
 """
 
 import json
@@ -93,14 +93,14 @@ class ConjureError(Exception):
         self, message: str, *, field: str | None = None, fix: str | None = None, hint: str | None = None
     ) -> None:
         self.unspelled = ErrorText(message, fix, hint)
-        told = self.told(spell_in_python)
+        told = self.with_option_names(spell_in_python)
         super().__init__(told.message)
         named = _NAMED.search(message)
         self.field = field if field is not None or named is None else named[1]
         self.fix = told.fix
         self.hint = told.hint
 
-    def told(self, spell: Spell) -> ErrorText:
+    def with_option_names(self, spell: Spell) -> ErrorText:
         """The error as an interface tells it that spells options so."""
         message, fix, hint = self.unspelled
         return ErrorText(
@@ -114,7 +114,7 @@ class ConjureError(Exception):
 
         Options are spelled as on the command line, which is where most read it.
         """
-        message, fix, hint = self.told(_spell_as_flag)
+        message, fix, hint = self.with_option_names(_spell_as_flag)
         advice = "; ".join(filter(None, (hint, fix and f"try: {fix}")))
         return f"{message} ({advice})" if advice else message
 

@@ -29,7 +29,7 @@ def test_another_interface_spells_it_otherwise():
     def as_json(name, values):
         return f'"{name}": {values[0]!r}'
 
-    assert error.told(as_json) == ('"top_k": 0 and "model": \'my model\'', None, "plain words")
+    assert error.with_option_names(as_json) == ('"top_k": 0 and "model": \'my model\'', None, "plain words")
 
 
 def test_a_record_keeps_what_to_do_too():
@@ -50,7 +50,7 @@ def test_an_error_that_names_no_option_is_about_none():
 def test_an_error_can_be_made_of_another():
     first = UsageError(f"{option('top_k')} is odd")
     again = UsageError(f"twice: {first.unspelled.message}")
-    assert again.told(lambda name, _: name.upper()).message == "twice: TOP_K is odd"
+    assert again.with_option_names(lambda name, _: name.upper()).message == "twice: TOP_K is odd"
 
 
 @pytest.mark.parametrize("part", LIBRARY)

@@ -297,7 +297,7 @@ def _write_no_more(stream: TextIO) -> None:
 
 def _show(error: ConjureError, arguments: Sequence[str]) -> None:
     try:
-        told = error.told(spell_as_typed(_command_of(arguments)[0], arguments))
+        told = error.with_option_names(spell_as_typed(_command_of(arguments)[0], arguments))
         click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(told.message)}", err=True)
         if told.hint:
             click.echo(f"{click.style('  hint:', bold=True)} {printable(told.hint)}", err=True)

@@ -84,7 +84,7 @@ def run(script: Callable[[Sequence[str]], int], arguments: Sequence[str] | None 
 
 
 def _report(error: ConjureError) -> int:
-    told = error.told(_spell)
+    told = error.with_option_names(_spell)
     say(f"error: {told.message}")
     for label, advice in (("hint", told.hint), ("try", told.fix)):
         if advice:
