@@ -424,7 +424,7 @@ class TestLineage:
         assert found["runs"]["runs/1"]["status"] == "complete"
 
     def test_nothing(self, call) -> None:
-        assert call("lineage", "1")[2] == "Run 1 has no inputs but its code\n"
+        assert call("lineage", "1")[2] == "Run 1 has no inputs other than its code\n"
         assert call("lineage", "4", "--down")[2] == "Nothing was made from run 4 yet\n"
 
 

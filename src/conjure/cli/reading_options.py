@@ -36,7 +36,7 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--format",
             type=click.Choice(["txt", "csv", "tsv", "jsonl", "json", "parquet"]),
-            help="File format, whatever the file names end in.",
+            help="File format, regardless of file extensions.",
         ),
         click.option(
             "--split",

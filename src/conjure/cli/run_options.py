@@ -115,7 +115,7 @@ _OPTIONS = (
         multiple=True,
         type=RUN_NUMBER,
         metavar="NUMBER",
-        help="Wait until this run has completed; end if it does not.",
+        help="Start after this run has completed; stop if it does not complete.",
     ),
     RETRY_OPTION,
     click.option(
@@ -129,7 +129,7 @@ _OPTIONS = (
         "--checkpoint",
         multiple=True,
         metavar="GLOB",
-        help="With --retry, keep new files that match for the next attempt.",
+        help="With --retry, pass new files that match to the next attempt.",
     ),
     click.option(
         "--distributed",

@@ -438,7 +438,7 @@ def _executor(name: str, table: object, where: str) -> ExecutorSettings:
     allowed = _EXECUTOR_KEYS[kind]
     unknown = sorted(table.keys() - set(allowed))
     if unknown:
-        raise UsageError(f"{where}: there is no {unknown[0]!r}; allowed: {', '.join(allowed)}")
+        raise UsageError(f"{where}: unknown key {unknown[0]!r}; allowed: {', '.join(allowed)}")
     return _slurm(name, table, where) if kind == "slurm" else _ray(name, table, where)
 
 

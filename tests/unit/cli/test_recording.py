@@ -88,7 +88,7 @@ def test_a_recorded_command_writes_no_file_of_its_own(refused, command, file):
 
 def test_compared_models_are_named_once(refused):
     said = refused("score", "--model", "gpt2", "--compare", "sprite", "runs/1", "x")
-    assert said == "--compare names both models"
+    assert said == "--model cannot be combined with --compare"
 
 
 @pytest.fixture

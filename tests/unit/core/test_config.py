@@ -283,8 +283,8 @@ def test_a_project_cannot_define_executors(home, project):
         ('[executors.x]\nkind = "ray"', "address must be one such as http://head:8265"),
         ('[executors.x]\nkind = "ray"\naddress = "file:///x"', "address must be one such as"),
         ('[executors.x]\nkind = "ray"\naddress = "http://me:word@head:1"', "without a password"),
-        ('[executors.x]\nkind = "ray"\ntoken = "word"', "there is no 'token'; allowed: kind, address"),
-        ('[executors.x]\nkind = "slurm"\naddress = "http://x"', "there is no 'address'; allowed: kind, part"),
+        ('[executors.x]\nkind = "ray"\ntoken = "word"', "unknown key 'token'; allowed: kind, address"),
+        ('[executors.x]\nkind = "slurm"\naddress = "http://x"', "unknown key 'address'; allowed: kind, part"),
         ('[executors.x]\nkind = "slurm"\npartition = 1', "partition and setup must be strings"),
         (
             '[executors.x]\nkind = "slurm"\noptions = "--time=1"',

@@ -21,7 +21,7 @@ from conjure.runs.lifecycle.ownership import open_store
 def command(source: str, folder: Path, *, overwrite: bool) -> int:
     """Copy SRC (runs/N[/path], uploads/NAME[/path] or a link's name) into the folder DIR.
 
-    A file is copied into DIR; of a folder, its content. DIR is created if missing; the default is the
+    A file is copied into DIR; for a folder, its contents are. DIR is created if missing; the default is the
     current folder. The copies are writable. The exit status is 1 if anything was left out: a link that points
     outside, or a file that was removed during the copy.
     """

@@ -230,7 +230,7 @@ def _text(data: bytes, name: str) -> str:
         return read_text(data)
     except UnicodeDecodeError as error:
         guess = guess_bytes(data)
-        hint = f"; read as {guess.encoding} it says {guess.sample!r}" if guess is not None else ""
+        hint = f"; decoded as {guess.encoding}: {guess.sample!r}" if guess is not None else ""
         raise DataError(
             f"{name} is not UTF-8 text: byte {error.start:,} cannot be read{hint}",
             fix=f"iconv -f {guess.encoding} -t utf-8 {shell_words(name)} > utf8.txt"

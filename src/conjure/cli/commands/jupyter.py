@@ -48,7 +48,7 @@ _ROOT_USER = 0
     default="12h",
     show_default=True,
     metavar="TIME",
-    help="End idle kernels, and the run when none is left, after this time.",
+    help="Shut down kernels that are idle for this long, and end the run if none is open for this long.",
 )
 @click.option("--open/--no-open", "opens", default=True, help="Open the address in a browser.")
 @click.option("-b", "--background", is_flag=True, help="Return when JupyterLab is ready.")

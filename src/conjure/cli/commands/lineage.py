@@ -42,9 +42,8 @@ def command(number: int, *, down: bool, as_json: bool) -> None:
     for prefix, text in _lines(trace, down=down):
         click.echo(f"{click.style(prefix, dim=True)}{text}")
     if not trace.edges[trace.root]:
-        note(
-            f"Nothing was made from run {number} yet" if down else f"Run {number} has no inputs but its code"
-        )
+        nothing_used = f"Run {number} has no inputs other than its code"
+        note(f"Nothing was made from run {number} yet" if down else nothing_used)
 
 
 def _to_dict(number: int, trace: Trace, *, down: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from conjure.runs.maintenance.pruning import Pruned, prune, recoverable
     "--all",
     "everything",
     is_flag=True,
-    help="Also delete what ended runs used and can be rebuilt or fetched again.",
+    help="Also delete what ended runs used, if it can be rebuilt or fetched again.",
 )
 @click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: what was freed.")

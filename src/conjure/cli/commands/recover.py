@@ -13,7 +13,7 @@ from conjure.runs.lifecycle.recovery import recover
 @click.argument("number", type=RUN_NUMBER)
 @click.option("--json", "as_json", is_flag=True, help="Print the record as a JSON object.")
 def command(number: int, *, as_json: bool) -> None:
-    """Save the outputs of a run that was killed or interrupted, or that could not be read when it ended."""
+    """Save the outputs of a killed or interrupted run, or outputs that could not be read when a run ended."""
     record = recover(Home.from_environment(), number, note)
     if as_json:
         write_json(record.to_dict())

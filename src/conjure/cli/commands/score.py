@@ -78,16 +78,19 @@ def command(
     """Compute the log-probability, loss and perplexity of TEXT, or of the records in FILES.
 
     FILES are .txt .csv .tsv .json .jsonl .parquet, folders of them, or - for standard input. A single
-    argument that is neither a file nor ends like a data file is TEXT. Each record is scored as a document,
-    after one end-of-text token; each token is scored once, given at most --context tokens before it.
+    argument that is neither an existing file nor has the extension of a data file is TEXT. Each record is
+    scored as a document, after one end-of-text token; each token is scored once, given at most --context
+    tokens before it.
     """
     layout, recording = layout_of(settings), settings
-    if compare is not None and per_token:
-        raise UsageError("--per-token shows one model at a time", hint="leave out --compare, or --per-token")
-    if compare is not None and adapter is not None:
-        raise UsageError("--adapter is for one model", hint="leave out --compare, or --adapter")
-    if compare is not None and is_typed(click_context, "model"):
-        raise UsageError("--compare names both models", hint="leave out --compare, or --model")
+    if compare is not None:
+        _refuse_beside_compare(
+            {
+                "--per-token": per_token,
+                "--adapter": adapter is not None,
+                "--model": is_typed(click_context, "model"),
+            }
+        )
     if save:
         refuse_output(output, FIGURES_FILE)
     if save and not inside_a_run():
@@ -135,6 +138,16 @@ def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = No
         labels=given["label"],
     )
     return replace(spec, project=given["project"])
+
+
+def _refuse_beside_compare(given: Mapping[str, bool]) -> None:
+    """Refuse options of one model where two are compared, by their flags and whether they are given."""
+    flags = [flag for flag, is_given in given.items() if is_given]
+    if flags:
+        raise UsageError(
+            f"{' and '.join(flags)} cannot be combined with --compare",
+            hint=f"leave out --compare, or {' and '.join(flags)}",
+        )
 
 
 def _are_files(inputs: Sequence[str], *, as_text: bool) -> bool:

@@ -59,7 +59,7 @@ def join(*, database: str) -> None:
     If the address of the team's database has changed, the home uses the new one.
     """
     made = _team().join(Home.from_environment(), database)
-    name = f"Joined as {made.member}" if made.member is not None else "This home uses the database already"
+    name = f"Joined as {made.member}" if made.member is not None else "This home already uses this database"
     click.echo(f"{name}: {plural(made.runs, 'run')} in {made.database} ({made.server})")
     _show_objects(made.objects, made.objects_can)
 

@@ -52,7 +52,7 @@ def command(
     """Open a page that shows the runs: live curves and logs, comparison, lineage, reports.
 
     The printed address contains the token that the page requires. The page is read-only unless
-    --allow-actions is given. ^C ends it.
+    --allow-actions is given. ^C stops the server.
     """
     if context.invoked_subcommand is not None:
         return
@@ -61,7 +61,7 @@ def command(
 
     def ready(address: str) -> None:
         click.echo(address)
-        note("^C ends it")
+        note("^C stops the server")
         if not no_open and _has_screen():
             webbrowser.open(address)
 

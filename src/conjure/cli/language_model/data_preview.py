@@ -137,7 +137,8 @@ def _facts(facts: DataFacts, parts: Split, vocabulary: str) -> dict[str, str]:
         "held out": _held_out(parts),
     }
     if parts.dropped:
-        rows["duplicates"] = f"{plural(parts.dropped, 'record')} not trained on (finetune --dedup keep: all)"
+        count = plural(parts.dropped, "record")
+        rows["duplicates"] = f"{count} not trained on (to train on all: finetune --dedup keep)"
     if facts.bad_row_count:
         rows["left out"] = printable("; ".join(facts.bad_rows))
     return rows

@@ -372,7 +372,7 @@ def _remarks(text: TokenisedText) -> Iterator[str]:
         else:
             yield (
                 f"{token} occurs in the text {times} and is read as plain text"
-                " (--special-tokens token: as the token)"
+                " (to read it as the token: --special-tokens token)"
             )
     if text.altered:
         count = "1 record is" if text.altered == 1 else f"{text.altered:,} records are"

@@ -210,7 +210,7 @@ def _run_folders(home: Home, store: Database, suspects: list[int], elsewhere: se
         yield Finding("run folders", State.WARNING, text, _REINDEX)
     unknown = sorted(folders - rows - unused - known)
     if unknown:
-        text = f"neither in the database nor with a readable record: {_numbers(unknown)}"
+        text = f"run folders that are not in the database and have no readable record: {_numbers(unknown)}"
         yield Finding("run folders", State.WARNING, text, f"look into {home.run_folder(unknown[0])}")
     if rows - folders - elsewhere:
         text = f"runs in the database without a folder: {_numbers(sorted(rows - folders - elsewhere))}"

@@ -114,7 +114,7 @@ def test_folders_and_rows_that_do_not_match(home):
     assert [(finding.text, finding.fix) for finding in found] == [
         ("run folders with a record that are missing from the database: 9", "conjure doctor --reindex"),
         (
-            "neither in the database nor with a readable record: 8",
+            "run folders that are not in the database and have no readable record: 8",
             f"look into {home.run_folder(8)}",
         ),
         ("runs in the database without a folder: 2", None),
