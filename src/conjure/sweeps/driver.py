@@ -23,11 +23,11 @@ from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import CodeChoice, RunSpec
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import LogTail, lines
+from conjure.sweeps.metric_aggregation import aggregate
 from conjure.sweeps.proposals import propose
 from conjure.sweeps.pruning import runs_to_prune, trial_progress
 from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
 from conjure.sweeps.trials import Trial, history, is_infrastructure_failure
-from conjure.sweeps.values import aggregate
 
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.03, 1.0
 _LOOK_FOR_DEAD_EVERY_S = 2.0

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import note, visible, write_json
+from conjure.cli.run_number_type import RUN_NUMBER
 from conjure.cli.tables import heading, one_line
 from conjure.core.home import Home
 from conjure.core.text import plural

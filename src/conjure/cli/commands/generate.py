@@ -12,7 +12,14 @@ from typing import Any, cast
 
 import click
 
-from conjure.cli.recording import RECORDING, record, recording_options, refuse_output, refuse_unrecorded
+from conjure.cli.explicit_options import given_options
+from conjure.cli.recorded_run_options import (
+    RECORDING,
+    record,
+    recording_options,
+    refuse_output,
+    refuse_unrecorded,
+)
 from conjure.cli.sampling_options import (
     adapter_option,
     chat_date_option,
@@ -23,7 +30,6 @@ from conjure.cli.sampling_options import (
 )
 from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
 from conjure.cli.saved_commands.options import save_command as save_to_file
-from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.text import today

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import click
 
-from conjure.cli.parameter_types import optional_number
 from conjure.cli.render import on_terminal, visible, write_json
-from conjure.cli.run_cells import toned
+from conjure.cli.run_number_type import optional_number
+from conjure.cli.status_colors import toned
 from conjure.cli.tables import heading, show_facts
 from conjure.core.home import Home
 from conjure.recipes.used_models import UsedModel, used_models

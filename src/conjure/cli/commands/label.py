@@ -2,7 +2,7 @@
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
+from conjure.cli.run_number_type import RUN_NUMBER
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.runs.artifacts.team_transfer import export_records

@@ -9,9 +9,9 @@ from datetime import datetime
 
 import click
 
-from conjure.cli.parameter_types import optional_number
 from conjure.cli.render import note, visible, write_json
-from conjure.cli.transcript import details, ended, follow_run
+from conjure.cli.run_number_type import optional_number
+from conjure.cli.run_view import details, ended, follow_run
 from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import NotFoundError, UsageError

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER, is_run_number, last_number
 from conjure.cli.plots import show_curve
 from conjure.cli.render import note, write_json
+from conjure.cli.run_number_type import RUN_NUMBER, is_run_number, last_number
 from conjure.cli.tables import Column, show_table
 from conjure.core.home import Home
 from conjure.core.text import did_you_mean

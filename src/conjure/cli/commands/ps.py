@@ -5,10 +5,10 @@ import sys
 
 import click
 
+from conjure.cli.explicit_options import is_typed
 from conjure.cli.render import note, write_json
-from conjure.cli.run_cells import status_cell
+from conjure.cli.status_colors import status_cell
 from conjure.cli.tables import Column, Row, show_table
-from conjure.cli.typed_options import is_typed
 from conjure.core.home import Home
 from conjure.core.times import short_age
 from conjure.errors import UsageError

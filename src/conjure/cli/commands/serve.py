@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
+from conjure.cli.explicit_options import given_options, is_typed
+from conjure.cli.recorded_run_options import RECORDING, record, recording_options, refuse_unrecorded
 from conjure.cli.sampling_options import precision_option
-from conjure.cli.typed_options import given_options, is_typed
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import UsageError

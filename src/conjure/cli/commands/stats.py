@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import cut, note, on_terminal, terminal_width, write_json
-from conjure.cli.run_cells import status_cell
+from conjure.cli.run_number_type import RUN_NUMBER
+from conjure.cli.status_colors import status_cell
 from conjure.cli.tables import Cell, show_facts
 from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size

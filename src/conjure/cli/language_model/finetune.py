@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import click
 
-from conjure.cli.typed_options import given_options
+from conjure.cli.explicit_options import given_options
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.lm.training.request import FinetuneRequest

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from conjure.cli.configured_defaults import configured_defaults
-from conjure.cli.recording import compute_request
-from conjure.cli.typed_options import is_typed
+from conjure.cli.explicit_options import is_typed
+from conjure.cli.recorded_run_options import compute_request
 from conjure.errors import UsageError, option
 from conjure.recipes.options import ONE_MOUNT, ONE_PLACE, SHARED_BY_TRIALS
 from conjure.recipes.run_specs import placed

@@ -49,7 +49,7 @@ def follow_submission(
         home: Where conjure keeps things.
         make: Submits the run; it is given a function to call with the run's number.
         background: Do not follow it.
-        as_json: Show one JSON object at the end (at once, in the background) and no transcript.
+        as_json: Show one JSON object at the end (at once, in the background) and nothing else.
         interrupt_stops: The first ^C asks the run to stop and save, the second kills it, a third detaches.
 
     Returns:
@@ -112,26 +112,26 @@ def _as_json(home: Home, made: Submission, *, background: bool, interrupt_stops:
 def _after_interrupt(home: Home, number: int, *, as_json: bool, stop: bool) -> int:
     """Say what a ^C that nobody took for anything else came to: a run called off, or one that goes on."""
     following = _following()
-    transcript = following.Transcript(to_stderr=as_json)
+    view = following.RunView(to_stderr=as_json)
     cancelled = following.cancel(home, number)
     if cancelled is not None:
-        transcript.cancelled(cancelled)
+        view.cancelled(cancelled)
         return EXIT_DETACHED
     with open_store(home) as store:
         record = store.get(number)
         if record.status.is_final:
-            transcript.say("✨", following.ended(record))
+            view.say("✨", following.ended(record))
             return EXIT_DETACHED
         if stop:
             store.request_end(number, STOP)
-            transcript.say("✨", f"Run {number} is stopping; its outputs are saved")
+            view.say("✨", f"Run {number} is stopping; its outputs are saved")
             return EXIT_DETACHED
-    transcript.detached(number)
+    view.detached(number)
     return EXIT_DETACHED
 
 
 def _following() -> ModuleType:
     # A tenth of what submitting a run imports, which it does without in the background.
-    from conjure.cli import transcript
+    from conjure.cli import run_view
 
-    return transcript
+    return run_view

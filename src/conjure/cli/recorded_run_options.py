@@ -101,7 +101,7 @@ def record(spec: RunSpec, recording: Mapping[str, Any], *, as_json: bool) -> int
         as_json: Print JSON.
     """
     # Half of what such a command imports, which it does without where nothing is recorded.
-    from conjure.cli.run_following import submit_and_follow
+    from conjure.cli.submit_and_follow import submit_and_follow
 
     home = Home.from_environment()
     spec = placed(

@@ -1,6 +1,6 @@
 """The options by which a command is told how its text is written.
 
-Main entries: `reading_options`, `layout_of`. Invariant: every command that reads records has all of them.
+Main entries: `data_format_options`, `layout_of`. Invariant: every command that reads records has all of them.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from conjure.lm.text.read_options import ReadOptions
 LAYOUT = ("format", "delimiter", "header", "quoting", "encoding")
 
 
-def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def data_format_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --column, --split and what says how files are written."""
     for option in (
         click.option(

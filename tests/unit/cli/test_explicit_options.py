@@ -1,7 +1,7 @@
 import click
 import pytest
 
-from conjure.cli.typed_options import spell_as_typed
+from conjure.cli.explicit_options import spell_as_typed
 
 
 @click.command

@@ -4,8 +4,8 @@ import click
 import pytest
 
 from conjure.cli.commands import finetune, generate, score
-from conjure.cli.recording import RECORDING
-from conjure.cli.sweeps.recipe_template import _NOT_SWEPT, _OF_NO_TRIAL
+from conjure.cli.recorded_run_options import RECORDING
+from conjure.cli.sweeps.language_model_trials import _NOT_SWEPT, _OF_NO_TRIAL
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions
 from conjure.runs.schema.spec import RunSpec
 

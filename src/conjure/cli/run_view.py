@@ -1,7 +1,7 @@
 """What a person sees of a run: its statuses, its output as it comes, and how it ended.
 
-Main entries: `follow_run`, `Transcript`. On a terminal a status turns a spinner until it is over; elsewhere
-the same lines come without colours and spinners. Invariant: a transcript's own lines never share a line with
+Main entries: `follow_run`, `RunView`. On a terminal a status turns a spinner until it is over; elsewhere
+the same lines come without colours and spinners. Invariant: a view's own lines never share a line with
 the command's output.
 """
 
@@ -67,21 +67,21 @@ def follow_run(
         interrupt_stops: The first ^C asks the run to stop and save, the second kills it, a third detaches.
         interrupt_cancels: A ^C ends the run if it still waits in the queue.
     """
-    transcript = Transcript()
+    view = RunView()
     interrupts = _Interrupts() if interrupt_stops else ()
     try:
         for event in follow(home, number):
-            _pass_on(interrupts, home, number, transcript)
+            _pass_on(interrupts, home, number, view)
             if isinstance(event, Ended) and learned_nothing(home, event.record):
-                transcript.complete_mark = "·"
-            transcript.show(event)
+                view.complete_mark = "·"
+            view.show(event)
             if isinstance(event, Ended):
                 assert event.record.ending is not None
                 return exit_status(event.record.ending)
     except KeyboardInterrupt:
         with interrupts_held():
             cancelled = cancel(home, number) if interrupt_cancels else None
-        transcript.detached(number) if cancelled is None else transcript.cancelled(cancelled)
+        view.detached(number) if cancelled is None else view.cancelled(cancelled)
         return EXIT_DETACHED
     raise AssertionError("a followed run ends")
 
@@ -94,10 +94,10 @@ def wait_silently(home: Home, number: int, *, interrupt_stops: bool = False) -> 
         number: The run.
         interrupt_stops: As for `follow_run`; a ^C that detaches is raised.
     """
-    transcript = Transcript(to_stderr=True)
+    view = RunView(to_stderr=True)
     interrupts = _Interrupts() if interrupt_stops else ()
     for event in follow(home, number):
-        _pass_on(interrupts, home, number, transcript)
+        _pass_on(interrupts, home, number, view)
         if isinstance(event, Ended):
             return event.record
     raise AssertionError("a followed run ends")
@@ -139,15 +139,15 @@ _INTERRUPT_NOTES = {
 }
 
 
-def _pass_on(interrupts: Iterable[str], home: Home, number: int, transcript: "Transcript") -> None:
+def _pass_on(interrupts: Iterable[str], home: Home, number: int, view: "RunView") -> None:
     """Ask the run to end for each ^C that came, and say so."""
     for request in interrupts:
         with open_store(home) as store:
             request_end(store, number, request)
-        transcript.say("✨", _INTERRUPT_NOTES[request].format(number=number))
+        view.say("✨", _INTERRUPT_NOTES[request].format(number=number))
 
 
-class Transcript(MarkedLines):
+class RunView(MarkedLines):
     """Writes a run's events to stdout, and what the command wrote to stderr to stderr."""
 
     def __init__(self, *, to_stderr: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
@@ -195,7 +195,7 @@ class Transcript(MarkedLines):
         self.say(_END_MARKS.get(record.status, "💥"), ended(record))
 
     def say(self, mark: str, text: str, *, colour: str | None = None) -> None:
-        """One line of the transcript's own."""
+        """One line of the view's own."""
         self._leave_line()
         super().say(mark, text, colour=colour)
 
