@@ -17,7 +17,7 @@ from conjure.core.files import is_locked, lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConflictError, ExecutorError, UsageError, option
 from conjure.installation import install_command
-from conjure.recipes.deferred_checks import refuse_changed_models
+from conjure.recipes.lazy_model_checks import refuse_changed_models
 from conjure.runs.database.base import STOP, Database
 from conjure.runs.database.sweep_rows import SweepRow, SweepState
 from conjure.runs.lifecycle.ownership import open_store

@@ -4,7 +4,7 @@ import pytest
 from starlette.routing import Route
 
 from conjure.errors import UsageError
-from conjure.http.access import AccessRules
+from conjure.http.access_control import AccessRules
 from conjure.http.api_keys import ApiKeys, load_api_keys
 from conjure.http.application import application
 from conjure.http.errors import JsonResponse

@@ -1,6 +1,6 @@
-"""The texts of a job, gathered from its events until all have ended.
+"""The texts of a job, collected from its events until all have ended.
 
-Main entry: `gather`. Invariant: nothing is left out: every token, with its log-probability, in its place.
+Main entry: `collect`. Invariant: nothing is left out: every token, with its log-probability, in its place.
 """
 
 from collections.abc import AsyncIterable
@@ -31,7 +31,7 @@ class Text:
 
 
 @dataclass
-class Gathered:
+class CollectedTexts:
     """All that came of a job.
 
     Attributes:
@@ -50,10 +50,10 @@ class Gathered:
         return texts if len(texts) == count else sorted(texts, key=lambda text: -text.mean_logprob)[:count]
 
 
-async def gather(job: GenerationJob, events: AsyncIterable[list[Event]]) -> Gathered:
+async def collect(job: GenerationJob, events: AsyncIterable[list[Event]]) -> CollectedTexts:
     """Wait until all texts of a job have ended, and all prompts are scored."""
     keys = [(prompt, sample) for prompt in range(len(job.prompts)) for sample in range(job.samples)]
-    found = Gathered({key: Text() for key in keys})
+    found = CollectedTexts({key: Text() for key in keys})
     writing = len(keys) if job.max_tokens else 0
     scoring = len(job.prompts) if job.prompt_logprobs is not None else 0
     if job.max_tokens == 0:

@@ -1,7 +1,7 @@
 """One text while it is being written: its tokens, its stop strings, its end.
 
-Main entries: `Row`, `OutputDecoder`. Invariant: what a row makes of the tokens it is given depends on its job
-alone.
+Main entries: `GeneratedSequence`, `OutputDecoder`. Invariant: what a sequence makes of the tokens it is given
+depends on its job alone.
 """
 
 from collections.abc import Collection, Sequence
@@ -33,7 +33,7 @@ class OutputDecoder:
         return self._decoder.flush()
 
 
-class Row:
+class GeneratedSequence:
     """One text of a job.
 
     Attributes:
@@ -62,7 +62,7 @@ class Row:
         return len(self.job.prompts[self.prompt]) + self.job.max_tokens - 1
 
     def take(self, token: TokenLogprob) -> TokenWritten:
-        """Add the token just chosen, and end the row if that ends it."""
+        """Add the token just chosen, and end the sequence if that ends it."""
         token_id, job = token.token_id, self.job
         self.token_ids.append(token_id)
         reason: FinishReason | None = None

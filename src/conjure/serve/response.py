@@ -1,6 +1,6 @@
-"""What an answer has whichever route it goes by: who wrote it, when, and how many tokens that took.
+"""What a response has whichever route it goes by: who wrote it, when, and how many tokens that took.
 
-Main entry: `Answer`. Invariant: all parts of one answer say the same of it.
+Main entry: `ApiResponse`. Invariant: all parts of one response say the same of it.
 """
 
 import secrets
@@ -15,8 +15,8 @@ from conjure.serve.generation_call import Call
 AnyCall = TypeVar("AnyCall", bound=Call)
 
 
-class Answer(Generic[AnyCall]):
-    """What is common to all parts of one answer.
+class ApiResponse(Generic[AnyCall]):
+    """What is common to all parts of one response.
 
     Attributes:
         call: The request.
@@ -24,7 +24,7 @@ class Answer(Generic[AnyCall]):
         generated: Tokens generated so far, of texts that are not shown included.
 
     Args:
-        prefix: Of its id, by which clients tell kinds of answers.
+        prefix: Of its id, by which clients tell kinds of responses.
         call: The request.
         model: What serves it.
         name: What the request calls the model.
@@ -45,9 +45,9 @@ class Answer(Generic[AnyCall]):
         return {**self._head, "object": kind, "choices": choices, **more}
 
     def whole(self, kind: str, choices: Iterable[dict[str, Any]], **more: Any) -> bytes:
-        """All of the answer as JSON; `choices` are made one by one.
+        """All of the response as JSON; `choices` are made one by one.
 
-        Each is encoded by itself, for encoding holds up all other threads and an answer can have millions of
+        Each is encoded by itself, for encoding holds up all other threads and a response can have millions of
         log-probabilities.
         """
         start, end = (to_json_bytes(each)[1:-1] for each in ({**self._head, "object": kind}, more))
