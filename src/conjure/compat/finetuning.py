@@ -21,7 +21,7 @@ from conjure.core.files import write_atomically
 from conjure.core.stop_signals import stopping_in_order
 from conjure.core.units import format_number
 from conjure.errors import CheckpointError
-from conjure.lm.checkpoints.layout import read_config
+from conjure.lm.checkpoints.checkpoint_folder import read_config
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.checkpoints.tensor_layout import stored_names

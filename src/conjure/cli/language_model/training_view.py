@@ -19,7 +19,7 @@ from conjure.cli.render import StatusLine, note, visible
 from conjure.core.quoting import printable
 from conjure.core.text import plural
 from conjure.core.units import format_duration, format_number, format_size
-from conjure.lm.report.facts import HeldOutFacts
+from conjure.lm.report.report_schema import HeldOutFacts
 from conjure.lm.text.token_cache import DataFacts
 from conjure.lm.training.events import Evaluated, Sampled, StepDone, TuningEvent
 from conjure.lm.training.finetune import FinetuneResult

@@ -1,8 +1,8 @@
 """All work for one model: sequences being written, prompts being scored, and what waits for room.
 
 Main entry: `ModelWorker`. Invariant: it belongs to the thread that computes; sequences join in the order
-their jobs came, and only while there is room for all they may come to hold. Jobs are scored one after the other,
-for each that has begun holds the keys and values of a whole prompt.
+their jobs came, and only while there is room for all they may come to hold. Jobs are scored one after the
+other, for each that has begun holds the keys and values of a whole prompt.
 """
 
 from collections import deque

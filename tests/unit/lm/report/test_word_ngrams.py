@@ -2,7 +2,7 @@
 
 import pytest
 
-from conjure.lm.report.words import count_whole_words, split_words
+from conjure.lm.report.word_ngrams import count_whole_words, split_words
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 
 from conjure.errors import DataError
 from conjure.lm.report.analysis import analyse
-from conjure.lm.report.facts import SCHEMA, report_from_json, report_to_json
 from conjure.lm.report.html.page import render_html
+from conjure.lm.report.report_schema import SCHEMA, report_from_json, report_to_json
 from support.reports import evidence
 
 

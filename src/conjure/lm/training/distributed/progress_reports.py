@@ -1,6 +1,6 @@
 """What a process of a training tells its supervisor, from which that knows work from a hang.
 
-Main entry: `WorkReports`. Invariant: limits are strict only for work of a kind that this process has done
+Main entry: `ProgressReports`. Invariant: limits are strict only for work of a kind that this process has done
 before; the first time, and whenever files are written, nobody knows how long it takes.
 """
 
@@ -21,7 +21,7 @@ _SLOWDOWN = 10  # times the longest work of the same kind
 _LEAST_CPU_S = 8.0
 
 
-class WorkReports:
+class ProgressReports:
     """Reports of one process; see `conjure.rank_protocol`.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 
 from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ModelError
-from conjure.lm.checkpoints.layout import (
+from conjure.lm.checkpoints.checkpoint_folder import (
     CONFIG_FILE,
     EMBEDDING,
     HEAD,

@@ -15,7 +15,6 @@ from conjure.lm.language_model import load
 from conjure.lm.models.base import CausalLM
 from conjure.lm.report import build
 from conjure.lm.report.analysis import Evidence, analyse
-from conjure.lm.report.facts import HeldOutFacts
 from conjure.lm.report.measure_model import (
     FEWEST_SCORED_TOKENS,
     HeldOutTexts,
@@ -26,6 +25,7 @@ from conjure.lm.report.measure_model import (
     record_texts,
     some_records,
 )
+from conjure.lm.report.report_schema import HeldOutFacts
 from conjure.lm.report.statistics import group_tallies
 from conjure.lm.training.history import Trained
 from conjure.lm.training.preparation import Prepared

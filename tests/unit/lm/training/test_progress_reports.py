@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from conjure.lm.training.distributed.work_reports import WorkReports
+from conjure.lm.training.distributed.progress_reports import ProgressReports
 from conjure.rank_protocol import Activity
 
 
@@ -23,7 +23,7 @@ def recorder():
 
 @pytest.fixture
 def reports(recorder):
-    return WorkReports(recorder)
+    return ProgressReports(recorder)
 
 
 def test_work_is_limited_by_the_longest_of_its_kind(reports, recorder, monkeypatch):
