@@ -15,7 +15,7 @@ from conjure.runs.database.base import Database
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.telemetry.columns import ColumnCache, MetricColumns
+from conjure.runs.telemetry.metric_column_cache import ColumnCache, MetricColumns
 from conjure.web.usage_watch import UsageWatch
 
 _BRING_EVERY_S = 1.0

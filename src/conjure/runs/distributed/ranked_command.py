@@ -19,8 +19,8 @@ from conjure.runs.distributed.members import Members
 from conjure.runs.executors.command import Exit, Job, Ranks
 from conjure.runs.executors.command_process import CommandProcess, open_process, send_to_all, usage_meter
 from conjure.runs.host.hang_detector import HangDetector, RankObserver, RankState
+from conjure.runs.host.orphan_detection import ProcessMarks
 from conjure.runs.host.process import Process
-from conjure.runs.host.process_marks import ProcessMarks
 
 _LOOK_EVERY_S = 0.5
 _GRACE_S = 3.0

@@ -60,8 +60,8 @@ from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contai
 from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
 from conjure.runs.host.disk_reserve import DiskReserve
+from conjure.runs.host.orphan_detection import ProcessMarks
 from conjure.runs.host.process import KILL_SIGNAL, Process, kill_descendants
-from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.cancellation import poll_and_raise
 from conjure.runs.lifecycle.command_environment import (
     WorkingDirectory,
@@ -80,8 +80,8 @@ from conjure.runs.schema.run_folder import BASELINE, MANIFEST, RunFolder
 from conjure.runs.schema.spec import COMMAND, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
-from conjure.runs.telemetry.column_file import ColumnWriter
 from conjure.runs.telemetry.logs import LogWriter
+from conjure.runs.telemetry.metric_column_file import ColumnWriter
 from conjure.runs.telemetry.metrics import MetricTail, Summary
 from conjure.runs.telemetry.rungs import RungLadder
 

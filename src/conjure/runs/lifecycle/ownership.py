@@ -23,8 +23,8 @@ from conjure.runs.environments.containers import keeps_containers, remove_contai
 from conjure.runs.executors.base import Executor, SupervisorState
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.disk_reserve import DiskReserve
+from conjure.runs.host.orphan_detection import find_marked, forget_marks
 from conjure.runs.host.process import Process, boot_id, end_all, machine_id, with_variables
-from conjure.runs.host.process_marks import find_marked, forget_marks
 from conjure.runs.lifecycle.heartbeat import TAKE_OVER_AFTER, is_abandoned
 from conjure.runs.scheduling.retries import queue_next_attempt
 from conjure.runs.scheduling.scheduler_start import (

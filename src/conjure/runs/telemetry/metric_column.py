@@ -1,7 +1,7 @@
 """The points of one metric as arrays.
 
 Main entry: `Column`. Of each `BUCKET` points in a row a column also knows which is the lowest, the highest
-and the first that is not finite; `curves` needs no more to find extremes in a long series.
+and the first that is not finite; `curve_downsampling` needs no more to find extremes in a long series.
 
 Invariant: buckets begin at multiples of `BUCKET`, and each says what its points say.
 """

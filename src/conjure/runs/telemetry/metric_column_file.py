@@ -23,8 +23,8 @@ from typing import IO, Any
 
 from conjure.core.files import parse_json, write_atomically
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.telemetry.column import Column, size_of
 from conjure.runs.telemetry.line_tail import LONGEST_LINE_BYTES
+from conjure.runs.telemetry.metric_column import Column, size_of
 from conjure.runs.telemetry.metrics import Point
 
 _FORMAT = 2

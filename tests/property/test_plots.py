@@ -5,7 +5,7 @@ from array import array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conjure.runs.telemetry.series import Series, thin
+from conjure.cli.plots import Series, thin
 
 _VALUES = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, 1.0])
 

@@ -20,14 +20,14 @@ from typing import IO
 
 from conjure.core.files import write_atomically
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.telemetry.column import Column
-from conjure.runs.telemetry.column_file import (
+from conjure.runs.telemetry.line_tail import LineTail
+from conjure.runs.telemetry.metric_column import Column
+from conjure.runs.telemetry.metric_column_file import (
     ColumnIndex,
     encode_part,
     read_column,
     read_index,
 )
-from conjure.runs.telemetry.line_tail import LineTail
 from conjure.runs.telemetry.metrics import metric_name, parse_point
 
 _WORTH_KEEPING_BYTES = 1 << 20  # more than the supervisor of a run leaves unwritten

@@ -4,7 +4,7 @@ import json
 import os
 
 from conjure.core.dir_fd import Folder
-from conjure.runs.host.process_marks import ProcessMarks
+from conjure.runs.host.orphan_detection import ProcessMarks
 from conjure.runs.schema.run_folder import MARKS_FILE
 
 

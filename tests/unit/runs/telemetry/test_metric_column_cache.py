@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.telemetry import column_file, curves, line_tail
-from conjure.runs.telemetry import columns as module
-from conjure.runs.telemetry.column import BUCKET, Column
-from conjure.runs.telemetry.column_file import ColumnWriter
-from conjure.runs.telemetry.columns import ColumnCache, MetricColumns
-from conjure.runs.telemetry.curves import CurveRequest, draw_curve, thin
+from conjure.runs.telemetry import curve_downsampling, line_tail, metric_column_file
+from conjure.runs.telemetry import metric_column_cache as module
+from conjure.runs.telemetry.curve_downsampling import CurveRequest, draw_curve, thin
+from conjure.runs.telemetry.metric_column import BUCKET, Column
+from conjure.runs.telemetry.metric_column_cache import ColumnCache, MetricColumns
+from conjure.runs.telemetry.metric_column_file import ColumnWriter
 from conjure.runs.telemetry.metrics import MetricTail
 
 
@@ -80,7 +80,7 @@ def test_whole_buckets_are_thinned_alike_whether_or_not_others_are_broken(parts)
     expected = [
         index
         for bucket in range(0, 40, width)
-        for index in curves._extremes_of_buckets(column, bucket, min(bucket + width, 40))
+        for index in curve_downsampling._extremes_of_buckets(column, bucket, min(bucket + width, 40))
     ]
     assert whole == thin(column, 0, 40 * BUCKET, parts) == expected
 
@@ -316,8 +316,8 @@ class TestWriter:
 
     @pytest.fixture(autouse=True)
     def small_parts(self, monkeypatch):
-        monkeypatch.setattr(column_file, "_PART_BYTES", 3000)
-        monkeypatch.setattr(column_file, "_LAST_PART_BYTES", 100)
+        monkeypatch.setattr(metric_column_file, "_PART_BYTES", 3000)
+        monkeypatch.setattr(metric_column_file, "_LAST_PART_BYTES", 100)
 
     @pytest.fixture
     def supervised(self, folder):
@@ -453,14 +453,14 @@ class TestWriter:
         def refuse(*_):
             raise OSError(28, "no space left on device")
 
-        monkeypatch.setattr(column_file.os, "write", refuse)
+        monkeypatch.setattr(metric_column_file.os, "write", refuse)
         supervised(*self.points(100, 300))
         monkeypatch.undo()
         supervised(*self.points(300, 500))
         self.assert_true(folder)
 
     def test_a_short_run_leaves_no_file(self, folder, supervised, monkeypatch):
-        monkeypatch.setattr(column_file, "_LAST_PART_BYTES", 1 << 16)
+        monkeypatch.setattr(metric_column_file, "_LAST_PART_BYTES", 1 << 16)
         supervised(*self.points(0, 10))
         supervised.writer.finish()
         assert not RunFolder(folder).columns.exists()

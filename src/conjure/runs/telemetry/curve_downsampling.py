@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from conjure.runs.telemetry.column import BUCKET, Column
-from conjure.runs.telemetry.columns import MetricColumns
+from conjure.runs.telemetry.metric_column import BUCKET, Column
+from conjure.runs.telemetry.metric_column_cache import MetricColumns
 
 STEP, TIME = "step", "time"
 
