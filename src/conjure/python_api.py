@@ -27,7 +27,7 @@ from conjure.runs.environments.local_packages import keep_packages
 from conjure.runs.environments.pip_requirements import read_requirements
 from conjure.runs.executors.base import Executor
 from conjure.runs.lifecycle.log_following import Printed, follow, wait_for_end
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.stop_requests import end_runs
 from conjure.runs.lifecycle.submission import rerun, submit
 from conjure.runs.schema.record import RunRecord

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from conjure.core.home import Home
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 
 _FORM = re.compile(r"(?:#|runs/)?(?:(?P<number>[1-9][0-9]{0,17})|last(?:~(?P<back>[0-9]{1,9}))?)/?")
 

@@ -28,7 +28,7 @@ from conjure.runs.lifecycle.log_following import (
     Queued,
     follow,
 )
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.stop_requests import cancel_queued, request_end
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import EXIT_DETACHED, Ending, EndReason, RunStatus, exit_status

@@ -13,7 +13,7 @@ from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.runs.database.base import STOP
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.submission import Submission, submit
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.spec import RunSpec

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from conjure.core.home import Home
 from conjure.recipes.used_models import named_models
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.record import RunRecord
 
 

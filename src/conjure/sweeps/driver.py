@@ -16,7 +16,8 @@ from conjure.runs.artifacts.team_transfer import bring_streams
 from conjure.runs.database.base import PRUNE, STOP, Database
 from conjure.runs.database.sweep_rows import SweepState, TrialClaim, TrialRefusedError, TrialRow
 from conjure.runs.executors.forking import ForkingExecutor
-from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
+from conjure.runs.lifecycle.abandoned_runs import mark_interrupted
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.stop_requests import request_end
 from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.run_folder import RunFolder

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from conjure.core.home import Home
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.curve_downsampling import CurveRequest, draw_curve
 from conjure.runs.telemetry.log_window import read_before

@@ -14,7 +14,7 @@ from conjure.core.home import Home
 from conjure.core.units import format_duration
 from conjure.recipes.demo import Step, story
 from conjure.recipes.report import REPORT_FILE, report_folder
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.status import EXIT_DETACHED, EndReason
 

@@ -12,7 +12,7 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.core.units import format_number
 from conjure.runs.inspect.run_diff import Change, CodeDifference, Difference, FileChange, compare
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 
 # The longest list comes last, and the two that say how it went before it.
 _SECTIONS = ("settings", "params", "variables", "mounts", "result", "metrics", "packages")

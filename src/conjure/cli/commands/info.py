@@ -12,7 +12,7 @@ from conjure.cli.status_colors import toned
 from conjure.cli.tables import heading, show_facts
 from conjure.core.home import Home
 from conjure.recipes.used_models import UsedModel, used_models
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.views import view_run
 
 

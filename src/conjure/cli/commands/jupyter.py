@@ -26,7 +26,7 @@ from conjure.core.home import Home
 from conjure.core.units import parse_duration
 from conjure.errors import UsageError
 from conjure.runs.environments.interpreter import find_current
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.submission import Submission, submit
 from conjure.runs.schema.spec import RunSpec, current_folder
 

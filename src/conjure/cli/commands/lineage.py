@@ -21,7 +21,7 @@ from conjure.runs.inspect.lineage import (
     trace_products,
     trace_sources,
 )
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 
 _COMMAND_WIDTH = 60  # on a terminal
 

@@ -17,7 +17,7 @@ from conjure.core.text import did_you_mean
 from conjure.core.units import format_number
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.artifacts.team_transfer import bring_streams
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.metrics import MetricTail, Point, Summary
 

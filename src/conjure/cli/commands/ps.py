@@ -13,7 +13,7 @@ from conjure.core.home import Home
 from conjure.core.times import short_age
 from conjure.errors import UsageError
 from conjure.runs.database.base import RunFilter
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.status import RunStatus
 from conjure.runs.views import RunRow, elapsed, list_runs
 

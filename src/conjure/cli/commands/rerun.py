@@ -12,7 +12,7 @@ from conjure.cli.saved_commands.options_of_run import values_of_run
 from conjure.cli.submit_and_follow import follow_submission
 from conjure.core.home import Home
 from conjure.recipes.lazy_model_checks import changed_model_notes
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.submission import rerun
 
 

@@ -18,7 +18,7 @@ from conjure.cli.tables import Cell, Column, show_table
 from conjure.core.home import Home
 from conjure.core.units import format_number
 from conjure.errors import NotFoundError, UsageError
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.spec import RunSpec
 from conjure.sweeps.control import require_packages, resume_sweep, start_sweep, stop_sweep
 from conjure.sweeps.proposals import propose

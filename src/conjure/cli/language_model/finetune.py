@@ -22,7 +22,7 @@ from conjure.recipes.request_checks import check_finetune
 from conjure.recipes.resource_lookup import data_path, with_data_paths
 from conjure.reporting import inside_a_run
 from conjure.runs.artifacts.resource_paths import parse
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.spec import RunSpec
 
 

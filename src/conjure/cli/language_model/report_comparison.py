@@ -18,7 +18,7 @@ from conjure.lm.report.html.page import render_html
 from conjure.lm.report.report_schema import Report
 from conjure.recipes.comparison_inputs import tuned_models
 from conjure.recipes.used_models import models_of_one_name
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 
 
 def compare_runs(

@@ -41,7 +41,7 @@ from conjure.runs.executors.supervisor_request import LOCAL, Program, Supervisor
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import boot_id, this_process
 from conjure.runs.host.process_settings import ProcessSettings
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.scheduling.run_queue import enqueue, has_room
 from conjure.runs.scheduling.scheduler import refuse_impossible
 from conjure.runs.scheduling.scheduler_start import (

@@ -1,7 +1,7 @@
 """Carrying out a run's part on a node beside the first one, in a job that an executor has handed over.
 
-Main entry: `main_on_further_node`; `node` is for the first one. Invariant: nothing is written of the run from
-here. It belongs to the first node's supervisor; what there is to tell, that one is told.
+Main entry: `main_on_worker_node`; `first_node` is for the first one. Invariant: nothing is written of the
+run from here. It belongs to the first node's supervisor; what there is to tell, that one is told.
 """
 
 import os
@@ -22,8 +22,8 @@ from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database, DatabaseAwayError
 from conjure.runs.database.open_database import open_database
 from conjure.runs.distributed.connection import Invitation, accept, find_invitation
-from conjure.runs.distributed.member import Leader, execute_member
-from conjure.runs.distributed.members import JOIN_WITHIN_S
+from conjure.runs.distributed.node_coordinator import JOIN_WITHIN_S
+from conjure.runs.distributed.worker_ranks import Leader, execute_worker_ranks
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.executors.command import Job, NotStartedError
@@ -33,8 +33,8 @@ from conjure.runs.host.process import Process
 from conjure.runs.lifecycle.cancellation import poll_and_raise
 from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
 from conjure.runs.lifecycle.execution import place_mounts, ranks_of, take_checkpoints, write_code
+from conjure.runs.lifecycle.first_node import as_here, create_part_folder, supervise_below
 from conjure.runs.lifecycle.heartbeat import when_reachable
-from conjure.runs.lifecycle.node import as_here, create_member, supervise_below
 from conjure.runs.lifecycle.supervisor import become_supervisor
 from conjure.runs.schema.argv import fill_in, to_arguments
 from conjure.runs.schema.record import RunRecord
@@ -43,7 +43,7 @@ from conjure.runs.schema.run_folder import RunFolder
 _LOOK_EVERY_S = 0.5
 
 
-def main_on_further_node(home: Home, number: int, attempt: int, node: int) -> None:
+def main_on_worker_node(home: Home, number: int, attempt: int, node: int) -> None:
     """Carry out a part of a run in this job of a cluster's; returns when that has ended.
 
     Args:
@@ -56,9 +56,9 @@ def main_on_further_node(home: Home, number: int, attempt: int, node: int) -> No
     if found is None:
         return  # there is no such attempt any more, or another job's
     request, invitation = found
-    folder = home.members / f"{number}-{attempt}-{node}"
+    folder = home.node_parts / f"{number}-{attempt}-{node}"
     try:
-        lock = create_member(home, folder.name)
+        lock = create_part_folder(home, folder.name)
     except FileExistsError:
         return  # another job of the same attempt has it
     part = _Part(home, number, attempt, node, request, invitation, RunFolder(folder))
@@ -186,7 +186,7 @@ class _Part:
         port = leader.wait_for_start()
         if port is not None:
             environment = environment if environment is not None else self._environment(place)
-            execute_member(self._job(record, place, environment, leader.address), port, exclude, leader)
+            execute_worker_ranks(self._job(record, place, environment, leader.address), port, exclude, leader)
 
     def _record(self) -> RunRecord:
         with open_database(self.home, must_exist=True) as store:

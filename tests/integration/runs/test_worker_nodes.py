@@ -9,11 +9,11 @@ from functools import partial
 
 import pytest
 
-from conjure.runs.distributed import connection, members
+from conjure.runs.distributed import connection, node_coordinator
 from conjure.runs.distributed.connection import Connection, accept
-from conjure.runs.distributed.member import Leader, execute_member
-from conjure.runs.distributed.members import Members, NodeLostError
+from conjure.runs.distributed.node_coordinator import NodeLostError, WorkerNodes
 from conjure.runs.distributed.ranked_command import start_ranked
+from conjure.runs.distributed.worker_ranks import Leader, execute_worker_ranks
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.host import hang_detector
 from conjure.runs.host.process import descendants, find_process, kill_descendants, send_signal
@@ -30,19 +30,19 @@ class Cluster:
     def __init__(self, folder):
         self.folder = folder
         self.pids = []
-        self.members = None
+        self.worker_nodes = None
 
     def job(self, line, node=0, nodes=2, address="127.0.0.1", **options):
         ranks = Ranks(1, node=node, nodes=nodes, address=address, **options)
         return Job(("bash", "-c", line), self.folder, dict(os.environ), ranks=ranks)
 
     def invite(self, nodes=2, **options):
-        self.members = Members(nodes, 1, **options)
-        return self.members.invitation
+        self.worker_nodes = WorkerNodes(nodes, 1, **options)
+        return self.worker_nodes.invitation
 
     def join(self, node, act):
         """Have another node join, and do something."""
-        invitation = self.members.invitation
+        invitation = self.worker_nodes.invitation
         pid = os.fork()
         if pid:
             self.pids.append(pid)
@@ -65,16 +65,16 @@ class Cluster:
             if port is not None:
                 job = self.job(line, node, nodes, leader.address, **options)
                 try:
-                    execute_member(job, port, lambda _: False, leader)
+                    execute_worker_ranks(job, port, lambda _: False, leader)
                     leader.send("ended")
                 finally:
                     kill_descendants()
 
         for node in range(1, nodes):
             self.join(node, partial(execute, node=node))
-        self.members.wait()
-        job = self.job(line, 0, nodes, self.members.own_address, **options)
-        return self.begin(partial(start_ranked, members=self.members), job)
+        self.worker_nodes.wait()
+        job = self.job(line, 0, nodes, self.worker_nodes.own_address, **options)
+        return self.begin(partial(start_ranked, worker_nodes=self.worker_nodes), job)
 
 
 @pytest.fixture
@@ -83,8 +83,8 @@ def cluster(tmp_path):
         cluster = Cluster(tmp_path)
         cluster.begin = begin
         yield cluster
-        if cluster.members is not None:
-            cluster.members.close()
+        if cluster.worker_nodes is not None:
+            cluster.worker_nodes.close()
         for pid in cluster.pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -95,7 +95,7 @@ def cluster(tmp_path):
 def test_each_process_is_told_its_place_among_those_of_all_nodes(cluster):
     line = "echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $NODE_RANK $MASTER_PORT; printf err >&2"
     execution = cluster.start(line, 3)
-    assert cluster.members.hosts == ["host-1", "host-2"]
+    assert cluster.worker_nodes.hosts == ["host-1", "host-2"]
     written = read_to_end(execution)
     lines = sorted(written[STDOUT].decode().splitlines())
     [port] = {line.split()[-1] for line in lines}
@@ -147,7 +147,7 @@ def test_a_node_that_is_lost_is_the_cause_of_what_follows_from_it(cluster):
 def test_what_other_nodes_started_ends_with_the_first_one(cluster):
     execution = cluster.start(f'[ "$RANK" = 0 ] || {FOR_EVER}; sleep 600')
     wait_until(lambda: is_running(nap(87112)), "the start")
-    cluster.members.close()
+    cluster.worker_nodes.close()
     wait_until(lambda: not is_running(nap(87112)), "the end of all")
     execution.kill()
     read_to_end(execution)
@@ -159,7 +159,7 @@ def test_a_stop_and_a_kill_reach_all_nodes(cluster):
     execution.terminate()
     assert sorted(read_to_end(execution)[STDOUT].splitlines()) == [b"[0] asked", b"[1] asked"]
     assert execution.exit.code == 3
-    cluster.members.close()
+    cluster.worker_nodes.close()
     execution = cluster.start(f"trap '' TERM; echo ready; sleep {nap(87112)}")
     read_lines(execution, 2)
     execution.kill()
@@ -198,9 +198,9 @@ def test_a_command_that_cannot_be_started_on_another_node_ends_all(cluster):
         leader.send("not started", message="no space", exit_code=125)
 
     cluster.join(1, refuse)
-    cluster.members.wait()
-    job = cluster.job(FOR_EVER, address=cluster.members.own_address)
-    execution = cluster.begin(partial(start_ranked, members=cluster.members), job)
+    cluster.worker_nodes.wait()
+    job = cluster.job(FOR_EVER, address=cluster.worker_nodes.own_address)
+    execution = cluster.begin(partial(start_ranked, worker_nodes=cluster.worker_nodes), job)
     read_to_end(execution)
     assert execution.exit == Exit(code=125, message="node 2 of 2 (host-1): no space")
 
@@ -209,21 +209,21 @@ def test_a_node_that_cannot_get_ready_says_why(cluster):
     cluster.invite()
     cluster.join(1, lambda leader: leader.send("not started", message="no such package", exit_code=125))
     with pytest.raises(NotStartedError, match=r"^node 2 of 2 \(host-1\): no such package$"):
-        cluster.members.wait()
+        cluster.worker_nodes.wait()
 
 
 def test_a_node_that_is_lost_before_it_is_ready_is_told(cluster):
     cluster.invite()
     cluster.join(1, lambda _: os._exit(1))
     with pytest.raises(NodeLostError, match=r"^node 2 of 2 \(host-1\) was lost$"):
-        cluster.members.wait()
+        cluster.worker_nodes.wait()
 
 
 def test_a_node_that_does_not_join_is_not_waited_for_for_ever(cluster):
     invitation = cluster.invite(3, join_within_s=0.3)
     cluster.join(1, lambda leader: leader.wait_for_start())
     with pytest.raises(NodeLostError, match=rf"^node 3 of 3 did not join within 0 s: .*{invitation.port}"):
-        cluster.members.wait()
+        cluster.worker_nodes.wait()
 
 
 def test_a_stop_of_another_nodes_job_is_passed_on(cluster):
@@ -235,12 +235,12 @@ def test_a_stop_of_another_nodes_job_is_passed_on(cluster):
         leader.wait_for_start()
 
     cluster.join(1, pass_on)
-    cluster.members.wait()
-    wait_until(lambda: cluster.members.read() or cluster.members.told_to_end, "the word")
+    cluster.worker_nodes.wait()
+    wait_until(lambda: cluster.worker_nodes.read() or cluster.worker_nodes.told_to_end, "the word")
 
 
 def test_who_does_not_know_the_token_is_sent_away(cluster, monkeypatch):
-    monkeypatch.setattr(members, "_HELLO_WITHIN_S", 0.0)
+    monkeypatch.setattr(node_coordinator, "_HELLO_WITHIN_S", 0.0)
     invitation = cluster.invite(join_within_s=2.0)
     strangers = []
     for said in (
@@ -251,7 +251,7 @@ def test_who_does_not_know_the_token_is_sent_away(cluster, monkeypatch):
         strangers.append(socket.create_connection(("127.0.0.1", invitation.port)))
         strangers[-1].sendall(said)
     with pytest.raises(NodeLostError, match="did not join"):
-        cluster.members.wait()
+        cluster.worker_nodes.wait()
     for stranger in strangers:
         stranger.settimeout(5)
         with contextlib.suppress(ConnectionResetError):

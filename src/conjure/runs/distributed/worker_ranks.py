@@ -1,7 +1,7 @@
-"""A further node of a run: what its supervisor does there, as the supervisor on the first node asks.
+"""The ranks of a run on a node beside the first one: started and ended as the first node's supervisor asks.
 
-Main entries: `Leader`, `execute_member`; the other end is `members`. Invariant: when the first node's
-supervisor is gone, everything of the command is ended here.
+Main entries: `Leader`, `execute_worker_ranks`; the other end is `node_coordinator`. Invariant: when the first
+node's supervisor is gone, everything of the command is ended here.
 """
 
 import select
@@ -81,7 +81,7 @@ class Leader:
         self._connection.close()
 
 
-def execute_member(job: Job, port: int, exclude: Callable[[Process], bool], leader: Leader) -> None:
+def execute_worker_ranks(job: Job, port: int, exclude: Callable[[Process], bool], leader: Leader) -> None:
     """Carry out this node's part of a command, to its end.
 
     Args:
@@ -95,7 +95,7 @@ def execute_member(job: Job, port: int, exclude: Callable[[Process], bool], lead
     """
     assert job.ranks is not None
     started = StartedRanks(job, job.ranks, port, None, None)
-    execution = _MemberProcesses(job, started, exclude, leader)
+    execution = _WorkerProcesses(job, started, exclude, leader)
     while execution.exit is None:
         for stream, data in execution.read(_READ_S):
             leader.send("output", stream=stream, data=data.decode("latin-1"))
@@ -105,8 +105,8 @@ def execute_member(job: Job, port: int, exclude: Callable[[Process], bool], lead
             execution.kill()
 
 
-class _MemberProcesses(RankedProcesses):
-    """The processes of a command on a further node: what the first node has to know, it is told."""
+class _WorkerProcesses(RankedProcesses):
+    """The processes of a command on a worker node: what the first node has to know, it is told."""
 
     def __init__(
         self, job: Job, started: StartedRanks, exclude: Callable[[Process], bool], leader: Leader

@@ -1,6 +1,6 @@
-"""What a further node hears of the supervisor on the first one."""
+"""What a worker node hears of the supervisor on the first one."""
 
-from conjure.runs.distributed.member import Leader
+from conjure.runs.distributed.worker_ranks import Leader
 
 
 class Spoken:

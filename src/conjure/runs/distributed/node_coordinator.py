@@ -1,7 +1,7 @@
 """The other nodes of a run, as its supervisor on the first node sees them.
 
-Main entry: `Members`; the other end is `member`. Invariant: a node that is lost, or does not join, is told of
-once, and nobody waits for it any longer; what a node has printed before is not lost with it.
+Main entry: `WorkerNodes`; the other end is `worker_ranks`. Invariant: a node that is lost, or does not join,
+is told of once, and nobody waits for it any longer; what a node has printed before is not lost with it.
 """
 
 import hmac
@@ -38,7 +38,7 @@ class NodeLostError(Exception):
 
 
 @dataclass(slots=True)
-class Member:
+class WorkerNode:
     """Another node of the run.
 
     Attributes:
@@ -64,7 +64,7 @@ class Member:
     seen_at: float = 0.0
 
 
-class Members:
+class WorkerNodes:
     """All of them.
 
     Args:
@@ -79,7 +79,7 @@ class Members:
 
     def __init__(self, nodes: int, attempt: int, job: str = "", join_within_s: float = JOIN_WITHIN_S) -> None:
         self._nodes = nodes
-        self._members: dict[int, Member] = {}
+        self._workers: dict[int, WorkerNode] = {}
         self._guests: list[tuple[Connection, float]] = []
         self._listener = listen()
         self._listener.setblocking(False)
@@ -107,18 +107,18 @@ class Members:
             self._selector.select(_POLL_S)
             self._receive_guests()
             self.read()
-            for member in self._members.values():
-                if member.not_started is not None:
-                    raise member.not_started
-                if member.failure is not None:
-                    raise NodeLostError(member.failure.message)
-            missing = [node for node in range(1, self._nodes) if node not in self._members]
+            for worker in self._workers.values():
+                if worker.not_started is not None:
+                    raise worker.not_started
+                if worker.failure is not None:
+                    raise NodeLostError(worker.failure.message)
+            missing = [node for node in range(1, self._nodes) if node not in self._workers]
             if missing and time.monotonic() > deadline:
                 raise NodeLostError(self._absence(missing[0]))
         self._end_listening()
 
     def _are_ready(self) -> bool:
-        return len(self._members) == self._nodes - 1 and all(each.is_ready for each in self._members.values())
+        return len(self._workers) == self._nodes - 1 and all(each.is_ready for each in self._workers.values())
 
     def _absence(self, node: int) -> str:
         where = ", ".join(self.invitation.addresses)
@@ -139,16 +139,16 @@ class Members:
         staying = []
         for guest, until in self._guests:
             messages = guest.receive()
-            member = self._let_in(guest, messages[0]) if messages else None
-            if member is not None:
-                self._take(member, messages[1:])
+            worker = self._let_in(guest, messages[0]) if messages else None
+            if worker is not None:
+                self._take(worker, messages[1:])
             elif messages or guest.is_lost or now > until:
                 guest.close()
             else:
                 staying.append((guest, until))
         self._guests = staying
 
-    def _let_in(self, guest: Connection, hello: Message) -> Member | None:
+    def _let_in(self, guest: Connection, hello: Message) -> WorkerNode | None:
         try:
             token = str(hello["token"]).encode()
             if not hmac.compare_digest(token, self.invitation.token.encode()):
@@ -156,11 +156,11 @@ class Members:
             node, host = int(hello["node"]), str(hello["host"])
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return None
-        if node in self._members or not 0 < node < self._nodes:
+        if node in self._workers or not 0 < node < self._nodes:
             return None
-        self._members[node] = Member(node, host, guest)
+        self._workers[node] = WorkerNode(node, host, guest)
         self._selector.register(guest, selectors.EVENT_READ)
-        return self._members[node]
+        return self._workers[node]
 
     def _end_listening(self) -> None:
         for guest, _ in self._guests:
@@ -175,12 +175,12 @@ class Members:
     @property
     def hosts(self) -> list[str]:
         """What people call the other nodes, in the order of their ranks."""
-        return [self._members[node].host for node in sorted(self._members)]
+        return [self._workers[node].host for node in sorted(self._workers)]
 
     @property
     def own_address(self) -> str:
         """This machine's address, as the others reach it."""
-        addresses = [self._members[node].connection.own_address for node in sorted(self._members)]
+        addresses = [self._workers[node].connection.own_address for node in sorted(self._workers)]
         return next((each for each in addresses if each != LOOPBACK), LOOPBACK)
 
     def start(self, port: int) -> None:
@@ -193,87 +193,87 @@ class Members:
 
     def watch(self, selector: selectors.BaseSelector) -> None:
         """Have a selector wake up when one of them has something to say."""
-        for member in self._members.values():
-            self._forget(self._selector, member)
-            if not member.connection.is_lost:
-                selector.register(member.connection, selectors.EVENT_READ, None)
+        for worker in self._workers.values():
+            self._forget(self._selector, worker)
+            if not worker.connection.is_lost:
+                selector.register(worker.connection, selectors.EVENT_READ, None)
         self._selector.close()
         self._selector, self._is_waiting = selector, False
 
     def read(self) -> list[tuple[str, bytes]]:
         """What the command wrote there, as (stream, bytes)."""
         written = []
-        for member in self._members.values():
-            if not member.has_ended:
-                written += self._take(member, member.connection.receive())
-            if not member.has_ended and self._drop_at is not None and time.monotonic() > self._drop_at:
-                self._part(member)
+        for worker in self._workers.values():
+            if not worker.has_ended:
+                written += self._take(worker, worker.connection.receive())
+            if not worker.has_ended and self._drop_at is not None and time.monotonic() > self._drop_at:
+                self._part(worker)
         return written
 
-    def _take(self, member: Member, messages: list[Message]) -> list[tuple[str, bytes]]:
+    def _take(self, worker: WorkerNode, messages: list[Message]) -> list[tuple[str, bytes]]:
         written = []
         for message in messages:
             kind = message["kind"]
             if kind == "output":
                 written.append((message["stream"], message["data"].encode("latin-1")))
             elif kind == "ready":
-                member.is_ready = True
+                worker.is_ready = True
             elif kind == "not started":
-                self._note_not_started(member, message["message"], message["exit_code"])
+                self._note_not_started(worker, message["message"], message["exit_code"])
             elif kind == "ranks":
-                member.ranks, member.seen_at = _states(message["ranks"]), time.monotonic()
+                worker.ranks, worker.seen_at = _states(message["ranks"]), time.monotonic()
             elif kind == "failed":
-                member.failure = Exit(message["code"], message["signal"], message["message"])
+                worker.failure = Exit(message["code"], message["signal"], message["message"])
             elif kind == "told to end":
                 self.told_to_end = True
             elif kind == "ended":
-                self._part(member)
-        if member.connection.is_lost and not member.has_ended:
-            self._part(member)
-            words = f"{self._name(member.node)} ({member.host}) was lost"
-            member.failure = member.failure or Exit(signal=signal.SIGKILL, message=words, is_lost=True)
+                self._part(worker)
+        if worker.connection.is_lost and not worker.has_ended:
+            self._part(worker)
+            words = f"{self._name(worker.node)} ({worker.host}) was lost"
+            worker.failure = worker.failure or Exit(signal=signal.SIGKILL, message=words, is_lost=True)
         return written
 
-    def _note_not_started(self, member: Member, message: str, exit_code: int) -> None:
-        words = f"{self._name(member.node)} ({member.host}): {message}"
-        if member.is_ready:
-            member.failure = Exit(code=exit_code, message=words)
+    def _note_not_started(self, worker: WorkerNode, message: str, exit_code: int) -> None:
+        words = f"{self._name(worker.node)} ({worker.host}): {message}"
+        if worker.is_ready:
+            worker.failure = Exit(code=exit_code, message=words)
         else:
-            member.not_started = NotStartedError(words, exit_code)
-        self._part(member)
+            worker.not_started = NotStartedError(words, exit_code)
+        self._part(worker)
 
-    def _part(self, member: Member) -> None:
-        member.has_ended = True
-        member.ranks = {}
-        self._forget(self._selector, member)
-        member.connection.close()
+    def _part(self, worker: WorkerNode) -> None:
+        worker.has_ended = True
+        worker.ranks = {}
+        self._forget(self._selector, worker)
+        worker.connection.close()
 
     @staticmethod
-    def _forget(selector: selectors.BaseSelector, member: Member) -> None:
-        if member.connection.fileno() in (selector.get_map() or {}):
-            selector.unregister(member.connection)
+    def _forget(selector: selectors.BaseSelector, worker: WorkerNode) -> None:
+        if worker.connection.fileno() in (selector.get_map() or {}):
+            selector.unregister(worker.connection)
 
     def take_failures(self) -> list[Exit]:
         """How the command failed there, each told once."""
         found = []
-        for member in self._members.values():
-            if member.failure is not None:
-                found.append(member.failure)
-                member.failure = None
+        for worker in self._workers.values():
+            if worker.failure is not None:
+                found.append(worker.failure)
+                worker.failure = None
         return found
 
     @property
     def have_ended(self) -> bool:
         """Whether nothing of the command is left on any of them, as far as is known."""
-        return all(member.has_ended for member in self._members.values())
+        return all(worker.has_ended for worker in self._workers.values())
 
     def ranks(self) -> dict[int, RankState] | None:
         """How the ranks there were found last; None while that is not known of all."""
         now = time.monotonic()
-        going = [member for member in self._members.values() if not member.has_ended]
-        if any(now - member.seen_at > _STALE_S for member in going):
+        going = [worker for worker in self._workers.values() if not worker.has_ended]
+        if any(now - worker.seen_at > _STALE_S for worker in going):
             return None
-        return {rank: state for member in going for rank, state in member.ranks.items()}
+        return {rank: state for worker in going for rank, state in worker.ranks.items()}
 
     def terminate(self) -> None:
         """Ask the command to end there."""
@@ -292,17 +292,17 @@ class Members:
     def close(self) -> None:
         """Part with all; those who are not done end what they have started."""
         self._end_listening()
-        for member in self._members.values():
-            if not member.has_ended:
-                self._part(member)
+        for worker in self._workers.values():
+            if not worker.has_ended:
+                self._part(worker)
         if self._is_waiting:  # else it is somebody else's
             self._selector.close()
             self._is_waiting = False
 
     def _send(self, kind: str, **values: object) -> None:
-        for member in self._members.values():
-            if not member.has_ended:
-                member.connection.send(kind, **values)
+        for worker in self._workers.values():
+            if not worker.has_ended:
+                worker.connection.send(kind, **values)
 
     def _name(self, node: int) -> str:
         return f"node {node + 1} of {self._nodes}"

@@ -1,6 +1,6 @@
-"""Who supervises a run, and what becomes of runs whose supervisor is gone.
+"""Runs that their supervisors left behind: found, closed as interrupted, and what is left of them ended.
 
-Main entries: `open_store`, `mark_interrupted`. Invariant: a run of this machine that has not ended is
+Main entries: `mark_abandoned`, `mark_interrupted`. Invariant: a run of this machine that has not ended is
 supervised by the one process that holds the lock in its folder (`RunLock`). A run of another machine is
 judged from here only by its executor, or by a lease that nobody has renewed for long.
 """
@@ -17,7 +17,6 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
 from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.base import KILL, Database, SupersededError
-from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import read_record
 from conjure.runs.environments.containers import keeps_containers, remove_container
 from conjure.runs.executors.base import Executor, SupervisorState
@@ -28,7 +27,6 @@ from conjure.runs.host.process import Process, boot_id, end_all, machine_id, wit
 from conjure.runs.lifecycle.heartbeat import TAKE_OVER_AFTER, is_abandoned
 from conjure.runs.scheduling.retries import queue_next_attempt
 from conjure.runs.scheduling.scheduler_start import (
-    end_scheduler,
     ensure_scheduler,
     is_scheduler,
     remove_request,
@@ -52,30 +50,6 @@ _NOT_IGNORED = {
     signal.SIGSEGV,
 }
 _PROCESS_NAME = "conjure#"
-
-
-def open_store(home: Home, *, must_exist: bool = False) -> Database:
-    """The store, with every run that its carrier left behind closed first: what is then read is true.
-
-    Where runs wait and the process that starts them is gone, another is started.
-
-    Args:
-        home: Where conjure keeps things.
-        must_exist: As `open_database` has it.
-
-    Raises:
-        StoreError: The home or its database cannot be used.
-    """
-    store = open_database(home, must_exist=must_exist)
-    try:
-        if store.was_upgraded:
-            end_scheduler(home)  # it is older, cannot open the database any more, and would hold its place
-        mark_abandoned(store)
-        ensure_scheduler(store)
-    except BaseException:
-        store.close()
-        raise
-    return store
 
 
 def mark_abandoned(store: Database) -> None:

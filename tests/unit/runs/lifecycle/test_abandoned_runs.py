@@ -3,7 +3,7 @@ import os
 from conjure.core.home import Home
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, this_process
-from conjure.runs.lifecycle.ownership import is_other_supervisor, mark_interrupted, process_name
+from conjure.runs.lifecycle.abandoned_runs import is_other_supervisor, mark_interrupted, process_name
 from conjure.runs.schema.process_facts import Owner
 from support.casting import add_run
 

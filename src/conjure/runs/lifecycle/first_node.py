@@ -1,8 +1,8 @@
-"""Supervising a run on a node of a cluster, in a job that an executor has handed over.
+"""Supervising a run on its first node, or only one, in a job that an executor has handed to a cluster.
 
-Main entries: `main_on_node`, `find_out`. Invariant: what the supervisor needs comes from the team's database
-and object store, or from the folder that the nodes share, and nothing from the machine that asked for the
-run, which may be gone.
+Main entries: `main_on_first_node`, `find_out`. Invariant: what the supervisor needs comes from the team's
+database and object store, or from the folder that the nodes share, and nothing from the machine that asked
+for the run, which may be gone.
 """
 
 import os
@@ -47,7 +47,7 @@ NOT_JOINED = (
 )
 
 
-def main_on_node(home: Home, number: int, attempt: int) -> None:
+def main_on_first_node(home: Home, number: int, attempt: int) -> None:
     """Supervise a run in this job of a cluster's; returns when the supervisor has ended.
 
     The supervisor is in a session of its own: a cluster that loses the job, or kills it, leaves it alone.
@@ -128,27 +128,29 @@ def _tidy(home: Home, store: Database) -> None:
             record = store.get(number)
             if nobody_has_it and record.spec.on is not None:
                 _release(home, record)
-    tidy_members(home)
+    tidy_part_folders(home)
 
 
-def create_member(home: Home, name: str) -> RunLock:
+def create_part_folder(home: Home, name: str) -> RunLock:
     """Make the folder of a part of a run and take possession of it; what is left of others is removed.
 
     Raises:
         FileExistsError: It is there already.
         OSError: It cannot be made.
     """
-    tidy_members(home)
-    with locked(home.members_lock):
-        return RunLock.create(home.members / name)
+    tidy_part_folders(home)
+    with locked(home.node_parts_lock):
+        return RunLock.create(home.node_parts / name)
 
 
-def tidy_members(home: Home) -> None:
+def tidy_part_folders(home: Home) -> None:
     """Remove what is left here of parts of runs whose supervisors were killed."""
-    if not home.members.is_dir():
+    if not home.node_parts.is_dir():
         return
-    with locked(home.members_lock):  # one that is being made, maybe on another node, is not yet locked itself
-        for folder in home.members.iterdir():
+    with locked(
+        home.node_parts_lock
+    ):  # one that is being made, maybe on another node, is not yet locked itself
+        for folder in home.node_parts.iterdir():
             with suppress(OSError), RunLock.possession(folder) as nobody_has_it:
                 if nobody_has_it:
                     remove_tree(folder)
