@@ -14,12 +14,12 @@ from conjure.core.config import NOT_WITH_IMAGE, SETTINGS, load_config
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError, option
+from conjure.metric_logging import inside_a_run
 from conjure.recipes.finetune_specs import finetune_spec
 from conjure.recipes.generation_specs import check_generate, generate_spec, score_spec
 from conjure.recipes.lazy_model_checks import changed_model_notes, load_request_checks
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, refuse_unknown
 from conjure.recipes.run_specs import placed
-from conjure.reporting import inside_a_run
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
 from conjure.runs.artifacts.team_transfer import bring_streams
 from conjure.runs.database.base import KILL, STOP, RunFilter

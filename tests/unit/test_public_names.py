@@ -34,7 +34,10 @@ def test_its_parameters_are_still_called_the_same(name, parameters):
 
 @pytest.mark.parametrize(
     ("earlier", "name", "now"),
-    [("conjure.lm.report.facts", "report_from_json", "conjure.lm.report.report_schema")],
+    [
+        ("conjure.reporting", "log_metric", "conjure.metric_logging"),
+        ("conjure.lm.report.facts", "report_from_json", "conjure.lm.report.report_schema"),
+    ],
 )
 def test_a_module_by_its_earlier_name_warns(monkeypatch, earlier, name, now):
     monkeypatch.delitem(sys.modules, earlier, raising=False)

@@ -14,8 +14,8 @@ import click
 from conjure.core.home import Home
 from conjure.core.units import parse_size
 from conjure.errors import UsageError, option
+from conjure.metric_logging import inside_a_run
 from conjure.recipes.run_specs import placed
-from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
 
 RECORDING = ("background", "description", "label", "project", "retry", "on", "cpus", "gpus", "memory")

@@ -30,7 +30,7 @@ from conjure.lm.models.base import CausalLM
 from conjure.lm.models.registry import build
 from conjure.lm.models.shape import ModelConfig
 from conjure.lm.text.tokenizer import Tokenizer
-from conjure.reporting import log_metric
+from conjure.metric_logging import log_metric
 
 RESULTS_FILE = "eval_results.txt"
 

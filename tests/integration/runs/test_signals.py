@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
+from conjure.metric_logging import RUN_VARIABLE
 from conjure.python_api import Run
-from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.record_files import read_record
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.executors.run_lock import RunLock

@@ -15,9 +15,9 @@ from conjure.cli.sampling_options import adapter_option, chat_date_option
 from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
 from conjure.core.home import Home
 from conjure.errors import UsageError, option
+from conjure.metric_logging import inside_a_run
 from conjure.recipes.finetune_specs import resumed_spec
 from conjure.recipes.options import FinetuneOptions
-from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 
 _HERE = "here"  # --resume without a run: the state beside --output

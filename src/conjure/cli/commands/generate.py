@@ -36,6 +36,7 @@ from conjure.core.text import today
 from conjure.errors import DataError, UsageError
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.encodings import guess_bytes, read_text
+from conjure.metric_logging import inside_a_run
 from conjure.recipes.generation_specs import (
     SAMPLES_FILE,
     check_generate,
@@ -43,7 +44,6 @@ from conjure.recipes.generation_specs import (
     refuse_empty_question,
 )
 from conjure.recipes.options import GenerateOptions
-from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 
 _STANDARD_INPUT = "standard input"

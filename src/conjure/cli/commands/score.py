@@ -19,10 +19,10 @@ from conjure.cli.sampling_options import adapter_option, model_option
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.lm.text.sources import KINDS, STANDARD_INPUT
+from conjure.metric_logging import inside_a_run
 from conjure.recipes.generation_specs import FIGURES_FILE, score_spec
 from conjure.recipes.options import ScoreOptions
 from conjure.recipes.resource_lookup import is_resource
-from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from conjure.lm.training.events import TuningEvent
 from conjure.lm.training.finetune import FinetuneResult, run_training
 from conjure.lm.training.preparation import Prepared, prepare
 from conjure.lm.training.request import FinetuneRequest
+from conjure.metric_logging import RUN_VARIABLE
 from conjure.recipes.metrics import report_metrics, report_result
 from conjure.recipes.resource_lookup import model_lookup
-from conjure.reporting import RUN_VARIABLE
 
 
 def show_plan(request: FinetuneRequest, *, as_json: bool) -> int:

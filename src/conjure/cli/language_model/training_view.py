@@ -24,7 +24,7 @@ from conjure.lm.text.token_cache import DataFacts
 from conjure.lm.training.events import Evaluated, Sampled, StepDone, TuningEvent
 from conjure.lm.training.finetune import FinetuneResult
 from conjure.lm.training.plan import Plan
-from conjure.reporting import RUN_VARIABLE
+from conjure.metric_logging import RUN_VARIABLE
 
 _PLAIN_EVERY_S = 15.0
 _RECENT_STEPS = 20

@@ -15,7 +15,7 @@ from conjure.core.config import heartbeat_interval_s
 from conjure.core.dir_fd import Folder
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import StoreError
-from conjure.reporting import RUN_VARIABLE
+from conjure.metric_logging import RUN_VARIABLE
 from conjure.runs.database.base import KILL, Database, SupersededError
 from conjure.runs.database.record_files import read_record
 from conjure.runs.environments.containers import keeps_containers, remove_container

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from conjure import reporting
+from conjure import metric_logging
 from conjure.core.dir_fd import FolderCursor
 from conjure.core.files import os_error_words, sha256_bytes
 from conjure.core.home import Home
@@ -68,7 +68,7 @@ from conjure.runs.lifecycle.command_environment import (
     WorkingDirectory,
     command_variables,
     container_variables,
-    reporting_folder,
+    metric_logging_folder,
 )
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.heartbeat import Heartbeat, when_reachable
@@ -472,7 +472,7 @@ def _contained(
     metrics = RunFolder(run.folder).metrics
     metrics.touch(0o600)  # it is bound by itself, so it must be there
     sources = [locate(run.home, each.source) for each in record.mounts if each.read_only]
-    package = Path(reporting.__file__).parent  # what `from conjure import log_metric` imports
+    package = Path(metric_logging.__file__).parent  # what `from conjure import log_metric` imports
     marker = RunFolder(run.folder).container
     pipes = OutputPipes.beside(marker)
     pipes.make()
@@ -484,7 +484,7 @@ def _contained(
             BindMount(metrics, metrics),
             *pipes.bound,
             *(BindMount(source, source, read_only=True) for source in dict.fromkeys(sources)),
-            BindMount(package, reporting_folder(run.home) / package.name, read_only=True),
+            BindMount(package, metric_logging_folder(run.home) / package.name, read_only=True),
         ),
         container_variables(run.home, record, place, image, run.spec.variables),
     )

@@ -23,7 +23,7 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
 from conjure.errors import ConjureError
-from conjure.reporting import OWN_VARIABLES
+from conjure.metric_logging import OWN_VARIABLES
 from conjure.runs.artifacts.team_transfer import move_to_cache, shared_files
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database

@@ -23,7 +23,7 @@ from typing import NoReturn, Protocol
 from conjure.core.config import heartbeat_interval_s
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, StoreError
-from conjure.reporting import RUN_VARIABLE
+from conjure.metric_logging import RUN_VARIABLE
 from conjure.runs.artifacts.attempts import archive_attempt
 from conjure.runs.artifacts.team_upload import RunUploader
 from conjure.runs.database.base import Database, SupersededError

@@ -16,7 +16,7 @@ from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
 from conjure.errors import ConjureError, ExecutorError
-from conjure.reporting import METRICS_VARIABLE
+from conjure.metric_logging import METRICS_VARIABLE
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database, DatabaseAwayError

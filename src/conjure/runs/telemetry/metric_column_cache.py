@@ -31,8 +31,8 @@ from conjure.runs.telemetry.metric_column_file import (
 from conjure.runs.telemetry.metrics import metric_name, parse_point
 
 _WORTH_KEEPING_BYTES = 1 << 20  # more than the supervisor of a run leaves unwritten
-# As `conjure.reporting` writes points; a line of another form is parsed as JSON. What matches is JSON, except
-# that the name may hold anything.
+# As `conjure.metric_logging` writes points; a line of another form is parsed as JSON. What matches is JSON,
+# except that the name may hold anything.
 _POINT = re.compile(
     rb'^\{"name": "((?:[^"\\]|\\.)+)", "step": (-?(?:0|[1-9][0-9]{0,17})), '
     rb'"value": (?:(-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)|"(nan|-?inf)"), '

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conjure import log_metric, reporting
+from conjure import log_metric, metric_logging
 
 
 @pytest.fixture
@@ -14,9 +14,9 @@ def metrics(tmp_path, monkeypatch):
     """The file that points go to, in a process that has reported nothing yet."""
     path = tmp_path / "metrics.jsonl"
     monkeypatch.setenv("CONJURE_METRICS_FILE", str(path))
-    monkeypatch.setattr(reporting, "_next_steps", {})
-    monkeypatch.setattr(reporting, "_warned", set())
-    monkeypatch.setattr(reporting, "_file", None)
+    monkeypatch.setattr(metric_logging, "_next_steps", {})
+    monkeypatch.setattr(metric_logging, "_warned", set())
+    monkeypatch.setattr(metric_logging, "_file", None)
     return path
 
 
@@ -116,8 +116,8 @@ def test_a_full_disk_costs_no_descriptors(metrics, monkeypatch, capsys):
 
 def test_a_file_that_the_program_closed_is_opened_anew(metrics):
     log_metric("x", 1.0)
-    assert reporting._file is not None
-    os.close(reporting._file[1])
+    assert metric_logging._file is not None
+    os.close(metric_logging._file[1])
     log_metric("x", 2.0)
     log_metric("x", 3.0)
     assert points(metrics)[-1] == ("x", 2, 3.0)
