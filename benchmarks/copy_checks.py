@@ -19,9 +19,9 @@ from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows
 from conjure.lm.language_model import load
 from conjure.lm.report.analysis import Evidence, analyse
-from conjure.lm.report.facts import Extraction
 from conjure.lm.report.measure_model import Observation
 from conjure.lm.report.novelty import Overlap, compare_with_training
+from conjure.lm.report.report_schema import Extraction
 from conjure.lm.text.near_duplicates import group_records
 from conjure.lm.text.records import read_records
 from conjure.lm.text.tokenizer import Tokenizer

@@ -59,7 +59,7 @@ from support.s3_server import S3Server  # noqa: E402
 _LARGER_NODE = 2  # cores of one of the two; only it has so many
 _POLL_S = 0.05
 _FOLLOWED_S, _FIRST_S = 20.0, 3.0
-# What a supervisor does how often, as `command_monitor` and `run_upload` say.
+# What a supervisor does how often, as `command_monitor` and `team_upload` say.
 _SEND_EVERY_S, _NOTE_USAGE_EVERY_S, _EXPORT_EVERY_S, _RECORDS = 0.7, 5.0, 5.0, 100
 _PROCESSES = 4  # that the fake supervisors share, so that they do not wait for one interpreter
 _LONGER_S = 3.0  # supervisors go on after they were watched, so that all of the server's processes are there

@@ -18,6 +18,7 @@ from conjure.runs.schema.status import MOVES, PHASES, RunStatus
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 HEADER = "<!-- Made by `make docs` (scripts/docs.py) from the code: do not edit. -->"
+EARLIER_NAME = "Earlier name of "  # so begins what a module says that only passes a moved one on
 END = "<!-- end of what `make docs` makes -->"
 
 
@@ -108,6 +109,7 @@ def _is_code(path: Path) -> bool:
         not path.is_symlink()
         and path.suffix in {".py", ".c", ".h"}
         and path.stem not in {"__init__", "__main__"}
+        and not (path.suffix == ".py" and _first_line(path).startswith(EARLIER_NAME))
     )
 
 

@@ -88,9 +88,9 @@ def client(home, folder):
 @pytest.fixture
 def short_reports(monkeypatch):
     """Few samples of each model in reports made in this process: for tests of something else."""
-    from conjure.lm.training import comparison
+    from conjure.lm.training import base_model_comparison
 
-    monkeypatch.setattr(comparison, "_REPORT_SAMPLES", 3)
+    monkeypatch.setattr(base_model_comparison, "_REPORT_SAMPLES", 3)
 
 
 @pytest.fixture(autouse=True, scope="session")

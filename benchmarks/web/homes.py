@@ -16,7 +16,7 @@ from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
-from conjure.runs.telemetry.column_file import ColumnWriter
+from conjure.runs.telemetry.metric_column_file import ColumnWriter
 from conjure.runs.telemetry.metrics import MetricTail, Summary, metric_summaries
 from support.casting import OWNER, add_run, advance
 from support.web_homes import loss_curve

@@ -23,7 +23,7 @@ from conjure.lm.generation.request import GenerationRequest, SamplingSettings
 from conjure.lm.generation.score import Tally, Windows, score_documents
 from conjure.lm.generation.scorer_loading import load_scorer
 from conjure.lm.report.diversity import distinct, self_bleu
-from conjure.lm.report.words import split_words
+from conjure.lm.report.word_ngrams import split_words
 
 TEACHER = "smollm2"
 SAMPLES, SHOWN, TOKENS, SEED = 500, 34, 60, 7

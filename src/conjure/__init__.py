@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conjure.errors import ConjureError
     from conjure.lm.language_model import LanguageModel
+    from conjure.metric_logging import log_metric
     from conjure.python_api import Client
     from conjure.recipes.model_api import finetune, load
-    from conjure.reporting import log_metric
     from conjure.sweeps.space import log_uniform, uniform
 
 __all__ = [
@@ -32,7 +32,7 @@ _HOMES = {
     "LanguageModel": "conjure.lm.language_model",
     "finetune": "conjure.recipes.model_api",
     "load": "conjure.recipes.model_api",
-    "log_metric": "conjure.reporting",
+    "log_metric": "conjure.metric_logging",
     "log_uniform": "conjure.sweeps.space",
     "uniform": "conjure.sweeps.space",
 }

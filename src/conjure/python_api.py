@@ -14,12 +14,12 @@ from conjure.core.config import NOT_WITH_IMAGE, SETTINGS, load_config
 from conjure.core.home import Home
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError, option
-from conjure.recipes.deferred_checks import changed_model_notes, load_request_checks
+from conjure.metric_logging import inside_a_run
 from conjure.recipes.finetune_specs import finetune_spec
 from conjure.recipes.generation_specs import check_generate, generate_spec, score_spec
+from conjure.recipes.lazy_model_checks import changed_model_notes, load_request_checks
 from conjure.recipes.options import FinetuneOptions, GenerateOptions, ScoreOptions, refuse_unknown
 from conjure.recipes.run_specs import placed
-from conjure.reporting import inside_a_run
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
 from conjure.runs.artifacts.team_transfer import bring_streams
 from conjure.runs.database.base import KILL, STOP, RunFilter
@@ -27,7 +27,7 @@ from conjure.runs.environments.local_packages import keep_packages
 from conjure.runs.environments.pip_requirements import read_requirements
 from conjure.runs.executors.base import Executor
 from conjure.runs.lifecycle.log_following import Printed, follow, wait_for_end
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.stop_requests import end_runs
 from conjure.runs.lifecycle.submission import rerun, submit
 from conjure.runs.schema.record import RunRecord

@@ -16,7 +16,7 @@ from conjure.core.team_settings import read_team
 from conjure.errors import StoreError
 from conjure.runs.database.open_database import open_database
 from conjure.runs.host.process import descendants, find_process
-from conjure.runs.lifecycle.ownership import process_name
+from conjure.runs.lifecycle.abandoned_runs import process_name
 from conjure.runs.schema.status import RunStatus
 from support.casting import wait_until
 from support.repositories import write_files

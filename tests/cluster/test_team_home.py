@@ -10,8 +10,8 @@ from conjure.runs.database.base import SupersededError
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.postgres_migrations import NEWEST
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.lifecycle import ownership
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle import abandoned_runs
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.status import RunStatus
 from support.casting import MADE_AFTER_GO, add_run, ending_runs, outputs, release, wait_until
 from support.memory_executor import ELSEWHERE
@@ -256,9 +256,9 @@ def test_two_machines_that_close_the_same_lost_run_do_not_meet(shared, address, 
         begin = second.begin_attempt
 
         def after_the_first(*arguments, **options):
-            ownership.mark_abandoned(first)
+            abandoned_runs.mark_abandoned(first)
             return begin(*arguments, **options)
 
         monkeypatch.setattr(second, "begin_attempt", after_the_first)
-        ownership.mark_abandoned(second)
+        abandoned_runs.mark_abandoned(second)
         assert second.get(number).status is RunStatus.INTERRUPTED

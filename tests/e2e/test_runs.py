@@ -165,7 +165,7 @@ def test_interrupting_detaches_and_the_run_goes_on(conjure_home):
 
 FOLLOW_AND_STOP = """
 import sys
-from conjure.cli.transcript import follow_run
+from conjure.cli.run_view import follow_run
 from conjure.core.home import Home
 sys.exit(follow_run(Home.from_environment(), 1, interrupt_stops=True))
 """

@@ -10,8 +10,8 @@ from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.nn.loss import IGNORE
 from conjure.lm.report.analysis import Evidence, analyse
-from conjure.lm.report.facts import CurvePoint, Report
 from conjure.lm.report.measure_model import HeldOutTexts, measure_model
+from conjure.lm.report.report_schema import CurvePoint, Report
 from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.packing import Batch
 from conjure.lm.training.trainer import Trainer, TrainSettings

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from conjure.lm.checkpoints.checkpoint_weights import open_weights
 from conjure.lm.checkpoints.pretrained import load_model
-from conjure.lm.checkpoints.stored_weights import open_weights
 from conjure.lm.generation.engines.int8_quantization import Int8Decoder
 from conjure.lm.generation.engines.native import NativeEngine
 from conjure.lm.generation.engines.native_weights import Format, NativeWeights

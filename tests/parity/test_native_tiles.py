@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from conjure.lm.checkpoints.stored_weights import open_weights
+from conjure.lm.checkpoints.checkpoint_weights import open_weights
 from conjure.lm.generation.engines.base import RowQueue
 from conjure.lm.generation.engines.native import NativeEngine, NativeRow
 from conjure.lm.generation.engines.native_weights import NativeWeights

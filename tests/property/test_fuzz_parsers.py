@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conjure.errors import ConjureError
+from conjure.lm.checkpoints.checkpoint_folder import read_config
 from conjure.lm.checkpoints.export import export
 from conjure.lm.checkpoints.gguf.conversion import convert
-from conjure.lm.checkpoints.layout import read_config
 from conjure.lm.checkpoints.safetensors_reader import TensorFile
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import read_records

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conjure.lm.report.matching import SEPARATOR, LongestMatches
-from conjure.lm.report.words import SeenNgrams, words_in_order
+from conjure.lm.report.word_ngrams import SeenNgrams, words_in_order
 
 # Few symbols, so that stretches repeat, overlap themselves and tie.
 texts = st.lists(st.text("abc", max_size=24), max_size=5)

@@ -8,7 +8,7 @@ from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.recipes.comparison_inputs import tuned_models
 from conjure.recipes.report import learned_nothing
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from support.terminal import conjure
 from support.tuning import tuning_inputs
 

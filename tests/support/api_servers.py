@@ -3,7 +3,7 @@
 import threading
 from contextlib import contextmanager
 
-from conjure.http.access import AccessRules
+from conjure.http.access_control import AccessRules
 from conjure.http.application import application
 from conjure.http.generation.model_registry import ModelName, ModelRegistry
 from conjure.http.generation.served_model import load_served_model

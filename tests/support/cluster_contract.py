@@ -182,7 +182,7 @@ def test_two_nodes_that_share_a_folder_work_in_it_together(shared_home, nodes):
     assert done.returncode == 0, done.stdout + done.stderr
     made = {"made-0.txt": "0 0\n", "made-1.txt": "1 1\n"}
     assert read_files(shared_home.run_folder(1) / "outputs") == made
-    wait_until(lambda: list(shared_home.members.iterdir()) == [], "the end of the other part")
+    wait_until(lambda: list(shared_home.node_parts.iterdir()) == [], "the end of the other part")
 
 
 def test_no_secret_is_in_a_job_nor_in_what_stays(client, home, nodes, s3):
@@ -273,7 +273,7 @@ def test_a_job_that_is_stopped_stops_its_run(client, home, nodes, tmp_path):
 
 def parts_on_nodes(nodes, run):
     """What nodes have of a run beside the first one."""
-    folders = [node.named(read_team(run.home).identity).members for node in nodes.homes]
+    folders = [node.named(read_team(run.home).identity).node_parts for node in nodes.homes]
     return [each for folder in folders if folder.is_dir() for each in folder.iterdir()]
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from conjure.errors import ContextLengthError
-from conjure.lm.models import settings as setting
+from conjure.lm.models import config_reader as setting
 from conjure.lm.models.base import CausalLM
+from conjure.lm.models.config_reader import Settings
 from conjure.lm.models.family import Family, plain
-from conjure.lm.models.settings import Settings
 from conjure.lm.models.shape import ModelConfig
 
 

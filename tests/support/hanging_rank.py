@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import torch
 
-from conjure.lm.training.distributed import process_group, work_reports
+from conjure.lm.training.distributed import process_group, progress_reports
 from conjure.lm.training.packing import Batch, Blocks
 from support.training import tiny_trainer
 
 # As in a real training, but found sooner.
-work_reports._IDLE_S = work_reports._LEAST_CPU_S = 0.5
+progress_reports._IDLE_S = progress_reports._LEAST_CPU_S = 0.5
 HANG_AFTER = 5  # steps: by then, this process has made steps of each size
 
 

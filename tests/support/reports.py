@@ -11,8 +11,8 @@ from conjure.lm.generation.generate import Sample
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally, Windows
 from conjure.lm.report.analysis import Evidence
-from conjure.lm.report.facts import CurvePoint, ExtractedShare, Extraction
 from conjure.lm.report.measure_model import Observation
+from conjure.lm.report.report_schema import CurvePoint, ExtractedShare, Extraction
 from support.models import tiny_tokenizer
 from support.texts import ONE_LINERS
 

@@ -5,7 +5,7 @@ import sys
 
 from starlette.routing import Route
 
-from conjure.http.access import AccessRules
+from conjure.http.access_control import AccessRules
 from conjure.http.application import application
 from conjure.http.event_stream import EventStream, event
 from conjure.http.server import HttpServer, Shutdown, address_of, listen

@@ -13,7 +13,7 @@ from conjure.core.team_settings import objects_team
 from conjure.python_api import Client
 from conjure.runs.artifacts.team_transfer import shared_files
 from conjure.runs.host.process import Process, with_variables
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.scheduling.scheduler_start import SCHEDULER_NAME
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import RunStatus

@@ -10,7 +10,7 @@ import conjure
 from conjure.errors import ConjureError, UsageError, option
 
 SOURCE = Path(conjure.__file__).parent
-LIBRARY = ("core", "runs", "lm", "recipes", "python_api.py", "errors.py", "reporting.py")
+LIBRARY = ("core", "runs", "lm", "recipes", "python_api.py", "errors.py", "metric_logging.py")
 FLAG = re.compile(r"(?<![\w-])--?[a-z][a-z-]*\b")
 COMMANDS = re.compile(r"\b(conjure|pip|git|hf|cd|sed|python|llama-gguf-split) ")
 

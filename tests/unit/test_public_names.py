@@ -1,5 +1,6 @@
 """The names that people's own code and scripts use: they stay, or warn for one version before they go."""
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -29,6 +30,21 @@ def test_a_public_name_of_0_1_is_still_there(name):
 )
 def test_its_parameters_are_still_called_the_same(name, parameters):
     assert set(parameters) <= inspect.signature(getattr(conjure, name)).parameters.keys()
+
+
+@pytest.mark.parametrize(
+    ("earlier", "name", "now"),
+    [
+        ("conjure.reporting", "log_metric", "conjure.metric_logging"),
+        ("conjure.lm.report.facts", "report_from_json", "conjure.lm.report.report_schema"),
+    ],
+)
+def test_a_module_by_its_earlier_name_warns(monkeypatch, earlier, name, now):
+    monkeypatch.delitem(sys.modules, earlier, raising=False)
+    with pytest.warns(DeprecationWarning, match=f"{earlier} is now {now}") as warned:
+        found = getattr(importlib.import_module(earlier), name)
+    assert found is getattr(importlib.import_module(now), name)
+    assert len(warned) == 1
 
 
 @pytest.mark.parametrize("script", ["run_generation", "run_lm_finetuning"])

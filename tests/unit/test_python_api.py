@@ -6,7 +6,7 @@ import conjure
 from conjure.errors import UsageError
 from conjure.python_api import Client, _spec
 from conjure.runs.database.sqlite import SqliteDatabase
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import Mount
 from support.casting import add_run

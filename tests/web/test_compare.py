@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from conjure.core.home import Home
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.status import Ending, EndReason
-from conjure.runs.telemetry import columns
+from conjure.runs.telemetry import metric_column_cache
 from support.casting import add_run, finish
 from support.web_homes import log_points, loss_curve
 from support.web_sites import visiting
@@ -120,7 +120,7 @@ def test_a_zoom_is_seen_before_its_details_come(compared):
 def test_runs_that_were_never_read_appear_one_after_another(window, tmp_path, monkeypatch):
     finished_runs(tmp_path, *(loss_curve(9000, seed) for seed in range(3)))
     # Each answer finds time for one piece of a file.
-    monkeypatch.setattr(columns, "monotonic", itertools.cycle([0.0, math.inf]).__next__)
+    monkeypatch.setattr(metric_column_cache, "monotonic", itertools.cycle([0.0, math.inf]).__next__)
     with visiting(tmp_path) as visitor:
         opened = window(visitor)
         asked = []

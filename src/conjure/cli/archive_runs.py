@@ -10,7 +10,7 @@ import click
 from conjure.core.home import Home
 from conjure.errors import ConflictError
 from conjure.runs.artifacts.team_transfer import export_records
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 
 
 def set_archived(numbers: Sequence[int], *, archived: bool) -> None:

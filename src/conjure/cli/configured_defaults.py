@@ -9,7 +9,7 @@ from typing import Any
 
 from conjure.core.config import SETTINGS, Config, load_config
 from conjure.core.home import Home
-from conjure.reporting import inside_a_run
+from conjure.metric_logging import inside_a_run
 from conjure.runs.schema.spec import current_folder
 
 _WITH_RUN_OPTIONS = ("run", "jupyter")

@@ -18,7 +18,7 @@ from typing import TextIO
 
 import click
 
-from conjure.cli.typed_options import spell_as_typed
+from conjure.cli.explicit_options import spell_as_typed
 from conjure.core.home_selection import OPTION, take_home_option, with_home
 from conjure.core.quoting import printable, shell_words
 from conjure.core.text import near_names

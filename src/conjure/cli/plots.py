@@ -1,18 +1,23 @@
 """Curves and points in a terminal.
 
-Main entries: `show_curve`, `show_points`. Invariant: a curve is no larger than the terminal, however many
-points it has, and has no colours elsewhere.
+Main entries: `read_series`, `show_curve`, `show_points`. Invariant: a curve is no larger than the terminal,
+however many points it has, and has no colours elsewhere; thinned, it keeps its order, its first and last
+point, its lowest and its highest.
 """
 
 import shutil
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import cycle
+from pathlib import Path
 from string import ascii_lowercase
 
 import click
 
 from conjure.cli.render import on_terminal, visible
-from conjure.runs.telemetry.series import Series, thin
+from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.telemetry.metrics import MetricTail
 
 _SMALLEST = (30, 8)
 _TALLEST = 24
@@ -20,6 +25,28 @@ _OUTERMOST = 1e300  # values are drawn no further out, so that the distance betw
 _LETTERS = ascii_lowercase
 _MOST_TICKS = 5
 _REST = 2  # lines that plotext leaves free below
+
+
+@dataclass(slots=True)
+class Series:
+    """A metric's points in the order they were reported: 16 bytes each."""
+
+    steps: "array[int]" = field(default_factory=lambda: array("q"))
+    values: "array[float]" = field(default_factory=lambda: array("d"))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def read_series(folder: Path, names: Iterable[str]) -> dict[str, Series]:
+    """The points of some metrics of the run in `folder`; a metric without points is an empty series."""
+    found = {name: Series() for name in names}
+    for point in MetricTail(RunFolder(folder).metrics).read():
+        series = found.get(point.name)
+        if series is not None:
+            series.steps.append(point.step)
+            series.values.append(point.value)
+    return found
 
 
 def show_curve(title: str, curves: Mapping[str, Series], *, share: int = 1) -> None:
@@ -47,6 +74,22 @@ def show_curve(title: str, curves: Mapping[str, Series], *, share: int = 1) -> N
     figure.title(visible(title))
     figure.ruler("x").ticks(_ticks(shown.values()))
     click.echo(figure.build().string(not on_terminal()), nl=False)
+
+
+def thin(series: Series, parts: int) -> Series:
+    """At most four points for each of `parts` equal stretches: its first, lowest, highest and last."""
+    count = len(series)
+    if count <= 4 * parts:
+        return series
+    kept = Series()
+    for part in range(parts):
+        places = range(count * part // parts, count * (part + 1) // parts)
+        lowest = min(places, key=series.values.__getitem__)
+        highest = max(places, key=series.values.__getitem__)
+        for place in sorted({places[0], lowest, highest, places[-1]}):
+            kept.steps.append(series.steps[place])
+            kept.values.append(series.values[place])
+    return kept
 
 
 def _markers(names: Iterable[str]) -> Iterator[tuple[str, str]]:

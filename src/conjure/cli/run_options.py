@@ -11,9 +11,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from conjure.cli.parameter_types import RUN_NUMBER
-from conjure.cli.recording import PLACE_OPTIONS, RETRY_OPTION, compute_request
+from conjure.cli.recorded_run_options import PLACE_OPTIONS, RETRY_OPTION, compute_request
 from conjure.cli.render import remark
+from conjure.cli.run_number_type import RUN_NUMBER
 from conjure.core.config import NOT_WITH_IMAGE
 from conjure.core.home import Home
 from conjure.core.units import parse_duration

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from conjure.cli.render import StatusLine, write_json
-from conjure.cli.transcript import ended
+from conjure.cli.run_view import ended
 from conjure.core.home import Home
 from conjure.runs.database.base import STOP
 from conjure.runs.lifecycle.stop_requests import end_runs

@@ -12,7 +12,7 @@ from typing import Any
 
 from conjure.core.files import sync_folder
 from conjure.errors import NotFoundError
-from conjure.lm.checkpoints.layout import CONFIG_FILE, WEIGHTS_FILE
+from conjure.lm.checkpoints.checkpoint_folder import CONFIG_FILE, WEIGHTS_FILE
 from conjure.lm.checkpoints.pretrained import save_checkpoint, saving
 from conjure.lm.models.base import CausalLM
 from conjure.lm.text.tokenizer import Tokenizer

@@ -21,7 +21,7 @@ from conjure.core.files import write_atomically
 from conjure.core.stop_signals import stopping_in_order
 from conjure.core.units import format_number
 from conjure.errors import CheckpointError
-from conjure.lm.checkpoints.layout import read_config
+from conjure.lm.checkpoints.checkpoint_folder import read_config
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.checkpoints.tensor_layout import stored_names
@@ -30,7 +30,7 @@ from conjure.lm.models.base import CausalLM
 from conjure.lm.models.registry import build
 from conjure.lm.models.shape import ModelConfig
 from conjure.lm.text.tokenizer import Tokenizer
-from conjure.reporting import log_metric
+from conjure.metric_logging import log_metric
 
 RESULTS_FILE = "eval_results.txt"
 

@@ -91,12 +91,12 @@ class Home:
         return self.root / "fetched"
 
     @property
-    def members_lock(self) -> Path:
-        """Held while folders are made in `members`, or removed from there, maybe by several nodes."""
+    def node_parts_lock(self) -> Path:
+        """Held while folders are made in `node_parts`, or removed from there, maybe by several nodes."""
         return self.root / "members.lock"
 
     @property
-    def members(self) -> Path:
+    def node_parts(self) -> Path:
         """What active runs on several nodes have on each but the first: a folder per attempt and node."""
         return self.root / "members"
 

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from conjure.core.quoting import printable
 from conjure.errors import ConjureError
-from conjure.http.access import AccessRules, check_access
+from conjure.http.access_control import AccessRules, check_access
 from conjure.http.errors import HttpError, error_response, to_http_error
 from conjure.http.headers import DEFAULT_HEADERS, header_values, with_missing
 

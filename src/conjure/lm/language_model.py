@@ -13,9 +13,9 @@ from torch import Tensor
 
 from conjure.errors import ContextLengthError, ModelError, ShapeError
 from conjure.lm.checkpoints.adapters import apply_adapter
+from conjure.lm.checkpoints.checkpoint_weights import load_tokenizer, missing_tokenizer
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.checkpoints.pretrained import load_model, save_checkpoint
-from conjure.lm.checkpoints.stored_weights import load_tokenizer, missing_tokenizer
 from conjure.lm.generation.generate import Sample, generate
 from conjure.lm.generation.request import GenerationRequest, Overflow, draw_seed
 from conjure.lm.generation.score import Score, score

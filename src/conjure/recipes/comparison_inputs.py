@@ -15,7 +15,7 @@ from conjure.recipes.run_specs import MODEL_MOUNT
 from conjure.runs.artifacts.mount_sources import locate
 from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.database.base import Database
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.record import RunRecord
 
 _TRAINING_FILE = "training.json"

@@ -14,7 +14,7 @@ from conjure.recipes.options import FinetuneOptions
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, resolve_resource
 from conjure.recipes.run_specs import InputMounts, conjure_command_spec, with_set_precision
 from conjure.runs.artifacts.resource_paths import parse
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.spec import Mount, RunSpec
 
 _BESIDE = (".training", ".adapter")  # of the folders that a fine-tune writes beside the checkpoint

@@ -6,7 +6,7 @@ nothing.
 
 from conjure.lm.training.events import Evaluated, StepDone, TuningEvent
 from conjure.lm.training.finetune import FinetuneResult
-from conjure.reporting import log_metric
+from conjure.metric_logging import log_metric
 
 
 def report_metrics(event: TuningEvent) -> None:

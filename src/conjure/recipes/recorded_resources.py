@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.runs.artifacts.resource_paths import resolve
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 
 
 def is_link(home: Home, name: str) -> bool:

@@ -13,7 +13,7 @@ from conjure.errors import ConjureError, NotFoundError
 from conjure.recipes.resource_lookup import is_resource, resolve_resource
 from conjure.runs.artifacts.team_transfer import bring_files
 from conjure.runs.database.base import RunFilter
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import RUNS, Resource
 from conjure.runs.schema.run_folder import RunFolder

@@ -14,9 +14,9 @@ from pathlib import Path
 from conjure.core.config import load_config
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError, option
+from conjure.metric_logging import inside_a_run
 from conjure.recipes.options import NAMING_DATA, option_words
 from conjure.recipes.resource_lookup import checkpoint_resource, is_resource
-from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import CodeChoice, ComputeRequest, Mount, RunSpec, current_folder
 
 MODEL_MOUNT = "model"

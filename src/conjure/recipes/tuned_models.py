@@ -15,7 +15,7 @@ from conjure.recipes.run_specs import MODEL_MOUNT
 from conjure.recipes.used_models import named_models
 from conjure.runs.artifacts.team_transfer import bring_files
 from conjure.runs.database.rows import RunFilter
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.record import MountFacts, RunRecord
 from conjure.runs.schema.resource import RUNS, Resource
 from conjure.runs.schema.run_folder import RunFolder

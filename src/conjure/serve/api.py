@@ -26,10 +26,10 @@ from conjure.http.generation.served_model import ServedModel
 from conjure.http.generation.service import GenerationService, Ticket
 from conjure.http.metrics_text import CONTENT_TYPE
 from conjure.http.request_body import read_json_object
-from conjure.serve.chat import ChatAnswer, answer_chat, stream_chat
+from conjure.serve.chat import ChatResponse, answer_chat, stream_chat
 from conjure.serve.chat_call import read_chat_call
 from conjure.serve.completion_call import read_completion_call
-from conjure.serve.completions import CompletionAnswer, complete, stream_completion
+from conjure.serve.completions import CompletionResponse, complete, stream_completion
 from conjure.serve.monitoring import Monitoring, RequestClock
 from conjure.serve.tokenizer_routes import detokenize, tokenize, tokenizer_info
 
@@ -99,13 +99,13 @@ class Api:
             raise
         clock = RequestClock(self.monitoring, model.name)
         clock.read(call.job.prompts)
-        answer = kind.answer(call, model, body["model"])
+        response = kind.response(call, model, body["model"])
         events = self._events(model, call.job, ticket, clock)
         if call.options.stream:
-            return _Streamed(kind.stream(answer, events), events, ticket, clock)
+            return _Streamed(kind.stream(response, events), events, ticket, clock)
         try:
             async with aclosing(events):
-                content = await until_disconnected(request.receive, kind.complete(answer, events))
+                content = await until_disconnected(request.receive, kind.complete(response, events))
         finally:
             ticket.give_back()
         if content is None:
@@ -203,21 +203,21 @@ class _Kind:
 
     Attributes:
         read: Checks a request.
-        answer: What is common to the parts of an answer.
+        response: What is common to the parts of a response.
         complete: The whole answer, as JSON.
         stream: The answer as events.
         read_blocks: Whether `read` waits for another process, however short the request is.
     """
 
     read: Callable[[Mapping[str, Any], ServedModel], Any]
-    answer: Callable[[Any, ServedModel, str], Any]
+    response: Callable[[Any, ServedModel, str], Any]
     complete: Callable[[Any, AsyncGenerator[list[Event], None]], Coroutine[Any, Any, bytes]]
     stream: Callable[[Any, AsyncGenerator[list[Event], None]], AsyncGenerator[bytes, None]]
     read_blocks: bool = False
 
 
-_COMPLETIONS = _Kind(read_completion_call, CompletionAnswer, complete, stream_completion)
-_CHAT = _Kind(read_chat_call, ChatAnswer, answer_chat, stream_chat, read_blocks=True)  # for the template
+_COMPLETIONS = _Kind(read_completion_call, CompletionResponse, complete, stream_completion)
+_CHAT = _Kind(read_chat_call, ChatResponse, answer_chat, stream_chat, read_blocks=True)  # for the template
 
 
 class _Streamed:

@@ -1,7 +1,7 @@
 """``POST /v1/chat/completions``: answers in a conversation, at once or as a stream.
 
-Main entries: `ChatAnswer`, `answer_chat`, `stream_chat`. Invariant: a stream's deltas, joined, are the answer
-that would have come at once.
+Main entries: `ChatResponse`, `answer_chat`, `stream_chat`. Invariant: a stream's deltas, joined, are the
+answer that would have come at once.
 """
 
 import asyncio
@@ -11,14 +11,14 @@ from typing import Any
 from conjure.http.event_stream import DONE, event
 from conjure.http.generation.requests import Event, TokenLogprob, TokenWritten
 from conjure.http.generation.served_model import ServedModel
-from conjure.serve.answer import Answer
-from conjure.serve.gathered_texts import Text, gather
+from conjure.serve.collected_texts import Text, collect
 from conjure.serve.generation_call import Call
+from conjure.serve.response import ApiResponse
 from conjure.serve.token_texts import finite, spell_token
 
 
-class ChatAnswer(Answer[Call]):
-    """What is common to all parts of one answer."""
+class ChatResponse(ApiResponse[Call]):
+    """What is common to all parts of one response."""
 
     def __init__(self, call: Call, model: ServedModel, name: str) -> None:
         super().__init__("chatcmpl", call, model, name)
@@ -46,42 +46,44 @@ class ChatAnswer(Answer[Call]):
         }
 
 
-async def answer_chat(answer: ChatAnswer, events: AsyncIterable[list[Event]]) -> bytes:
+async def answer_chat(response: ChatResponse, events: AsyncIterable[list[Event]]) -> bytes:
     """The whole answer as JSON, once all texts have ended."""
-    gathered = await gather(answer.call.job, events)
-    answer.generated = gathered.generated
-    choices = (_choice(answer, index, text) for index, text in enumerate(gathered.texts.values()))
-    return await asyncio.to_thread(answer.whole, "chat.completion", choices, usage=answer.usage)
+    collected = await collect(response.call.job, events)
+    response.generated = collected.generated
+    choices = (_choice(response, index, text) for index, text in enumerate(collected.texts.values()))
+    return await asyncio.to_thread(response.whole, "chat.completion", choices, usage=response.usage)
 
 
-def _choice(answer: ChatAnswer, index: int, text: Text) -> dict[str, Any]:
+def _choice(response: ChatResponse, index: int, text: Text) -> dict[str, Any]:
     return {
         "index": index,
         "message": {"role": "assistant", "content": "".join(text.pieces), "refusal": None},
         "finish_reason": text.finish_reason,
         "stop_reason": text.stop_reason,
-        **answer.details(text.tokens),
+        **response.details(text.tokens),
     }
 
 
-async def stream_chat(answer: ChatAnswer, events: AsyncIterable[list[Event]]) -> AsyncGenerator[bytes, None]:
+async def stream_chat(
+    response: ChatResponse, events: AsyncIterable[list[Event]]
+) -> AsyncGenerator[bytes, None]:
     """The answer as events."""
-    writing = answer.call.job.samples
+    writing = response.call.job.samples
     for index in range(writing):
-        yield _chunk(answer, index, {"role": "assistant", "content": ""})
+        yield _chunk(response, index, {"role": "assistant", "content": ""})
     async for batch in events:
         for index, written in _by_sample(batch).items():
-            answer.generated += len(written)
+            response.generated += len(written)
             text, tokens = "".join(each.text for each in written), [each.token for each in written]
-            if text or answer.call.logprobs is not None or answer.call.options.return_token_ids:
-                yield _chunk(answer, index, {"content": text}, tokens)
+            if text or response.call.logprobs is not None or response.call.options.return_token_ids:
+                yield _chunk(response, index, {"content": text}, tokens)
             if written[-1].finish_reason is not None:
-                yield _chunk(answer, index, {}, last=written[-1])
+                yield _chunk(response, index, {}, last=written[-1])
                 writing -= 1
         if not writing:
             break
-    if answer.call.options.include_usage:
-        yield event(answer.with_head("chat.completion.chunk", [], usage=answer.usage))
+    if response.call.options.include_usage:
+        yield event(response.with_head("chat.completion.chunk", [], usage=response.usage))
     yield DONE
 
 
@@ -94,7 +96,7 @@ def _by_sample(events: Iterable[Event]) -> dict[int, list[TokenWritten]]:
 
 
 def _chunk(
-    answer: ChatAnswer,
+    response: ChatResponse,
     index: int,
     delta: dict[str, Any],
     tokens: Sequence[TokenLogprob] = (),
@@ -105,7 +107,7 @@ def _chunk(
         "index": index,
         "delta": delta,
         "finish_reason": last.finish_reason if last is not None else None,
-        **(answer.details(tokens) if tokens else {"logprobs": None}),
+        **(response.details(tokens) if tokens else {"logprobs": None}),
         **({"stop_reason": last.stop_reason} if last is not None else {}),
     }
-    return event(answer.with_head("chat.completion.chunk", [choice], **answer.no_usage_yet))
+    return event(response.with_head("chat.completion.chunk", [choice], **response.no_usage_yet))

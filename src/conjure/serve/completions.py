@@ -11,16 +11,16 @@ from typing import Any
 from conjure.http.event_stream import DONE, event
 from conjure.http.generation.requests import Event, PromptScored, TokenLogprob, TokenWritten
 from conjure.http.generation.served_model import ServedModel
-from conjure.serve.answer import Answer
+from conjure.serve.collected_texts import Text, collect
 from conjure.serve.completion_call import CompletionCall
-from conjure.serve.gathered_texts import Text, gather
+from conjure.serve.response import ApiResponse
 from conjure.serve.token_texts import LegacyLogprobs, prompt_logprobs
 
 _KIND = "text_completion"
 
 
-class CompletionAnswer(Answer[CompletionCall]):
-    """What is common to all parts of one answer."""
+class CompletionResponse(ApiResponse[CompletionCall]):
+    """What is common to all parts of one response."""
 
     def __init__(self, call: CompletionCall, model: ServedModel, name: str) -> None:
         super().__init__("cmpl", call, model, name)
@@ -58,44 +58,44 @@ class CompletionAnswer(Answer[CompletionCall]):
         return extras
 
 
-async def complete(answer: CompletionAnswer, events: AsyncIterable[list[Event]]) -> bytes:
+async def complete(response: CompletionResponse, events: AsyncIterable[list[Event]]) -> bytes:
     """The whole answer as JSON, once all texts have ended."""
-    job = answer.call.job
-    gathered = await gather(job, events)
-    answer.generated = gathered.generated
+    job = response.call.job
+    collected = await collect(job, events)
+    response.generated = collected.generated
     choices = (
-        _choice(answer, prompt, index, text, gathered.scored.get(prompt))
+        _choice(response, prompt, index, text, collected.scored.get(prompt))
         for prompt in range(len(job.prompts))
-        for index, text in enumerate(gathered.best(prompt, answer.call.n))
+        for index, text in enumerate(collected.best(prompt, response.call.n))
     )
-    return await asyncio.to_thread(answer.whole, _KIND, choices, usage=answer.usage, seed=job.seed)
+    return await asyncio.to_thread(response.whole, _KIND, choices, usage=response.usage, seed=job.seed)
 
 
 def _choice(
-    answer: CompletionAnswer, prompt: int, sample: int, text: Text, scored: PromptScored | None
+    response: CompletionResponse, prompt: int, sample: int, text: Text, scored: PromptScored | None
 ) -> dict[str, Any]:
-    call = answer.call
-    logprobs = answer.logprobs_of(prompt)
-    answer.add_prompt(logprobs, prompt, scored)
+    call = response.call
+    logprobs = response.logprobs_of(prompt)
+    response.add_prompt(logprobs, prompt, scored)
     if logprobs is not None:
         for token in text.tokens:
             logprobs.add(token, call.logprobs or 0)
     echoed = call.prompt_texts[prompt] if call.echo else ""
     return {
-        "index": answer.index(prompt, sample),
+        "index": response.index(prompt, sample),
         "text": echoed + "".join(text.pieces),
         "logprobs": logprobs.take() if logprobs is not None else None,
         "finish_reason": text.finish_reason,
         "stop_reason": text.stop_reason,
-        **answer.extras(prompt, text.tokens, scored),
+        **response.extras(prompt, text.tokens, scored),
     }
 
 
 async def stream_completion(
-    answer: CompletionAnswer, events: AsyncIterable[list[Event]]
+    response: CompletionResponse, events: AsyncIterable[list[Event]]
 ) -> AsyncGenerator[bytes, None]:
     """The answer as events."""
-    stream = _Stream(answer)
+    stream = _Stream(response)
     for part in stream.first_parts():
         yield part
     async for batch in events:
@@ -106,17 +106,17 @@ async def stream_completion(
             yield part
         if stream.ended:
             break
-    if answer.call.options.include_usage:
-        yield event(answer.with_head(_KIND, [], usage=answer.usage))
+    if response.call.options.include_usage:
+        yield event(response.with_head(_KIND, [], usage=response.usage))
     yield DONE
 
 
 class _Stream:
     """What was sent of each text."""
 
-    def __init__(self, answer: CompletionAnswer) -> None:
-        self._answer = answer
-        job = answer.call.job
+    def __init__(self, response: CompletionResponse) -> None:
+        self._response = response
+        job = response.call.job
         self._needs_score = job.prompt_logprobs is not None
         self._scored: dict[int, PromptScored] = {}
         self._held: dict[int, list[TokenWritten]] = {}  # tokens of prompts that are not scored yet
@@ -130,7 +130,7 @@ class _Stream:
 
     def first_parts(self) -> Iterable[bytes]:
         """Chunks that wait for nothing: those of an echo alone."""
-        job = self._answer.call.job
+        job = self._response.call.job
         if not job.computes:
             for prompt in range(len(job.prompts)):
                 for sample in range(job.samples):
@@ -152,7 +152,7 @@ class _Stream:
             if isinstance(each, PromptScored):
                 yield from self._begin(each)
             elif isinstance(each, TokenWritten):
-                self._answer.generated += 1
+                self._response.generated += 1
                 if self._needs_score and each.prompt not in self._scored:
                     self._held.setdefault(each.prompt, []).append(each)
                 else:
@@ -163,7 +163,7 @@ class _Stream:
     def _begin(self, scored: PromptScored) -> Iterable[bytes]:
         """A prompt is scored: texts that waited for that can begin."""
         self._scored[scored.prompt] = scored
-        job = self._answer.call.job
+        job = self._response.call.job
         held = self._held.pop(scored.prompt, [])
         for sample in range(job.samples):
             written = [each for each in held if each.sample == sample]
@@ -171,15 +171,15 @@ class _Stream:
                 yield from self._chunk(scored.prompt, sample, written)
 
     def _chunk(self, prompt: int, sample: int, written: list[TokenWritten]) -> Iterable[bytes]:
-        answer, call = self._answer, self._answer.call
+        response, call = self._response, self._response.call
         text, first = "".join(each.text for each in written), (prompt, sample) not in self._logprobs
         tokens = [each.token for each in written]
         extras = {}
         if first:
-            logprobs = self._logprobs[prompt, sample] = answer.logprobs_of(prompt)
-            answer.add_prompt(logprobs, prompt, self._scored.get(prompt))
+            logprobs = self._logprobs[prompt, sample] = response.logprobs_of(prompt)
+            response.add_prompt(logprobs, prompt, self._scored.get(prompt))
             text = (call.prompt_texts[prompt] if call.echo else "") + text
-            extras = answer.extras(prompt, tokens, self._scored.get(prompt))
+            extras = response.extras(prompt, tokens, self._scored.get(prompt))
         elif call.options.return_token_ids:
             extras = {"token_ids": [token.token_id for token in tokens]}
         logprobs = self._logprobs[prompt, sample]
@@ -191,11 +191,11 @@ class _Stream:
         if not (text or extras or logprobs or finish):
             return  # what was generated is part of a character, or may be of a stop string
         choice = {
-            "index": answer.index(prompt, sample),
+            "index": response.index(prompt, sample),
             "text": text,
             "logprobs": logprobs.take() if logprobs is not None else None,
             "finish_reason": finish,
             "stop_reason": written[-1].stop_reason if written else None,
             **extras,
         }
-        yield event(answer.with_head(_KIND, [choice], **answer.no_usage_yet, seed=call.job.seed))
+        yield event(response.with_head(_KIND, [choice], **response.no_usage_yet, seed=call.job.seed))

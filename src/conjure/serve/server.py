@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conjure.core.home import Home
-from conjure.http.access import AccessRules
+from conjure.http.access_control import AccessRules
 from conjure.http.api_keys import ApiKeys
 from conjure.http.application import application
 from conjure.http.errors import HttpError

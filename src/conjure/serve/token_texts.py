@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from conjure.http.generation.requests import TokenLogprob
-from conjure.http.generation.rows import OutputDecoder
+from conjure.http.generation.sequences import OutputDecoder
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
 
 _LOWEST = -9999.0  # JSON has no infinity

@@ -17,10 +17,10 @@ from conjure.core.files import is_locked, lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConflictError, ExecutorError, UsageError, option
 from conjure.installation import install_command
-from conjure.recipes.deferred_checks import refuse_changed_models
+from conjure.recipes.lazy_model_checks import refuse_changed_models
 from conjure.runs.database.base import STOP, Database
 from conjure.runs.database.sweep_rows import SweepRow, SweepState
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.stop_requests import end_runs
 from conjure.runs.lifecycle.submission import refuse_own_folder, refuse_unfit
 from conjure.runs.schema.spec import RunSpec, split_withheld

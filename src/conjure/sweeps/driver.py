@@ -16,18 +16,19 @@ from conjure.runs.artifacts.team_transfer import bring_streams
 from conjure.runs.database.base import PRUNE, STOP, Database
 from conjure.runs.database.sweep_rows import SweepState, TrialClaim, TrialRefusedError, TrialRow
 from conjure.runs.executors.forking import ForkingExecutor
-from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
+from conjure.runs.lifecycle.abandoned_runs import mark_interrupted
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.stop_requests import request_end
 from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import CodeChoice, RunSpec
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import LogTail, lines
+from conjure.sweeps.metric_aggregation import aggregate
 from conjure.sweeps.proposals import propose
 from conjure.sweeps.pruning import runs_to_prune, trial_progress
 from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
 from conjure.sweeps.trials import Trial, history, is_infrastructure_failure
-from conjure.sweeps.values import aggregate
 
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.03, 1.0
 _LOOK_FOR_DEAD_EVERY_S = 2.0

@@ -13,7 +13,7 @@ from conjure.core.home import Home
 from conjure.core.units import parse_duration
 from conjure.errors import NotFoundError, RunFailedError, UsageError, option
 from conjure.runs.database.sweep_rows import SweepState
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.spec import RunSpec
 from conjure.sweeps.control import resume_sweep, stop_sweep
 from conjure.sweeps.request import Aggregation, Direction, Method, Pruner, SweepRequest

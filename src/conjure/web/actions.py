@@ -16,9 +16,9 @@ from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.http.errors import HttpError, bad_value
 from conjure.http.request_body import read_json_object
-from conjure.recipes.deferred_checks import changed_model_notes
+from conjure.recipes.lazy_model_checks import changed_model_notes
 from conjure.runs.database.base import KILL, STOP
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.stop_requests import end_runs, request_end
 from conjure.runs.lifecycle.submission import rerun
 from conjure.runs.schema.spec import label_fault

@@ -15,7 +15,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from conjure.errors import ConjureError, NotFoundError
-from conjure.http.access import AccessRules
+from conjure.http.access_control import AccessRules
 from conjure.http.application import application
 from conjure.http.errors import HttpError, error_response, to_http_error
 from conjure.http.headers import with_missing

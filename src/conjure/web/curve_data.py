@@ -16,8 +16,8 @@ from typing import Any
 
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import RunStatus
-from conjure.runs.telemetry.columns import MetricColumns
-from conjure.runs.telemetry.curves import STEP, Curve, CurveRequest, draw_curve, grows_in_order
+from conjure.runs.telemetry.curve_downsampling import STEP, Curve, CurveRequest, draw_curve, grows_in_order
+from conjure.runs.telemetry.metric_column_cache import MetricColumns
 
 _PIECE_ROWS = 2000
 

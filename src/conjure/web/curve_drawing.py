@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup, escape
 
 from conjure.core.units import format_number
-from conjure.runs.telemetry.curves import Curve
+from conjure.runs.telemetry.curve_downsampling import Curve
 from conjure.web.rendering import shown
 
 _Bounds = tuple[float, float, float, float]  # lowest and highest x, lowest and highest y

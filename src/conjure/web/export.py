@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from conjure.core.home import Home
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.telemetry.columns import MetricColumns
-from conjure.runs.telemetry.curves import CurveRequest, draw_curve
+from conjure.runs.telemetry.curve_downsampling import CurveRequest, draw_curve
 from conjure.runs.telemetry.log_window import read_before
+from conjure.runs.telemetry.metric_column_cache import MetricColumns
 from conjure.runs.views import RunView, view_run
 from conjure.web.curve_data import origin_of
 from conjure.web.curve_drawing import chart

@@ -13,9 +13,9 @@ from conjure.core.home import Home
 from conjure.runs.artifacts.team_transfer import bring_streams
 from conjure.runs.database.base import Database
 from conjure.runs.database.sqlite import SqliteDatabase
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.telemetry.columns import ColumnCache, MetricColumns
+from conjure.runs.telemetry.metric_column_cache import ColumnCache, MetricColumns
 from conjure.web.usage_watch import UsageWatch
 
 _BRING_EVERY_S = 1.0

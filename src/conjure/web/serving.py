@@ -13,7 +13,7 @@ from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.http.api_keys import ApiKeys, load_api_keys
 from conjure.http.server import HttpServer, Shutdown, address_of, listen
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.web.app import create_app
 from conjure.web.page_context import Site
 from conjure.web.pages.playground import LazyPlayground

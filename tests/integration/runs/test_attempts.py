@@ -10,7 +10,7 @@ import pytest
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import read_record
 from conjure.runs.host.process import descendants
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.maintenance.pruning import recoverable
 from conjure.runs.schema.run_folder import RunFolder

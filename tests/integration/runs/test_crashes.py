@@ -15,7 +15,7 @@ from conjure.runs.database.record_files import read_record
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.process import descendants, find_process
 from conjure.runs.lifecycle import stop_requests as termination
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.lifecycle.submission import rerun
 from conjure.runs.schema.process_facts import Owner

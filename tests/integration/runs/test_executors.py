@@ -11,7 +11,8 @@ from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.executors.base import SupervisorState
 from conjure.runs.executors.local import LocalExecutor
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
+from conjure.runs.lifecycle.abandoned_runs import mark_interrupted
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import nap, outputs, wait_for_status

@@ -14,7 +14,7 @@ from conjure.python_api import Client
 from conjure.runs.database.base import RunFilter
 from conjure.runs.database.record_files import read_record
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.maintenance.doctor import examine
 from conjure.runs.maintenance.pruning import prune

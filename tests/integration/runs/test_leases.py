@@ -7,7 +7,7 @@ import pytest
 
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.process import find_process, this_process
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import RunStatus

@@ -12,7 +12,7 @@ from conjure.runs.database.base import STOP
 from conjure.runs.database.record_files import read_record
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.lifecycle.submission import rerun
 from conjure.runs.schema.run_folder import LOG_FILE, RunFolder

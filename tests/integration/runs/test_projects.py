@@ -6,7 +6,7 @@ import pytest
 
 from conjure.errors import UsageError
 from conjure.runs.database.base import RunFilter
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from support.casting import add_run
 from support.repositories import make_repository
 

@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
+from conjure.metric_logging import RUN_VARIABLE
 from conjure.python_api import Run
-from conjure.reporting import RUN_VARIABLE
 from conjure.runs.database.record_files import read_record
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import KILL_SIGNAL, boot_id, find_process
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.run_folder import MARKS_FILE
 from conjure.runs.schema.spec import RunSpec

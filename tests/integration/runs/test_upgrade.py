@@ -13,7 +13,7 @@ from conjure.python_api import Run
 from conjure.runs.database.record_files import read_record
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import descendants, find_process
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.schema.status import RunStatus
 from conjure.runs.telemetry.logs import LogTail

@@ -13,7 +13,7 @@ from conjure.core.home import Home
 from conjure.errors import ConflictError
 from conjure.python_api import Client
 from conjure.runs.database.sweep_rows import SweepState, TrialClaim, TrialRefusedError
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.submission import submit
 from conjure.sweeps.control import has_driver, resume_sweep, start_sweep
 from conjure.sweeps.proposals import propose
@@ -101,7 +101,7 @@ def test_two_drivers_at_once_share_the_work_and_never_exceed_it(home):
         import sys
         from conjure.core.home import Home
         from conjure.runs.executors.forking import ForkingExecutor
-        from conjure.runs.lifecycle.ownership import open_store
+        from conjure.runs.lifecycle.open_store import open_store
         from conjure.runs.lifecycle.supervisor import become_supervisor
         from conjure.sweeps.driver import Driver
         from conjure.sweeps.request import SweepRequest

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conjure.cli.transcript import details, ended, hints
+from conjure.cli.run_view import details, ended, hints
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunProgress

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from conjure.cli import transcript
+from conjure.cli import run_view
 from conjure.cli.commands import stats
 from conjure.cli.main import _run
 from conjure.core.stop_signals import stopping_in_order
@@ -43,8 +43,8 @@ def test_with_json_the_first_interrupt_stops_and_the_second_kills(store, monkeyp
         store.end_run(number, Ending(EndReason.KILL_REQUESTED))
         yield Ended(store.get(number))
 
-    monkeypatch.setattr(transcript, "follow", events)
-    record = transcript.wait_silently(store.home, number, interrupt_stops=True)
+    monkeypatch.setattr(run_view, "follow", events)
+    record = run_view.wait_silently(store.home, number, interrupt_stops=True)
     assert (record.status, requests) == (RunStatus.KILLED, [STOP, KILL])
     out, err = capsys.readouterr()
     assert out == ""
@@ -56,7 +56,7 @@ def test_with_json_the_first_interrupt_stops_and_the_second_kills(store, monkeyp
 
 def test_an_ignored_interrupt_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    transcript._Interrupts()
+    run_view._Interrupts()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     with stopping_in_order(quiet=True) as came:
         signal.raise_signal(signal.SIGINT)

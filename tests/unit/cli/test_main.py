@@ -172,7 +172,7 @@ def test_an_unforeseen_error_is_one_sentence_and_a_file(call, monkeypatch, conju
 
 
 def test_a_crash_of_run_has_the_status_of_its_own_failures(call, monkeypatch, conjure_home):
-    monkeypatch.setattr("conjure.cli.run_following.submit", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("conjure.cli.submit_and_follow.submit", lambda *_, **__: 1 / 0)
     status, _, err = call("run", "-e", "API_KEY=hunter2xyz", "curl -u me:hunter2xyz h")
     assert status == 125
     assert "ZeroDivisionError" in err

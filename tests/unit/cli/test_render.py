@@ -9,8 +9,8 @@ import pytest
 
 from conjure.cli.commands import stats
 from conjure.cli.render import MarkedLines, StatusLine, note, visible, write_json, write_json_text
+from conjure.cli.run_view import RunView
 from conjure.cli.tables import Cell
-from conjure.cli.transcript import Transcript
 from conjure.runs.lifecycle.log_following import Entered, Queued, Waiting
 from conjure.runs.schema.status import RunStatus
 
@@ -53,9 +53,9 @@ def test_a_line_that_is_rewritten_fits_the_terminal(stderr_only, monkeypatch, ca
 def test_what_a_run_waits_for_fits_the_terminal(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "30")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    transcript = Transcript(clock=iter(range(1, 99)).__next__)
+    view = RunView(clock=iter(range(1, 99)).__next__)
     for event in (Entered(RunStatus.QUEUED), Queued("2 more cores of run 7 and run 8"), Waiting()):
-        transcript.show(event)
+        view.show(event)
     shown = click.unstyle(capsys.readouterr().out.rpartition("\r\x1b[2K")[2])
     assert len(shown) == 29
     assert shown.endswith("Queued… waiting for 2 more…")

@@ -9,7 +9,7 @@ import torch
 from conjure.compat.run_lm_finetuning import main
 from conjure.compat.training import read_blocks
 from conjure.lm.checkpoints.pretrained import load_checkpoint, load_model, save_checkpoint
-from conjure.reporting import METRICS_VARIABLE
+from conjure.metric_logging import METRICS_VARIABLE
 from support.models import TEXTS, tiny_checkpoint, tiny_model, tiny_tokenizer
 
 BLOCK = 16

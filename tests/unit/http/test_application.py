@@ -6,7 +6,7 @@ import pytest
 from starlette.routing import Route
 
 from conjure.errors import ContextLengthError, ModelError, NotFoundError, UsageError
-from conjure.http.access import AccessRules
+from conjure.http.access_control import AccessRules
 from conjure.http.application import application
 from conjure.http.errors import HttpError, JsonResponse, bad_value
 from conjure.http.request_body import parse_json_object, read_json_object

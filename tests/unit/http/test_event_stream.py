@@ -9,7 +9,7 @@ import pytest
 from starlette.routing import Route
 
 from conjure.http import event_stream
-from conjure.http.access import AccessRules
+from conjure.http.access_control import AccessRules
 from conjure.http.application import application
 from conjure.http.errors import HttpError, JsonResponse
 from conjure.http.event_stream import DONE, EventStream, event, until_disconnected

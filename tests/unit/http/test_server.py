@@ -18,7 +18,7 @@ from starlette.routing import Route
 import support
 from conjure.errors import UsageError
 from conjure.http import connections, server
-from conjure.http.access import AccessRules
+from conjure.http.access_control import AccessRules
 from conjure.http.api_keys import ApiKeys
 from conjure.http.application import application
 from conjure.http.errors import JsonResponse

@@ -4,7 +4,7 @@ import click
 import pytest
 
 from conjure.cli.commands import finetune, generate, score
-from conjure.cli.recording import RECORDING
+from conjure.cli.recorded_run_options import RECORDING
 from conjure.core.home import Home
 from conjure.core.text import today
 from conjure.errors import UsageError

@@ -8,7 +8,7 @@ from conjure.errors import NotFoundError
 from conjure.runs.database.base import RunFilter, RunRelation
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import this_process
-from conjure.runs.lifecycle.ownership import mark_interrupted
+from conjure.runs.lifecycle.abandoned_runs import mark_interrupted
 from conjure.runs.schema.record import MountFacts
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus

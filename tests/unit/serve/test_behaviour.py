@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from conjure.http.access import AccessRules
+from conjure.http.access_control import AccessRules
 from conjure.http.api_keys import ApiKeys
 from conjure.http.generation.service import Limits
 from conjure.serve.api import OPEN_PATHS

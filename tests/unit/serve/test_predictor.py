@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from conjure.errors import ConjureError, NotFoundError, UsageError
-from conjure.http.access import AccessRules
+from conjure.http.access_control import AccessRules
 from conjure.http.application import application
 from conjure.http.server import Shutdown
 from conjure.serve.predictor import PredictorApi, load_predictor

@@ -13,7 +13,7 @@ from conjure.core.home import Home
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.inspect.code_diff import CodeDiff
 from conjure.runs.schema.status import Ending, EndReason
-from conjure.runs.telemetry import columns
+from conjure.runs.telemetry import metric_column_cache
 from conjure.web.rendering import piece
 from support.casting import add_run, finish
 from support.web_homes import HOSTILE, log_points, loss_curve, print_lines, save_file
@@ -249,7 +249,7 @@ class TestCurves:
                 store.refresh_summaries(number)
                 finish(store, number, Ending(EndReason.COMPLETED, 0))
         # Each look finds time for one piece of a file.
-        monkeypatch.setattr(columns, "monotonic", itertools.cycle([0.0, math.inf]).__next__)
+        monkeypatch.setattr(metric_column_cache, "monotonic", itertools.cycle([0.0, math.inf]).__next__)
         with visiting(home.root) as visitor:
             for path in ("/compare?runs=1,2,3", "/runs/1"):  # without waiting
                 assert 'data-metric="loss"' in visitor.page(path)

@@ -3,7 +3,7 @@
 import click
 
 from conjure.cli.archive_runs import set_archived
-from conjure.cli.parameter_types import RUN_NUMBER
+from conjure.cli.run_number_type import RUN_NUMBER
 
 
 @click.command

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
+from conjure.cli.explicit_options import give_json_to_subcommand
 from conjure.cli.render import write_json
 from conjure.cli.tables import Column, show_table
-from conjure.cli.typed_options import give_json_to_subcommand
 from conjure.core.config import PROJECT_FILE, find_project_file, find_setting, load_config, write_setting
 from conjure.core.home import Home
 from conjure.errors import NotFoundError

@@ -11,7 +11,7 @@ from conjure.core.text import plural
 from conjure.core.trees import Copied
 from conjure.core.units import format_size
 from conjure.runs.artifacts.copy_out import plan_retrieval, retrieve
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 
 
 @click.command

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from conjure.cli.reading_options import layout_of, reading_options, special_tokens_option
+from conjure.cli.data_format_options import data_format_options, layout_of, special_tokens_option
 
 
 @click.group("data")
@@ -18,7 +18,7 @@ def command() -> None:
 
 @command.command()
 @click.argument("files", nargs=-1, required=True)
-@reading_options
+@data_format_options
 @special_tokens_option
 @click.option("--model", default="sprite", show_default=True, help="Model whose tokenizer to use.")
 @click.option(

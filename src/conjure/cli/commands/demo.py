@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from conjure.cli.transcript import Transcript, follow_run
+from conjure.cli.run_view import RunView, follow_run
 from conjure.core.home import Home
 from conjure.core.units import format_duration
 from conjure.recipes.demo import Step, story
 from conjure.recipes.report import REPORT_FILE, report_folder
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.status import EXIT_DETACHED, EndReason
 
@@ -78,7 +78,7 @@ def _run(home: Home, step: Step, place: int) -> tuple[int, int]:
     """Submit one step's run and follow it; its number and exit status."""
     click.echo(click.style(f"\n{place}. {step.title}", bold=True))
     click.echo(click.style(f"$ {step.command}", fg="cyan"))
-    made = submit(home, step.spec, announce=Transcript().submit)
+    made = submit(home, step.spec, announce=RunView().submit)
     return made.record.number, follow_run(home, made.record.number, interrupt_stops=True)
 
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import note, visible, write_json
+from conjure.cli.run_number_type import RUN_NUMBER
 from conjure.cli.tables import heading, one_line
 from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.core.units import format_number
 from conjure.runs.inspect.run_diff import Change, CodeDifference, Difference, FileChange, compare
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 
 # The longest list comes last, and the two that say how it went before it.
 _SECTIONS = ("settings", "params", "variables", "mounts", "result", "metrics", "packages")

@@ -2,9 +2,9 @@
 
 import click
 
+from conjure.cli.explicit_options import give_json_to_subcommand
 from conjure.cli.render import remark, write_json
 from conjure.cli.tables import Column, show_table
-from conjure.cli.typed_options import give_json_to_subcommand
 from conjure.core.config import read_executors
 from conjure.core.home import Home
 from conjure.core.text import plural

@@ -8,16 +8,16 @@ from typing import Any
 
 import click
 
-from conjure.cli.reading_options import reading_options, special_tokens_option
-from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
+from conjure.cli.data_format_options import data_format_options, special_tokens_option
+from conjure.cli.explicit_options import given_options, is_typed
+from conjure.cli.recorded_run_options import RECORDING, record, recording_options, refuse_unrecorded
 from conjure.cli.sampling_options import adapter_option, chat_date_option
 from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
-from conjure.cli.typed_options import given_options, is_typed
 from conjure.core.home import Home
 from conjure.errors import UsageError, option
+from conjure.metric_logging import inside_a_run
 from conjure.recipes.finetune_specs import resumed_spec
 from conjure.recipes.options import FinetuneOptions
-from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 
 _HERE = "here"  # --resume without a run: the state beside --output
@@ -45,7 +45,7 @@ class Automatic(click.ParamType):
 @click.argument("data", nargs=-1)
 @click.option("--model", default="sprite", show_default=True, help="Model to start from.")
 @click.option("-o", "--output", help="Checkpoint folder to write; needs --no-run.")
-@reading_options
+@data_format_options
 @special_tokens_option
 @click.option(
     "--holdout",

@@ -12,7 +12,14 @@ from typing import Any, cast
 
 import click
 
-from conjure.cli.recording import RECORDING, record, recording_options, refuse_output, refuse_unrecorded
+from conjure.cli.explicit_options import given_options
+from conjure.cli.recorded_run_options import (
+    RECORDING,
+    record,
+    recording_options,
+    refuse_output,
+    refuse_unrecorded,
+)
 from conjure.cli.sampling_options import (
     adapter_option,
     chat_date_option,
@@ -23,13 +30,13 @@ from conjure.cli.sampling_options import (
 )
 from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
 from conjure.cli.saved_commands.options import save_command as save_to_file
-from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.text import today
 from conjure.errors import DataError, UsageError
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.encodings import guess_bytes, read_text
+from conjure.metric_logging import inside_a_run
 from conjure.recipes.generation_specs import (
     SAMPLES_FILE,
     check_generate,
@@ -37,7 +44,6 @@ from conjure.recipes.generation_specs import (
     refuse_empty_question,
 )
 from conjure.recipes.options import GenerateOptions
-from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 
 _STANDARD_INPUT = "standard input"

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 import click
 
-from conjure.cli.parameter_types import optional_number
 from conjure.cli.render import on_terminal, visible, write_json
-from conjure.cli.run_cells import toned
+from conjure.cli.run_number_type import optional_number
+from conjure.cli.status_colors import toned
 from conjure.cli.tables import heading, show_facts
 from conjure.core.home import Home
 from conjure.recipes.used_models import UsedModel, used_models
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.views import view_run
 
 

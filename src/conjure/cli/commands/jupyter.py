@@ -19,14 +19,14 @@ from typing import Any
 
 import click
 
-from conjure.cli.run_following import follow_submission
 from conjure.cli.run_options import run_options, run_spec
-from conjure.cli.transcript import Transcript
+from conjure.cli.run_view import RunView
+from conjure.cli.submit_and_follow import follow_submission
 from conjure.core.home import Home
 from conjure.core.units import parse_duration
 from conjure.errors import UsageError
 from conjure.runs.environments.interpreter import find_current
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.submission import Submission, submit
 from conjure.runs.schema.spec import RunSpec, current_folder
 
@@ -140,9 +140,9 @@ class _Server:
                 return False
             time.sleep(_LOOK_EVERY_S)
         address = f"http://{_HOST}:{self.port}/lab?token={self.token}"
-        transcript = Transcript()
-        transcript.say("✨", f"JupyterLab: {address}")
-        transcript.say("✨", f"Save its files and end it: conjure stop {self.run}")
+        view = RunView()
+        view.say("✨", f"JupyterLab: {address}")
+        view.say("✨", f"Save its files and end it: conjure stop {self.run}")
         if opens and sys.stdout.isatty():
             with contextlib.suppress(webbrowser.Error):
                 webbrowser.open(address)

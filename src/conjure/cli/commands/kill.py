@@ -2,7 +2,7 @@
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
+from conjure.cli.run_number_type import RUN_NUMBER
 from conjure.cli.run_termination import show_ending
 from conjure.runs.database.base import KILL
 

@@ -2,11 +2,11 @@
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
+from conjure.cli.run_number_type import RUN_NUMBER
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.runs.artifacts.team_transfer import export_records
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.spec import label_fault
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import cut, note, on_terminal, visible, write_json
-from conjure.cli.run_cells import status_cell
+from conjure.cli.run_number_type import RUN_NUMBER
+from conjure.cli.status_colors import status_cell
 from conjure.cli.tables import one_line
 from conjure.core.home import Home
 from conjure.runs.inspect.lineage import (
@@ -21,7 +21,7 @@ from conjure.runs.inspect.lineage import (
     trace_products,
     trace_sources,
 )
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 
 _COMMAND_WIDTH = 60  # on a terminal
 

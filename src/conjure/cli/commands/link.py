@@ -8,7 +8,7 @@ from conjure.errors import NotFoundError
 from conjure.runs.artifacts.listing import list_resource
 from conjure.runs.artifacts.resource_paths import check_link_name, parse
 from conjure.runs.artifacts.team_transfer import export_records
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 
 
 @click.command

@@ -9,15 +9,15 @@ from datetime import datetime
 
 import click
 
-from conjure.cli.parameter_types import optional_number
 from conjure.cli.render import note, visible, write_json
-from conjure.cli.transcript import details, ended, follow_run
+from conjure.cli.run_number_type import optional_number
+from conjure.cli.run_view import details, ended, follow_run
 from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.artifacts.team_transfer import bring_attempt, bring_streams
 from conjure.runs.lifecycle.log_following import Ended, Printed, Waiting, follow
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import EXIT_DETACHED, exit_status

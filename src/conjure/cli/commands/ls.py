@@ -9,7 +9,7 @@ from conjure.core.home import Home
 from conjure.core.text import valid_utf8
 from conjure.core.units import format_size
 from conjure.runs.artifacts.listing import Listed, list_resource
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 
 
 @click.command

@@ -8,19 +8,18 @@ from pathlib import Path
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER, is_run_number, last_number
-from conjure.cli.plots import show_curve
+from conjure.cli.plots import read_series, show_curve
 from conjure.cli.render import note, write_json
+from conjure.cli.run_number_type import RUN_NUMBER, is_run_number, last_number
 from conjure.cli.tables import Column, show_table
 from conjure.core.home import Home
 from conjure.core.text import did_you_mean
 from conjure.core.units import format_number
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.artifacts.team_transfer import bring_streams
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.metrics import MetricTail, Point, Summary
-from conjure.runs.telemetry.series import read_series
 
 _FIELDS = ("name", "step", "value", "time")
 

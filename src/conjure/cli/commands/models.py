@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from conjure.cli.explicit_options import give_json_to_subcommand
 from conjure.cli.render import note, visible, write_json
-from conjure.cli.typed_options import give_json_to_subcommand
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.units import format_size

@@ -11,7 +11,7 @@ from conjure.core.text import plural, to_iso
 from conjure.core.times import age
 from conjure.errors import UsageError
 from conjure.runs.database.base import Project
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.spec import project_fault
 
 

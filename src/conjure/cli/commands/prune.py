@@ -9,7 +9,7 @@ from conjure.cli.render import note, write_json
 from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.core.units import format_size
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.maintenance.pruning import Pruned, prune, recoverable
 
 

@@ -5,15 +5,15 @@ import sys
 
 import click
 
+from conjure.cli.explicit_options import is_typed
 from conjure.cli.render import note, write_json
-from conjure.cli.run_cells import status_cell
+from conjure.cli.status_colors import status_cell
 from conjure.cli.tables import Column, Row, show_table
-from conjure.cli.typed_options import is_typed
 from conjure.core.home import Home
 from conjure.core.times import age
 from conjure.errors import UsageError
 from conjure.runs.database.base import RunFilter
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.status import RunStatus
 from conjure.runs.views import RunRow, elapsed, list_runs
 

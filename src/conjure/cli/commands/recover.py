@@ -2,8 +2,8 @@
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import note, write_json
+from conjure.cli.run_number_type import RUN_NUMBER
 from conjure.core.home import Home
 from conjure.core.units import format_size
 from conjure.runs.lifecycle.recovery import recover

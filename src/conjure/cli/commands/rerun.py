@@ -4,15 +4,15 @@ from pathlib import Path
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import note, remark
-from conjure.cli.run_following import follow_submission
+from conjure.cli.run_number_type import RUN_NUMBER
 from conjure.cli.run_options import parse_variable
 from conjure.cli.saved_commands.options import write_command
 from conjure.cli.saved_commands.options_of_run import values_of_run
+from conjure.cli.submit_and_follow import follow_submission
 from conjure.core.home import Home
-from conjure.recipes.deferred_checks import changed_model_notes
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.recipes.lazy_model_checks import changed_model_notes
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.submission import rerun
 
 

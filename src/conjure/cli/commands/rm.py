@@ -9,7 +9,7 @@ from conjure.core.home import Home
 from conjure.core.quoting import printable
 from conjure.core.units import format_size
 from conjure.runs.artifacts.team_transfer import export_records
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.maintenance.removal import remove
 
 

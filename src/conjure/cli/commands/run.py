@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from conjure.cli.render import remark
-from conjure.cli.run_following import submit_and_follow
 from conjure.cli.run_options import run_options, run_spec
 from conjure.cli.saved_commands.options import SavableCommand, saved_command_options
 from conjure.cli.saved_commands.options import save_command as save_to_file
+from conjure.cli.submit_and_follow import submit_and_follow
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.runs.inspect.submission_warnings import submission_warnings

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from conjure.cli.reading_options import layout_of, reading_options
-from conjure.cli.recording import record, recording_options, refuse_output, refuse_unrecorded
+from conjure.cli.data_format_options import data_format_options, layout_of
+from conjure.cli.explicit_options import given_options, is_typed
+from conjure.cli.recorded_run_options import record, recording_options, refuse_output, refuse_unrecorded
 from conjure.cli.render import note
 from conjure.cli.sampling_options import adapter_option, model_option
-from conjure.cli.typed_options import given_options, is_typed
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.lm.text.sources import KINDS, STANDARD_INPUT
+from conjure.metric_logging import inside_a_run
 from conjure.recipes.generation_specs import FIGURES_FILE, score_spec
 from conjure.recipes.options import ScoreOptions
 from conjure.recipes.resource_lookup import is_resource
-from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--text", "as_text", is_flag=True, help="Read TEXT as text, even if it is or looks like a file name."
 )
-@reading_options
+@data_format_options
 @click.option("--context", type=int, help="Context length in tokens; default: the model's.")
 @click.option("--stride", type=int, help="Tokens from one window to the next; default: half the context.")
 @adapter_option

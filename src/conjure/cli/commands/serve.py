@@ -10,15 +10,15 @@ from typing import Any
 
 import click
 
-from conjure.cli.recording import RECORDING, record, recording_options, refuse_unrecorded
+from conjure.cli.explicit_options import given_options, is_typed
+from conjure.cli.recorded_run_options import RECORDING, record, recording_options, refuse_unrecorded
 from conjure.cli.sampling_options import precision_option
-from conjure.cli.typed_options import given_options, is_typed
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.errors import UsageError
+from conjure.metric_logging import inside_a_run
 from conjure.recipes.options import ServeOptions, option_words
 from conjure.recipes.run_specs import InputMounts, conjure_command_spec, with_set_precision
-from conjure.reporting import inside_a_run
 from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
 DEFAULT_PORT = 8000

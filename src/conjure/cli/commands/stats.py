@@ -6,16 +6,17 @@ from dataclasses import asdict, replace
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import cut, note, on_terminal, terminal_width, write_json
-from conjure.cli.run_cells import status_cell
+from conjure.cli.run_number_type import RUN_NUMBER
+from conjure.cli.status_colors import status_cell
 from conjure.cli.tables import Cell, show_facts
 from conjure.core.home import Home
 from conjure.core.units import format_duration, format_size
 from conjure.runs.database.base import Database
 from conjure.runs.host.gpu_meter import GpuReading
 from conjure.runs.inspect.live_usage import Sample, Sampler
-from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
+from conjure.runs.lifecycle.abandoned_runs import mark_interrupted
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import EXIT_DETACHED

@@ -7,8 +7,8 @@ import click
 from conjure.core.home import Home
 from conjure.core.home_selection import find_team_home
 from conjure.errors import StoreError
-from conjure.runs.lifecycle.further_node import main_on_further_node
-from conjure.runs.lifecycle.node import NOT_JOINED, find_out, main_on_node
+from conjure.runs.lifecycle.first_node import NOT_JOINED, find_out, main_on_first_node
+from conjure.runs.lifecycle.worker_node import main_on_worker_node
 
 
 @click.command(hidden=True)
@@ -27,6 +27,6 @@ def command(numbers: tuple[int, ...], *, team: str | None, node: int, check: boo
     if home is None:
         raise StoreError(NOT_JOINED)
     if node:
-        main_on_further_node(home, *numbers, node)
+        main_on_worker_node(home, *numbers, node)
     else:
-        main_on_node(home, *numbers)
+        main_on_first_node(home, *numbers)

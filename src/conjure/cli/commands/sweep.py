@@ -7,18 +7,18 @@ from typing import Any, cast
 
 import click
 
+from conjure.cli.explicit_options import given_options
 from conjure.cli.render import note, write_json
 from conjure.cli.run_options import run_options, run_spec
 from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
 from conjure.cli.sweeps.following import follow_sweep
-from conjure.cli.sweeps.recipe_template import is_recipe, recipe_template
+from conjure.cli.sweeps.language_model_trials import is_recipe, recipe_template
 from conjure.cli.sweeps.view import show_plots, show_sweep
 from conjure.cli.tables import Cell, Column, show_table
-from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
 from conjure.core.units import format_number
 from conjure.errors import NotFoundError, UsageError
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.spec import RunSpec
 from conjure.sweeps.control import require_packages, resume_sweep, start_sweep, stop_sweep
 from conjure.sweeps.proposals import propose

@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import write_json
+from conjure.cli.run_number_type import RUN_NUMBER
 from conjure.cli.tables import show_facts
 from conjure.core.home import Home
 from conjure.core.home_selection import find_home

@@ -5,7 +5,7 @@ import click
 from conjure.cli.render import note
 from conjure.core.home import Home
 from conjure.runs.artifacts.team_transfer import export_records
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 
 
 @click.command

@@ -7,7 +7,7 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.core.units import format_size
 from conjure.runs.artifacts.verification import verify
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 
 
 @click.command

@@ -2,9 +2,9 @@
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import StatusLine, write_json
-from conjure.cli.transcript import details, ended
+from conjure.cli.run_number_type import RUN_NUMBER
+from conjure.cli.run_view import details, ended
 from conjure.core.home import Home
 from conjure.runs.lifecycle.log_following import Ended, follow
 from conjure.runs.schema.record import RunRecord

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from conjure.cli.parameter_types import RUN_NUMBER
 from conjure.cli.render import note, save_text
+from conjure.cli.run_number_type import RUN_NUMBER
 from conjure.core.home import Home
 
 

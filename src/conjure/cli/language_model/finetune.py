@@ -11,18 +11,18 @@ from typing import Any, cast
 
 import click
 
-from conjure.cli.typed_options import given_options
+from conjure.cli.explicit_options import given_options
 from conjure.core.home import Home
 from conjure.errors import UsageError
 from conjure.lm.training.request import FinetuneRequest
+from conjure.metric_logging import inside_a_run
 from conjure.recipes import changed_models
 from conjure.recipes.finetune_specs import finetune_spec, has_state, mark_as_outputs
 from conjure.recipes.options import FinetuneOptions
 from conjure.recipes.request_checks import check_finetune
 from conjure.recipes.resource_lookup import data_path, with_data_paths
-from conjure.reporting import inside_a_run
 from conjure.runs.artifacts.resource_paths import parse
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.spec import RunSpec
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 import click
 
 from conjure.core.home import Home
-from conjure.lm.report.facts import Report, report_from_json
+from conjure.lm.report.report_schema import Report, report_from_json
 from conjure.recipes.report import REPORT_FILE
 
 PAGE_FILE = "report.html"

@@ -13,12 +13,12 @@ from conjure.cli.render import note, remark, save_text, write_json_text
 from conjure.core.home import Home
 from conjure.lm.checkpoints.weights_digest import SHORT
 from conjure.lm.report.compare import Comparison, compare, comparison_to_json
-from conjure.lm.report.facts import Report
 from conjure.lm.report.html.compare_page import behind, protocol, rank, render_comparison
 from conjure.lm.report.html.page import render_html
+from conjure.lm.report.report_schema import Report
 from conjure.recipes.comparison_inputs import tuned_models
 from conjure.recipes.used_models import models_of_one_name
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 
 
 def compare_runs(

@@ -23,8 +23,8 @@ from conjure.http.generation.model_registry import ModelName
 from conjure.http.generation.service import Limits
 from conjure.http.server import listen
 from conjure.lm.checkpoints.model_resolver import resolve_model
+from conjure.metric_logging import inside_a_run, log_metric
 from conjure.recipes.resource_lookup import model_lookup
-from conjure.reporting import inside_a_run, log_metric
 from conjure.runs.views import PORT_METRIC
 from conjure.serve.api import Api
 from conjure.serve.predictor import PredictorApi, load_predictor

@@ -20,15 +20,15 @@ from conjure.cli.language_model.training_view import (
 from conjure.cli.render import StatusLine, note, write_json
 from conjure.core.stop_signals import stopping_in_order
 from conjure.lm.hardware import pick_device
-from conjure.lm.training.comparison import measure, write_report
+from conjure.lm.training.base_model_comparison import measure, write_report
 from conjure.lm.training.distributed.process_group import ProcessGroup, join
 from conjure.lm.training.events import TuningEvent
 from conjure.lm.training.finetune import FinetuneResult, run_training
 from conjure.lm.training.preparation import Prepared, prepare
 from conjure.lm.training.request import FinetuneRequest
+from conjure.metric_logging import RUN_VARIABLE
 from conjure.recipes.metrics import report_metrics, report_result
 from conjure.recipes.resource_lookup import model_lookup
-from conjure.reporting import RUN_VARIABLE
 
 
 def show_plan(request: FinetuneRequest, *, as_json: bool) -> int:

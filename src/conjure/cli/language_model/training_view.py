@@ -19,12 +19,12 @@ from conjure.cli.render import StatusLine, note, visible
 from conjure.core.quoting import printable
 from conjure.core.text import plural
 from conjure.core.units import format_duration, format_number, format_size
-from conjure.lm.report.facts import HeldOutFacts
+from conjure.lm.report.report_schema import HeldOutFacts
 from conjure.lm.text.token_cache import DataFacts
 from conjure.lm.training.events import Evaluated, Sampled, StepDone, TuningEvent
 from conjure.lm.training.finetune import FinetuneResult
 from conjure.lm.training.plan import Plan
-from conjure.reporting import RUN_VARIABLE
+from conjure.metric_logging import RUN_VARIABLE
 
 _PLAIN_EVERY_S = 15.0
 _RECENT_STEPS = 20

@@ -15,7 +15,7 @@ from conjure.core.home import Home
 from conjure.core.quoting import printable
 from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import SweepState
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.status import EXIT_DETACHED
 from conjure.sweeps.view import SweepView, look_at_sweep
 

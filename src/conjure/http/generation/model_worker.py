@@ -1,8 +1,8 @@
-"""All work for one model: rows being written, prompts being scored, and what waits for room.
+"""All work for one model: sequences being written, prompts being scored, and what waits for room.
 
-Main entry: `ModelWorker`. Invariant: it belongs to the thread that computes; rows join in the order their
-jobs came, and only while there is room for all they may come to hold. Jobs are scored one after the other,
-for each that has begun holds the keys and values of a whole prompt.
+Main entry: `ModelWorker`. Invariant: it belongs to the thread that computes; sequences join in the order
+their jobs came, and only while there is room for all they may come to hold. Jobs are scored one after the
+other, for each that has begun holds the keys and values of a whole prompt.
 """
 
 from collections import deque
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from conjure.http.generation.batch import RowBatch, choose_tokens
+from conjure.http.generation.batch import SequenceBatch, choose_tokens
 from conjure.http.generation.requests import (
     Event,
     Failed,
@@ -19,7 +19,7 @@ from conjure.http.generation.requests import (
     Started,
     TokenLogprob,
 )
-from conjure.http.generation.rows import Row
+from conjure.http.generation.sequences import GeneratedSequence
 from conjure.http.generation.served_model import ServedModel
 from conjure.lm.generation.prompt_logprobs import PromptLogprobs
 
@@ -38,8 +38,8 @@ class ModelWorker:
     def __init__(self, model: ServedModel, *, most_rows: int, most_bytes: int) -> None:
         self.model = model
         self._most_rows, self._most_bytes = most_rows, most_bytes
-        self._batch = RowBatch(model.engine, model.tokenizer)
-        self._waiting: deque[list[Row]] = deque()  # the texts of one prompt
+        self._batch = SequenceBatch(model.engine, model.tokenizer)
+        self._waiting: deque[list[GeneratedSequence]] = deque()  # the texts of one prompt
         self._scoring: deque[tuple[GenerationJob, Iterator[list[Event]]]] = deque()
 
     @property
@@ -53,20 +53,22 @@ class ModelWorker:
         return bool(self._waiting) or self.running > 0
 
     def add(self, job: GenerationJob) -> None:
-        """Take in a job; its rows join when there is room."""
+        """Take in a job; its sequences join when there is room."""
         if job.prompt_logprobs is not None:
             self._scoring.append((job, self._score(job)))
         if not job.texts_written:
             return
         for prompt in range(len(job.prompts)):
-            rows = [Row(job, prompt, sample, self.model.tokenizer) for sample in range(job.samples)]
-            for start in range(0, len(rows), self._most_rows):
-                self._waiting.append(rows[start : start + self._most_rows])
+            sequences = [
+                GeneratedSequence(job, prompt, sample, self.model.tokenizer) for sample in range(job.samples)
+            ]
+            for start in range(0, len(sequences), self._most_rows):
+                self._waiting.append(sequences[start : start + self._most_rows])
 
     def drop(self, job: GenerationJob) -> None:
         """Forget everything of a job."""
         self._batch.drop(job)
-        self._waiting = deque(rows for rows in self._waiting if rows[0].job is not job)
+        self._waiting = deque(sequences for sequences in self._waiting if sequences[0].job is not job)
         self._scoring = deque(each for each in self._scoring if each[0] is not job)
 
     def work(self) -> list[JobEvent]:
@@ -82,18 +84,18 @@ class ModelWorker:
         return told
 
     def _admit(self) -> list[JobEvent]:
-        """Let rows join while there is room."""
+        """Let sequences join while there is room."""
         told: list[JobEvent] = []
         while self._waiting:
-            rows = self._waiting[0]
-            job = rows[0].job
-            needed = self.model.engine.bytes_per_token * len(rows) * rows[0].capacity
-            fits = len(self._batch) + len(rows) <= self._most_rows
+            sequences = self._waiting[0]
+            job = sequences[0].job
+            needed = self.model.engine.bytes_per_token * len(sequences) * sequences[0].capacity
+            fits = len(self._batch) + len(sequences) <= self._most_rows
             if len(self._batch) and not (fits and self._batch.bytes + needed <= self._most_bytes):
                 break
             self._waiting.popleft()
             try:
-                self._batch.add(rows)
+                self._batch.add(sequences)
                 told.append((job, Started()))
             except Exception as error:  # noqa: BLE001 - the client must hear of it, and others go on
                 self.drop(job)
@@ -103,9 +105,9 @@ class ModelWorker:
     def _step(self) -> list[JobEvent]:
         jobs = self._batch.jobs  # a step that fails may have left some behind already
         try:
-            told: list[JobEvent] = [(row.job, event) for row, event in self._batch.step()]
-        except Exception as error:  # noqa: BLE001 - of the engine as a whole: all its rows are lost
-            self._batch = RowBatch(self.model.engine, self.model.tokenizer)
+            told: list[JobEvent] = [(sequence.job, event) for sequence, event in self._batch.step()]
+        except Exception as error:  # noqa: BLE001 - of the engine as a whole: all its sequences are lost
+            self._batch = SequenceBatch(self.model.engine, self.model.tokenizer)
             told = [(job, Failed(error)) for job in {id(job): job for job in jobs}.values()]
         for job, event in told:
             if isinstance(event, Failed):
@@ -135,12 +137,15 @@ class ModelWorker:
             entries = zip(ids[1:], scored.logprobs, scored.top, scored.ranks, strict=True)
             yield [PromptScored(number, [TokenLogprob(*entry) for entry in entries])]
             if job.from_exact and job.max_tokens:
-                rows = [Row(job, number, sample, self.model.tokenizer) for sample in range(job.samples)]
-                yield list(self._exact_tokens(rows, scored.following))
+                sequences = [
+                    GeneratedSequence(job, number, sample, self.model.tokenizer)
+                    for sample in range(job.samples)
+                ]
+                yield list(self._exact_tokens(sequences, scored.following))
 
-    def _exact_tokens(self, rows: list[Row], following: np.ndarray) -> Iterator[Event]:
-        """The one token of rows whose prompt was scored."""
-        logits = np.broadcast_to(following, (len(rows), len(following))).copy()
+    def _exact_tokens(self, sequences: list[GeneratedSequence], following: np.ndarray) -> Iterator[Event]:
+        """The one token of sequences whose prompt was scored."""
+        logits = np.broadcast_to(following, (len(sequences), len(following))).copy()
         without_token = np.array(self.model.tokenizer.ids_without_token(len(following)), np.int64)
-        for row, token in zip(rows, choose_tokens(rows, logits, without_token), strict=True):
-            yield row.take(token) if isinstance(token, TokenLogprob) else token
+        for sequence, token in zip(sequences, choose_tokens(sequences, logits, without_token), strict=True):
+            yield sequence.take(token) if isinstance(token, TokenLogprob) else token

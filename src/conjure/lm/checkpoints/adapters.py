@@ -23,11 +23,11 @@ from conjure.core.files import locked, replace_folder, sha256_bytes, sha256_file
 from conjure.core.home import Home
 from conjure.errors import CheckpointError, NotFoundError
 from conjure.lm.checkpoints.base_model import different_weights, how_to_restore
-from conjure.lm.checkpoints.layout import read_json_object
+from conjure.lm.checkpoints.checkpoint_folder import read_json_object
+from conjure.lm.checkpoints.checkpoint_weights import load_tokenizer
 from conjure.lm.checkpoints.model_resolver import ModelSource
 from conjure.lm.checkpoints.pretrained import load_model, save_checkpoint, saving
 from conjure.lm.checkpoints.safetensors_reader import StoredTensor, TensorFile
-from conjure.lm.checkpoints.stored_weights import load_tokenizer
 from conjure.lm.checkpoints.tensor_layout import assemble, file_names, split_rows, stored_names
 from conjure.lm.checkpoints.weights_digest import weights_digest
 from conjure.lm.models.base import CausalLM

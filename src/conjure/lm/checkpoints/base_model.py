@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from conjure.errors import CheckpointError, NotFoundError
-from conjure.lm.checkpoints.layout import read_config
+from conjure.lm.checkpoints.checkpoint_folder import read_config
+from conjure.lm.checkpoints.checkpoint_weights import load_tokenizer
 from conjure.lm.checkpoints.model_resolver import COMES_WITH_CONJURE, ModelSource
-from conjure.lm.checkpoints.stored_weights import load_tokenizer
 from conjure.lm.checkpoints.weights_digest import SHORT
 from conjure.lm.models.shape import ModelConfig
 

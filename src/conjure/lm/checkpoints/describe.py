@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conjure.errors import CheckpointError
-from conjure.lm.checkpoints.layout import (
+from conjure.lm.checkpoints.checkpoint_folder import (
     WEIGHT_PATTERNS,
     has_tokenizer,
     read_config,

@@ -20,10 +20,10 @@ from conjure.core.files import folder_size_bytes, real_path, sync_folder
 from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ConflictError, ModelError, UsageError, option
 from conjure.lm.checkpoints.adapters import apply_adapter
+from conjure.lm.checkpoints.checkpoint_folder import has_tokenizer, read_config, stored_dtype
 from conjure.lm.checkpoints.describe import read_training
 from conjure.lm.checkpoints.gguf.reader import gguf_library
 from conjure.lm.checkpoints.gguf.writing import add_keys, header_keys, stored_tensors, vocabulary_keys
-from conjure.lm.checkpoints.layout import has_tokenizer, read_config, stored_dtype
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.checkpoints.pretrained import (
     checkpoint_tensors,

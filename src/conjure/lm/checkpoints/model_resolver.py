@@ -18,9 +18,7 @@ from pathlib import Path
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
 from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError, option
-from conjure.lm.checkpoints.gguf.conversion import checkpoint_folder
-from conjure.lm.checkpoints.gguf.detection import is_gguf
-from conjure.lm.checkpoints.layout import (
+from conjure.lm.checkpoints.checkpoint_folder import (
     CONFIG_FILE,
     INDEX_FILE,
     PICKLE_FILES,
@@ -29,6 +27,8 @@ from conjure.lm.checkpoints.layout import (
     read_index,
     read_json_object,
 )
+from conjure.lm.checkpoints.gguf.conversion import checkpoint_folder
+from conjure.lm.checkpoints.gguf.detection import is_gguf
 from conjure.lm.checkpoints.packaged_models import PACKAGED_MODELS, packaged_folder
 from conjure.lm.checkpoints.weights_digest import SHORT, weights_digest
 from conjure.lm.models.registry import known_families, read_model_config

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from conjure.core.files import open_regular, real_path, replace_folder, sync_folder
 from conjure.errors import CheckpointError, ConflictError, UsageError, option
-from conjure.lm.checkpoints.layout import (
+from conjure.lm.checkpoints.checkpoint_folder import (
     CHECKPOINT_FILES,
     CONFIG_FILE,
     EMBEDDING,

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from conjure.core.files import real_path, replace_folder
 from conjure.errors import CheckpointError, ConflictError
-from conjure.lm.checkpoints.layout import (
+from conjure.lm.checkpoints.checkpoint_folder import (
     CHECKPOINT_FILES,
     CONFIG_FILE,
     WEIGHTS_FILE,
     open_tensors,
     read_config,
 )
-from conjure.lm.checkpoints.stored_weights import check_fit, load_tokenizer, settle_head
+from conjure.lm.checkpoints.checkpoint_weights import check_fit, load_tokenizer, settle_head
 from conjure.lm.checkpoints.tensor_layout import assemble, take_apart
 from conjure.lm.models.base import CausalLM
 from conjure.lm.models.registry import build, config_settings, family_of

@@ -11,7 +11,7 @@ from pathlib import Path
 from conjure.core.files import sha256_bytes, sha256_file, write_atomically
 from conjure.core.home import Home
 from conjure.errors import CheckpointError
-from conjure.lm.checkpoints.layout import ORIGIN_FILE, read_json_object, weight_files
+from conjure.lm.checkpoints.checkpoint_folder import ORIGIN_FILE, read_json_object, weight_files
 
 SHORT = 8  # digits that tell apart the few models of one name
 _SHA256 = re.compile(r"[0-9a-f]{64}")

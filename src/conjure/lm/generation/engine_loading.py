@@ -18,9 +18,9 @@ from pathlib import Path
 from conjure.errors import CheckpointError, ModelError, UsageError, option
 from conjure.installation import install_command
 from conjure.lm.bounds import value_fault
-from conjure.lm.checkpoints.layout import read_config
+from conjure.lm.checkpoints.checkpoint_folder import read_config
+from conjure.lm.checkpoints.checkpoint_weights import load_tokenizer, missing_tokenizer, open_weights
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
-from conjure.lm.checkpoints.stored_weights import load_tokenizer, missing_tokenizer, open_weights
 from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.engines.native import NativeEngine, supports
 from conjure.lm.generation.engines.native_weights import Format, NativeWeights

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from conjure.lm.checkpoints.layout import read_config
+from conjure.lm.checkpoints.checkpoint_folder import read_config
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource
 from conjure.lm.generation.engine_loading import (
     find_model,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal
 
-from conjure.lm.models.settings import Settings
+from conjure.lm.models.config_reader import Settings
 from conjure.lm.models.shape import ModelConfig
 
 Layout = Literal["plain", "transposed", "by_head"]

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from conjure.errors import ModelError
+from conjure.lm.models.config_reader import Settings
 from conjure.lm.models.families.gemma3 import GEMMA3
 from conjure.lm.models.families.gpt2 import GPT2
 from conjure.lm.models.families.gpt_neox import GPT_NEOX
@@ -20,7 +21,6 @@ from conjure.lm.models.families.llama import LLAMA
 from conjure.lm.models.families.qwen2 import QWEN2
 from conjure.lm.models.families.qwen3 import QWEN3
 from conjure.lm.models.family import Family
-from conjure.lm.models.settings import Settings
 from conjure.lm.models.shape import ModelConfig
 
 if TYPE_CHECKING:  # looking at a model does not pay for torch, building one does

@@ -16,7 +16,10 @@ from conjure.lm.generation.generate import Sample
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import Tally
 from conjure.lm.report.diversity import distinct, repeated_texts, self_bleu
-from conjure.lm.report.facts import (
+from conjure.lm.report.lengths import Counts, distance, length_counts, usual_distance
+from conjure.lm.report.measure_model import Excerpt, Observation, excerpts
+from conjure.lm.report.novelty import Overlap, compare_with_training, novelty_summary
+from conjure.lm.report.report_schema import (
     SCHEMA,
     Course,
     CurvePoint,
@@ -34,12 +37,9 @@ from conjure.lm.report.facts import (
     TrainingText,
     plain,
 )
-from conjure.lm.report.lengths import Counts, distance, length_counts, usual_distance
-from conjure.lm.report.measure_model import Excerpt, Observation, excerpts
-from conjure.lm.report.novelty import Overlap, compare_with_training, novelty_summary
 from conjure.lm.report.statistics import compare_losses, group_tallies
 from conjure.lm.report.verdict import Figures, judge
-from conjure.lm.report.words import split_words
+from conjure.lm.report.word_ngrams import split_words
 from conjure.lm.text.tokenizer import Tokenizer
 
 _UNSEEN_PER_SAMPLE = 4  # excerpts of unseen text for each sample: what is normal is known better than what is

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from conjure.core.files import write_atomically
 from conjure.errors import NotFoundError
-from conjure.lm.report.facts import Report, report_from_json, report_to_json
 from conjure.lm.report.html.page import render_html
+from conjure.lm.report.report_schema import Report, report_from_json, report_to_json
 
 JSON_NAME = "report.json"
 PAGE_NAME = "report.html"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from conjure.lm.report.words import words_in_order
+from conjure.lm.report.word_ngrams import words_in_order
 
 # A changed, added or left out word breaks two pairs; with a fifth of the words changed, 5 of 9 are left.
 _PAIRS = 0.4

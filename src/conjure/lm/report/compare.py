@@ -29,11 +29,11 @@ from conjure.lm.report.compared_records import (
     unseen_records,
 )
 from conjure.lm.report.diversity import distinct
-from conjure.lm.report.facts import plain
 from conjure.lm.report.lengths import distance, length_counts, usual_distance
 from conjure.lm.report.novelty import compare_with_training, novelty_summary
+from conjure.lm.report.report_schema import plain
 from conjure.lm.report.statistics import LossChange, compare_losses
-from conjure.lm.report.words import split_words
+from conjure.lm.report.word_ngrams import split_words
 from conjure.lm.text.chat.encoding import ConversationEncoder
 from conjure.lm.text.chat.formats import ChatFormat
 

@@ -12,7 +12,7 @@ import torch
 
 from conjure.lm.generation.engines.torch_engine import eval_mode
 from conjure.lm.models.base import CausalLM
-from conjure.lm.report.facts import ExtractedShare
+from conjure.lm.report.report_schema import ExtractedShare
 from conjure.lm.text.chat.encoding import EncodedChat
 from conjure.lm.text.tokenizer import Tokenizer
 

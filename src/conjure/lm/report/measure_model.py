@@ -19,7 +19,7 @@ from conjure.lm.generation.score import Tally, Windows, score_chats, score_docum
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.models.base import CausalLM
 from conjure.lm.report.extraction import LONGEST, extracted_share
-from conjure.lm.report.facts import Extraction
+from conjure.lm.report.report_schema import Extraction
 from conjure.lm.report.statistics import FEWEST_GROUPS, stretches
 from conjure.lm.text.chat.encoding import EncodedChat
 from conjure.lm.text.split import TokenStream

@@ -1,7 +1,7 @@
 """How much of some texts stands in the training records: verbatim runs, copies, near copies, new n-grams.
 
 Main entries: `compare_with_training`, `novelty_summary`. Invariant: the records are read once, in a stream,
-in memory that does not grow with them; every figure is exact (`matching`, `words`).
+in memory that does not grow with them; every figure is exact (`matching`, `word_ngrams`).
 
 A figure means little without knowing what is normal: text of the same kind that the model never saw has
 phrases in common with the training records too. So the same figures are made for held-out records.
@@ -17,7 +17,7 @@ import numpy as np
 
 from conjure.lm.report.closest_record import ClosestRecords
 from conjure.lm.report.matching import SEPARATOR, LongestMatches
-from conjure.lm.report.words import SeenNgrams, count_whole_words, split_words
+from conjure.lm.report.word_ngrams import SeenNgrams, count_whole_words, split_words
 from conjure.lm.text.tokenizer import Tokenizer, split_safely
 
 LONGEST_NGRAM = 6

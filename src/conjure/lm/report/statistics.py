@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conjure.lm.generation.score import Score, Tally
-from conjure.lm.report.facts import Outcome
+from conjure.lm.report.report_schema import Outcome
 
 LEVEL = 0.05  # one null in twenty is called a difference
 SMALLEST_CHANGE = 0.02  # nats per token: 2 % of perplexity, which no reader would notice

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from conjure.core.text import plural
 from conjure.core.units import format_number
-from conjure.lm.report.facts import (
+from conjure.lm.report.novelty import Novelty
+from conjure.lm.report.report_schema import (
     Course,
     Diversity,
     Extraction,
@@ -25,7 +26,6 @@ from conjure.lm.report.facts import (
     State,
     Verdict,
 )
-from conjure.lm.report.novelty import Novelty
 from conjure.lm.report.statistics import FEWEST_CLEAR_GROUPS, LEVEL, SMALLEST_CHANGE, margin
 
 ALL_LONG = 0.9  # where so many records reach a sample's limit, there are no lengths to be learned

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from conjure.core.quoting import shell_words
 from conjure.errors import DataError
-from conjure.lm.text.delimiters import DELIMITERS, choose_delimiter
+from conjure.lm.text.delimiter_detection import DELIMITERS, choose_delimiter
 from conjure.lm.text.encodings import open_text, read_lines
 from conjure.lm.text.read_options import ReadOptions
 

@@ -1,9 +1,9 @@
 """Fine-tuning: a model and a text in, a better model for that text and what changed out.
 
 Main entries: `finetune` for one call; or `conjure.lm.training.preparation.prepare`, `train`, and then
-`conjure.lm.training.comparison.measure` and its `write_report`. Invariants: the output folder always holds a
-whole checkpoint, the one with the lowest held-out loss so far; and nothing that was learned is lost to an
-interruption.
+`conjure.lm.training.base_model_comparison.measure` and its `write_report`. Invariants: the output folder
+always holds a whole checkpoint, the one with the lowest held-out loss so far; and nothing that was learned is
+lost to an interruption.
 """
 
 import json
@@ -23,8 +23,8 @@ from conjure.lm.generation.generate import Sample, generate
 from conjure.lm.generation.score import Tally, Windows
 from conjure.lm.hardware import worth_compiling
 from conjure.lm.models.base import CausalLM
-from conjure.lm.report.facts import HeldOutFacts
-from conjure.lm.training.comparison import Comparison, measure, write_report
+from conjure.lm.report.report_schema import HeldOutFacts
+from conjure.lm.training.base_model_comparison import Comparison, measure, write_report
 from conjure.lm.training.distributed.process_group import ProcessGroup
 from conjure.lm.training.events import Evaluated, Event, Finished, Sampled, Saved, SavePoint, TuningEvent
 from conjure.lm.training.history import History, Trained

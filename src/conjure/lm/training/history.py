@@ -6,7 +6,7 @@ Main entries: `History`, `Trained`. Invariant: a history read back from JSON equ
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from conjure.lm.report.facts import CurvePoint
+from conjure.lm.report.report_schema import CurvePoint
 from conjure.lm.training.events import Evaluated, StepDone, TuningEvent
 
 

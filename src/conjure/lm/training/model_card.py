@@ -11,7 +11,7 @@ from pathlib import Path
 from conjure.core.files import open_regular
 from conjure.core.units import format_number
 from conjure.errors import CheckpointError
-from conjure.lm.checkpoints.layout import ORIGIN_FILE, read_json_object
+from conjure.lm.checkpoints.checkpoint_folder import ORIGIN_FILE, read_json_object
 from conjure.lm.training.plan import Plan
 
 _LICENCE = re.compile(r"license: *([\w.-]+) *")  # in the card's head, which is YAML

@@ -17,7 +17,7 @@ from conjure.core.home import Home
 from conjure.errors import ConflictError, NotFoundError
 from conjure.runs.artifacts.checkpoints import Checkpoint
 from conjure.runs.artifacts.team_files import DamagedObjectError, SharedManifest, TeamFiles
-from conjure.runs.code.tree_packs import write_pack
+from conjure.runs.code.snapshot_packs import write_pack
 from conjure.runs.database.base import Link
 from conjure.runs.database.record_files import record_from_dict, record_to_dict
 from conjure.runs.objects import base

@@ -26,7 +26,7 @@ from conjure.core.units import parse_size
 from conjure.errors import ConjureError, NotFoundError, StoreError
 from conjure.installation import install_command
 from conjure.runs.artifacts.manifest import Manifest
-from conjure.runs.code.tree_packs import has_tree, read_pack
+from conjure.runs.code.snapshot_packs import has_tree, read_pack
 from conjure.runs.database.base import Database
 from conjure.runs.objects import base
 from conjure.runs.schema.record import RunRecord

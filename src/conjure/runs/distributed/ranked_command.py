@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from conjure.rank_protocol import LISTEN_VARIABLE, PROGRESS_VARIABLE, ProgressFile
-from conjure.runs.distributed.members import Members
+from conjure.runs.distributed.node_coordinator import WorkerNodes
 from conjure.runs.executors.command import Exit, Job, Ranks
 from conjure.runs.executors.command_process import CommandProcess, open_process, send_to_all, usage_meter
 from conjure.runs.host.hang_detector import HangDetector, RankObserver, RankState
+from conjure.runs.host.orphan_detection import ProcessMarks
 from conjure.runs.host.process import Process
-from conjure.runs.host.process_marks import ProcessMarks
 
 _LOOK_EVERY_S = 0.5
 _GRACE_S = 3.0
@@ -34,7 +34,7 @@ def start_ranked(
     job: Job,
     exclude: Callable[[Process], bool],
     marks: ProcessMarks | None = None,
-    members: Members | None = None,
+    worker_nodes: WorkerNodes | None = None,
 ) -> "RankedProcesses":
     """As `start_command`, once for each of the job's ranks.
 
@@ -42,7 +42,7 @@ def start_ranked(
         job: The command.
         exclude: As for `start_command`.
         marks: As for `start_command`.
-        members: The other nodes, all ready, which start theirs as well; None if there are none.
+        worker_nodes: The other nodes, all ready, which start theirs as well; None if there are none.
 
     Raises:
         NotStartedError: There is no such program, or it cannot be run.
@@ -53,10 +53,10 @@ def start_ranked(
         port = listener.getsockname()[1]
         if ranks.labelled:
             listener.close()  # scripts open the port themselves
-        if members is not None:
-            members.start(port)
+        if worker_nodes is not None:
+            worker_nodes.start(port)
         processes = StartedRanks(job, ranks, port, marks, None if ranks.labelled else listener)
-    return RankedProcesses(job, processes, exclude, marks, members)
+    return RankedProcesses(job, processes, exclude, marks, worker_nodes)
 
 
 def _bound_socket(ranks: Ranks) -> socket.socket:
@@ -144,7 +144,7 @@ class RankedProcesses(CommandProcess):
         started: Its processes on this machine.
         exclude: As for `start_command`.
         marks: As for `start_command`.
-        members: The other nodes that carry it out; None if there are none.
+        worker_nodes: The other nodes that carry it out; None if there are none.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class RankedProcesses(CommandProcess):
         started: StartedRanks,
         exclude: Callable[[Process], bool],
         marks: ProcessMarks | None,
-        members: Members | None = None,
+        worker_nodes: WorkerNodes | None = None,
     ) -> None:
         super().__init__(started.processes, exclude, usage_meter(job), marks)
         self._ranks = started.ranks
@@ -166,32 +166,32 @@ class RankedProcesses(CommandProcess):
         self._kill_at, self._next_look = math.inf, 0.0
         self._progress = started.progress
         self._observer, self._hangs = RankObserver(started.progress), HangDetector(started.ranks.nodes)
-        self._members = members
+        self._workers = worker_nodes
         self._labels = {
             pipe.fileno(): _LineLabel(f"[{rank}] ".encode())
             for rank, process in own
             for pipe in (process.stdout, process.stderr)
             if pipe is not None and started.ranks.labelled
         }
-        if members is not None:
-            members.watch(self._selector)
+        if worker_nodes is not None:
+            worker_nodes.watch(self._selector)
 
     def terminate(self) -> None:
         """SIGTERM to the processes' groups: they may end one after the other."""
         self._is_to_end = True
-        if self._members is not None:
-            self._members.terminate()
+        if self._workers is not None:
+            self._workers.terminate()
         super().terminate()
 
     def kill(self) -> None:
         """SIGKILL to the processes and all their descendants, whatever group they are in."""
-        if self._members is not None:
-            self._members.kill()
+        if self._workers is not None:
+            self._workers.kill()
         super().kill()
 
     def _read_pipes(self, timeout_s: float) -> list[tuple[str, bytes]]:
         found = super()._read_pipes(timeout_s)
-        return found if self._members is None else found + self._members.read()
+        return found if self._workers is None else found + self._workers.read()
 
     def _read_pipe(self, pipe: int) -> bytes:
         label = self._labels.get(pipe)
@@ -203,7 +203,7 @@ class RankedProcesses(CommandProcess):
         return b"" if self._is_open(pipe) else label.rest()
 
     def _look_for_end(self) -> None:
-        failures = [] if self._members is None else self._members.take_failures()
+        failures = [] if self._workers is None else self._workers.take_failures()
         # The first one found is the cause. A process that exits may only do so for want of one that was lost
         # or killed, and of its node it may be heard at the same look.
         causes = [how for how in failures if how.is_lost or how.signal is not None]
@@ -217,7 +217,7 @@ class RankedProcesses(CommandProcess):
                 self._fail(self._rank_of[pid], self._exit_from(code))
         for how in failures:
             self._end_all_for(how)
-        if not self._running and (self._members is None or self._members.have_ended):
+        if not self._running and (self._workers is None or self._workers.have_ended):
             self._main_exit = self._failed if self._failed is not None else Exit(code=0)
         elif self._failed is not None:
             if time.monotonic() >= self._kill_at:
@@ -231,8 +231,8 @@ class RankedProcesses(CommandProcess):
 
     def _kill_rest(self) -> None:
         send_to_all(self._descendants(), signal.SIGKILL)
-        if self._members is not None:
-            self._members.kill()
+        if self._workers is not None:
+            self._workers.kill()
 
     def _fail(self, rank: int, how: Exit) -> None:
         """End the others, because one has failed."""
@@ -256,8 +256,8 @@ class RankedProcesses(CommandProcess):
         now = time.monotonic()
         if not self._is_to_end:
             self._kill_at = now + self._grace_s
-            if self._members is not None:
-                self._members.fail()
+            if self._workers is not None:
+                self._workers.fail()
             self._signal_group(signal.SIGTERM if self._grace_s else signal.SIGKILL)
         elif self._are_conjures:  # which cannot go on without one of them
             self._kill_at = now + _STOPPING_S
@@ -278,7 +278,7 @@ class RankedProcesses(CommandProcess):
 
     def _judge(self, own: dict[int, RankState]) -> None:
         """End all if one of the ranks hangs, those of other nodes among them."""
-        others = {} if self._members is None else self._members.ranks()
+        others = {} if self._workers is None else self._workers.ranks()
         hang = self._hangs.judge(None if others is None else own | others)
         if hang is None:
             return

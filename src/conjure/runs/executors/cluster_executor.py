@@ -1,10 +1,10 @@
 """Runs on a cluster: a job for each attempt, which starts the run's supervisor on a node.
 
-Main entry: `ClusterExecutor`; the other end is `conjure.runs.lifecycle.node.main_on_node`. Invariant: a job
-says which run, which attempt and whose (the home's folder, where the nodes share it, else the team), and
-nothing else; what waits, waits in our database, and only what fits at this moment is handed over, and to a
-cluster with a queue the next one. What the cluster says ends a run only where its supervisor has been silent,
-too.
+Main entry: `ClusterExecutor`; the other end is `conjure.runs.lifecycle.first_node.main_on_first_node`.
+Invariant: a job says which run, which attempt and whose (the home's folder, where the nodes share it, else
+the team), and nothing else; what waits, waits in our database, and only what fits at this moment is handed
+over, and to a cluster with a queue the next one. What the cluster says ends a run only where its supervisor
+has been silent, too.
 """
 
 import re
@@ -365,7 +365,7 @@ def amounts_of(needs: ComputeRequest) -> Amounts:
 
 
 def _helping(given: Mapping[int, Sequence[ClusterJob]]) -> list[ClusterJob]:
-    """The jobs that run for an attempt on its further nodes, before the first one has begun."""
+    """The jobs that run for an attempt on its worker nodes, before the first one has begun."""
     return [job for node in given if node for job in given[node] if job.state is JobState.RUNNING]
 
 

@@ -17,9 +17,9 @@ from conjure.core.quoting import shell_words
 from conjure.runs.executors.command import GRACE_S, Exit, Job, NotStartedError
 from conjure.runs.host.cgroup import join_cgroup
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE, gpus_named
+from conjure.runs.host.orphan_detection import ProcessMarks
 from conjure.runs.host.process import Process, descendants, process_group, reap_children, send_signal
 from conjure.runs.host.process_control import die_with_parent
-from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.host.process_usage import UsageMeter
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.telemetry.logs import STDERR, STDOUT

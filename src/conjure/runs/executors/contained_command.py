@@ -23,8 +23,8 @@ from conjure.runs.executors.command_process import (
     send_to_all,
     usage_meter,
 )
+from conjure.runs.host.orphan_detection import ProcessMarks
 from conjure.runs.host.process import Process, descendants, namespace_pids, process_group
-from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.host.process_usage import UsageMeter
 
 _TAIL_BYTES = 4096

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from conjure import reporting
+from conjure import metric_logging
 from conjure.core.home import Home
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.interpreter import Interpreter
@@ -53,7 +53,7 @@ def sandbox_of(
                 *_of_environment(environment, interpreter),
                 *_listed(variables.get("PATH", "")),
                 *_listed(variables.get("PYTHONPATH", "")),
-                Path(reporting.__file__).parent,  # what `from conjure import log_metric` imports
+                Path(metric_logging.__file__).parent,  # what `from conjure import log_metric` imports
                 *mounted,
                 *([Path(_NAME_SERVERS)] if network else []),
             ]

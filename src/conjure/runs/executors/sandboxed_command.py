@@ -22,8 +22,8 @@ from conjure.runs.executors.command_process import (
     why_not_found,
 )
 from conjure.runs.executors.sandbox import Sandbox, bwrap_arguments, sandbox_fault
+from conjure.runs.host.orphan_detection import ProcessMarks
 from conjure.runs.host.process import Process, process_group
-from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.host.process_usage import UsageMeter
 
 

@@ -14,7 +14,7 @@ from conjure.runs.executors.local import find_supervisor
 from conjure.runs.host.gpu_meter import GpuMeter, GpuReading, memory_of
 from conjure.runs.host.process import Process, descendants
 from conjure.runs.host.process_usage import Measurement, measure
-from conjure.runs.lifecycle.ownership import is_other_supervisor
+from conjure.runs.lifecycle.abandoned_runs import is_other_supervisor
 from conjure.runs.schema.record import RunRecord
 
 

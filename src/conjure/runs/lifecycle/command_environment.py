@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from conjure import reporting
+from conjure import metric_logging
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.machine_limits import physical_cores
-from conjure.reporting import METRICS_VARIABLE, RUN_VARIABLE
+from conjure.metric_logging import METRICS_VARIABLE, RUN_VARIABLE
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.images import Image
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE
@@ -45,8 +45,8 @@ def command_variables(
     """
     variables = environment.activate({**os.environ, **given})
     variables.pop("OLDPWD", None)
-    reporting_folders = [] if "conjure" in environment.packages else [reporting_folder(home)]
-    variables |= _own_variables(home, record.number, place, variables, reporting_folders)
+    metric_logging_folders = [] if "conjure" in environment.packages else [metric_logging_folder(home)]
+    variables |= _own_variables(home, record.number, place, variables, metric_logging_folders)
     variables["PWD"] = str(place.folder)
     if record.spec.distributed is not None:
         variables.setdefault(_THREADS, str(_threads_each(record.spec, record.spec.distributed)))
@@ -74,7 +74,7 @@ def container_variables(
         given: The run's own variables, secrets included.
     """
     variables = {**image.variables, **given}
-    return {**given, **_own_variables(home, record.number, place, variables, [reporting_folder(home)])}
+    return {**given, **_own_variables(home, record.number, place, variables, [metric_logging_folder(home)])}
 
 
 def _own_variables(
@@ -94,10 +94,10 @@ def _own_variables(
     }
 
 
-def reporting_folder(home: Home) -> Path:
+def metric_logging_folder(home: Home) -> Path:
     """A folder from which ``from conjure import log_metric`` works, for environments without conjure."""
     folder = home.importable
-    package = Path(reporting.__file__).parent
+    package = Path(metric_logging.__file__).parent
     link = folder / "conjure"
     folder.mkdir(exist_ok=True)
     if not link.is_symlink() or link.readlink() != package:

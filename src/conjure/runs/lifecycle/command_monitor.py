@@ -15,8 +15,8 @@ from conjure.runs.executors.command import GRACE_S, Execution, Exit
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.status import EndReason
 from conjure.runs.schema.stop_conditions import StopWatch
-from conjure.runs.telemetry.column_file import ColumnWriter
 from conjure.runs.telemetry.logs import LogWriter
+from conjure.runs.telemetry.metric_column_file import ColumnWriter
 from conjure.runs.telemetry.metrics import MetricTail, Summary, metric_summaries
 from conjure.runs.telemetry.rungs import RungLadder
 

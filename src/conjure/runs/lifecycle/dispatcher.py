@@ -22,8 +22,8 @@ from conjure.runs.executors.cluster_executor import ClusterExecutor, executors_o
 from conjure.runs.host.cgroup import leave_cgroup
 from conjure.runs.host.process import this_process
 from conjure.runs.host.process_control import set_name
+from conjure.runs.lifecycle.abandoned_runs import mark_interrupted
 from conjure.runs.lifecycle.heartbeat import LOST_AFTER, is_silent
-from conjure.runs.lifecycle.ownership import mark_interrupted
 from conjure.runs.scheduling.scheduler_start import (
     DISPATCHER_NAME,
     SchedulerLock,

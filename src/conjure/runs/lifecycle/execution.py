@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from conjure import reporting
+from conjure import metric_logging
 from conjure.core.dir_fd import FolderCursor
 from conjure.core.files import os_error_words, sha256_bytes
 from conjure.core.home import Home
@@ -33,10 +33,11 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.artifacts.team_transfer import bring_code
+from conjure.runs.artifacts.team_upload import RunUploader
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import REASON_OF_REQUEST, Database, SupersededError
 from conjure.runs.distributed.connection import publish
-from conjure.runs.distributed.members import Members, NodeLostError
+from conjure.runs.distributed.node_coordinator import NodeLostError, WorkerNodes
 from conjure.runs.distributed.ranked_command import start_ranked
 from conjure.runs.environments import environment_build
 from conjure.runs.environments.containers import (
@@ -60,18 +61,17 @@ from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contai
 from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
 from conjure.runs.host.disk_reserve import DiskReserve
+from conjure.runs.host.orphan_detection import ProcessMarks
 from conjure.runs.host.process import KILL_SIGNAL, Process, kill_descendants
-from conjure.runs.host.process_marks import ProcessMarks
 from conjure.runs.lifecycle.cancellation import poll_and_raise
 from conjure.runs.lifecycle.command_environment import (
     WorkingDirectory,
     command_variables,
     container_variables,
-    reporting_folder,
+    metric_logging_folder,
 )
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.heartbeat import Heartbeat, when_reachable
-from conjure.runs.lifecycle.run_upload import RunUploader
 from conjure.runs.scheduling.retries import ending_words, may_retry, queue_next_attempt
 from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
@@ -80,8 +80,8 @@ from conjure.runs.schema.run_folder import BASELINE, MANIFEST, RunFolder
 from conjure.runs.schema.spec import COMMAND, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
-from conjure.runs.telemetry.column_file import ColumnWriter
 from conjure.runs.telemetry.logs import LogWriter
+from conjure.runs.telemetry.metric_column_file import ColumnWriter
 from conjure.runs.telemetry.metrics import MetricTail, Summary
 from conjure.runs.telemetry.rungs import RungLadder
 
@@ -110,7 +110,7 @@ class RunContext:
         exclude: Descendants that are not this run's to end.
         heartbeat: What others judge by whether this supervisor lives.
         uploader: What sends to a team's object store.
-        members: The other nodes that carry it out; None if there are none.
+        worker_nodes: The other nodes that carry it out; None if there are none.
         folders: The run's folder and those in it, held open.
     """
 
@@ -122,7 +122,7 @@ class RunContext:
     exclude: Callable[[Process], bool]
     heartbeat: Heartbeat
     uploader: RunUploader
-    members: Members | None = None
+    worker_nodes: WorkerNodes | None = None
     folders: RunFolders = field(init=False)
     log: LogWriter = field(init=False)
     reserve: DiskReserve = field(init=False)
@@ -174,7 +174,7 @@ class RunContext:
         wanted = None if store is None else self._end_request(store)
         if wanted is not None:
             return REASON_OF_REQUEST[wanted]
-        told_to_end = self.told_to_end or (self.members is not None and self.members.told_to_end)
+        told_to_end = self.told_to_end or (self.worker_nodes is not None and self.worker_nodes.told_to_end)
         return EndReason.STOP_REQUESTED if told_to_end else None
 
     def _end_request(self, store: Database) -> str | None:
@@ -207,10 +207,10 @@ def supervise(run: RunContext) -> None:
     run.uploader.start()
     result, goes_on = None, False
     try:
-        invite_members(run)
+        invite_worker_nodes(run)
         place, environment = build(run)
         baseline = mount(run)
-        lost = wait_for_members(run)
+        lost = wait_for_worker_nodes(run)
         if lost is not None:
             ending = lost
         else:
@@ -224,27 +224,27 @@ def supervise(run: RunContext) -> None:
     close(run, None if goes_on else ending, result)
 
 
-def invite_members(run: RunContext) -> None:
+def invite_worker_nodes(run: RunContext) -> None:
     """Let the run's other nodes know where this one is; they get ready while this one does."""
-    if run.members is not None:
-        invitation = run.members.invitation
+    if run.worker_nodes is not None:
+        invitation = run.worker_nodes.invitation
         run.when_reachable(lambda: publish(run.store, run.number, invitation))
 
 
-def wait_for_members(run: RunContext) -> Ending | None:
+def wait_for_worker_nodes(run: RunContext) -> Ending | None:
     """Wait until the other nodes are ready; how the attempt ends where one is lost, or does not come.
 
     Raises:
         EndRun: The command cannot be executed on one of them.
     """
-    if run.members is None:
+    if run.worker_nodes is None:
         return None
     try:
         with _ending_with(EndReason.MOUNT_FAILED), _interruptible(run):
-            run.members.wait()
+            run.worker_nodes.wait()
     except NodeLostError as error:
         return Ending(EndReason.SUPERVISOR_DIED, message=str(error))
-    run.log.note(f"nodes: {', '.join([os.uname().nodename, *run.members.hosts])}")
+    run.log.note(f"nodes: {', '.join([os.uname().nodename, *run.worker_nodes.hosts])}")
     return None
 
 
@@ -370,7 +370,7 @@ def take_checkpoints(home: Home, record: RunRecord, attempt: int, folders: RunFo
         home: Where conjure keeps things.
         record: The run.
         attempt: Which of its supervisors asks.
-        folders: The run's folders, on a further node those that stand for them.
+        folders: The run's folders, on a worker node those that stand for them.
 
     Raises:
         ConjureError: It cannot be had.
@@ -431,7 +431,7 @@ def _ranks(run: RunContext) -> Ranks | None:
     """The processes that carry out a run's command together, if it asks for them."""
     if run.spec.distributed is None:
         return None
-    return ranks_of(run.spec, 0, None if run.members is None else run.members.own_address)
+    return ranks_of(run.spec, 0, None if run.worker_nodes is None else run.worker_nodes.own_address)
 
 
 def ranks_of(spec: RunSpec, node: int, address: str | None) -> Ranks:
@@ -472,7 +472,7 @@ def _contained(
     metrics = RunFolder(run.folder).metrics
     metrics.touch(0o600)  # it is bound by itself, so it must be there
     sources = [locate(run.home, each.source) for each in record.mounts if each.read_only]
-    package = Path(reporting.__file__).parent  # what `from conjure import log_metric` imports
+    package = Path(metric_logging.__file__).parent  # what `from conjure import log_metric` imports
     marker = RunFolder(run.folder).container
     pipes = OutputPipes.beside(marker)
     pipes.make()
@@ -484,7 +484,7 @@ def _contained(
             BindMount(metrics, metrics),
             *pipes.bound,
             *(BindMount(source, source, read_only=True) for source in dict.fromkeys(sources)),
-            BindMount(package, reporting_folder(run.home) / package.name, read_only=True),
+            BindMount(package, metric_logging_folder(run.home) / package.name, read_only=True),
         ),
         container_variables(run.home, record, place, image, run.spec.variables),
     )
@@ -499,7 +499,7 @@ def _watch(run: RunContext, job: Job) -> CommandResult:
     if job.container is not None:
         start = start_contained
     elif job.ranks is not None:
-        start = partial(start_ranked, members=run.members)
+        start = partial(start_ranked, worker_nodes=run.worker_nodes)
     execution = start(job, run.exclude, run.marks)
     conditions = StopWatch(map(parse_stop_condition, run.spec.stop_conditions))
     metrics = MetricTail(RunFolder(run.folder).metrics)
@@ -579,8 +579,8 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
     Raises:
         SupersededError: Another supervisor has the run; nothing more is written of it, and its files stay.
     """
-    if run.members is not None:
-        run.members.close()
+    if run.worker_nodes is not None:
+        run.worker_nodes.close()
     kill_descendants(exclude=run.exclude)
     remove_container(run.home, run.number)
     if run.heartbeat.superseded:

@@ -15,7 +15,8 @@ from conjure.runs.artifacts.team_transfer import StreamFollower
 from conjure.runs.database.base import Database
 from conjure.runs.executors.base import Executor
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.lifecycle.ownership import mark_interrupted, open_store
+from conjure.runs.lifecycle.abandoned_runs import mark_interrupted
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.scheduling.scheduler import shortage
 from conjure.runs.scheduling.scheduler_start import ensure_scheduler
 from conjure.runs.schema.record import RunRecord

@@ -13,10 +13,10 @@ from conjure.errors import ConflictError, NotFoundError, StoreError
 from conjure.runs.artifacts.attempts import bring_back, newest_kept_attempt
 from conjure.runs.artifacts.outputs import Baseline
 from conjure.runs.artifacts.run_folders import RunFolders
+from conjure.runs.artifacts.team_upload import RunUploader
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.execution import collect_outputs, kept_words
-from conjure.runs.lifecycle.ownership import open_store
-from conjure.runs.lifecycle.run_upload import RunUploader
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.record import OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import BASELINE, OUTPUTS, WORK, RunFolder
 from conjure.runs.schema.status import RunStatus

@@ -21,7 +21,7 @@ from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import machine_id, reap_children
-from conjure.runs.lifecycle.ownership import mark_abandoned
+from conjure.runs.lifecycle.abandoned_runs import mark_abandoned
 from conjure.runs.lifecycle.supervisor import become_supervisor
 from conjure.runs.scheduling.run_queue import read_request
 from conjure.runs.scheduling.scheduler import startable

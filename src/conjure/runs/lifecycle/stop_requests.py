@@ -18,7 +18,8 @@ from conjure.runs.executors.cluster_executor import ClusterExecutor
 from conjure.runs.executors.local import find_supervisor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import KILL_SIGNAL, find_process, machine_id, send_signal
-from conjure.runs.lifecycle.ownership import mark_interrupted, open_store, process_name
+from conjure.runs.lifecycle.abandoned_runs import mark_interrupted, process_name
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.scheduling.scheduler_start import close_queued, wake_scheduler
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord

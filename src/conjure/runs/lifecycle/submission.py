@@ -22,7 +22,7 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.quoting import shell_words
 from conjure.core.team_settings import objects_team
 from conjure.errors import ConjureError, NotFoundError, StoreError, UsageError, option
-from conjure.reporting import OWN_VARIABLES, RUN_VARIABLE
+from conjure.metric_logging import OWN_VARIABLES, RUN_VARIABLE
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
 from conjure.runs.artifacts.team_transfer import bring_code, send_inputs
 from conjure.runs.code import snapshot
@@ -41,7 +41,7 @@ from conjure.runs.executors.supervisor_request import LOCAL, Program, Supervisor
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import boot_id, this_process
 from conjure.runs.host.process_settings import ProcessSettings
-from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.scheduling.run_queue import enqueue, has_room
 from conjure.runs.scheduling.scheduler import refuse_impossible
 from conjure.runs.scheduling.scheduler_start import (

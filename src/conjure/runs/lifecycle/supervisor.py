@@ -2,9 +2,9 @@
 
 Main entries: `main` (``python -m conjure.runs.lifecycle.supervisor NUMBER [LOCK]``), started by an executor;
 and `become_supervisor`, called in a copy of a process that starts many, such as `scheduler_loop`, or of a job
-of a cluster's, by `node`. Two processes stand behind a run: the supervisor, which takes it through and holds
-its lock; and above it a guard, which only waits, and ends every process of the run should the supervisor be
-killed.
+of a cluster's, by `first_node`. Two processes stand behind a run: the supervisor, which takes it through
+and holds its lock; and above it a guard, which only waits, and ends every process of the run should the
+supervisor be killed.
 
 Invariant: whatever ends the supervisor, no process of the run is left and its record gets closed.
 """
@@ -23,27 +23,27 @@ from typing import NoReturn, Protocol
 from conjure.core.config import heartbeat_interval_s
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, StoreError
-from conjure.reporting import RUN_VARIABLE
+from conjure.metric_logging import RUN_VARIABLE
 from conjure.runs.artifacts.attempts import archive_attempt
+from conjure.runs.artifacts.team_upload import RunUploader
 from conjure.runs.database.base import Database, SupersededError
 from conjure.runs.database.open_database import import_database, open_database
-from conjure.runs.distributed.members import Members
+from conjure.runs.distributed.node_coordinator import WorkerNodes
 from conjure.runs.environments.containers import keeps_containers
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest
 from conjure.runs.host.cgroup import leave_cgroup
 from conjure.runs.host.process import Process, boot_id, kill_descendants, machine_id, this_process
 from conjure.runs.host.process_control import adopt_orphans, set_name
-from conjure.runs.lifecycle.execution import RunContext, supervise
-from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER, Heartbeat, when_reachable
-from conjure.runs.lifecycle.ownership import (
+from conjure.runs.lifecycle.abandoned_runs import (
     ignore_signals,
     is_other_supervisor,
     kill_orphans,
-    open_store,
     process_name,
 )
-from conjure.runs.lifecycle.run_upload import RunUploader
+from conjure.runs.lifecycle.execution import RunContext, supervise
+from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER, Heartbeat, when_reachable
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.scheduling.run_queue import admit, enqueue, write_request
 from conjure.runs.scheduling.scheduler_start import (
     is_scheduler,
@@ -125,7 +125,7 @@ def become_supervisor(
 
 
 class PartOfRun(Protocol):
-    """What a supervisor does on a further node of a run."""
+    """What a supervisor does on a worker node of a run."""
 
     @property
     def folder(self) -> RunFolder:
@@ -196,10 +196,10 @@ def _supervise(home: Home, number: int, request: SupervisorRequest, expected: in
                 heartbeat = Heartbeat(number, attempt, store.is_shared, interval_s=heartbeat_interval_s(home))
                 uploader = RunUploader(store, number, attempt)
                 several = request.spec.node_count > 1
-                members = Members(request.spec.node_count, attempt, request.job) if several else None
+                worker_nodes = WorkerNodes(request.spec.node_count, attempt, request.job) if several else None
                 run = RunContext(
                     *(home, store, number, request.spec, request.requested, exclude, heartbeat, uploader),
-                    members=members,
+                    worker_nodes=worker_nodes,
                 )
                 supervise(run)
                 if request.spec.retry and store.facts(number).status.is_final:

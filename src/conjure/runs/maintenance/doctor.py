@@ -35,7 +35,7 @@ from conjure.runs.environments.container_engine import engine_version
 from conjure.runs.environments.uv import uv_program
 from conjure.runs.executors.sandbox import sandbox_fault
 from conjure.runs.host.gpu_meter import GpuMeter
-from conjure.runs.lifecycle.ownership import mark_interrupted
+from conjure.runs.lifecycle.abandoned_runs import mark_interrupted
 from conjure.runs.maintenance.pruning import find_leftovers, unused_folders
 from conjure.runs.schema.run_folder import LOG_FILE, MANIFEST, OUTPUTS
 from conjure.runs.schema.status import RunStatus

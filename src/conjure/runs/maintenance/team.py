@@ -25,7 +25,7 @@ from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.team_runs import TeamRuns, stored_database
 from conjure.runs.artifacts.team_transfer import upload_elsewhere
 from conjure.runs.artifacts.uploads import read_upload, uploads_here
-from conjure.runs.code.tree_packs import has_tree
+from conjure.runs.code.snapshot_packs import has_tree
 from conjure.runs.database.base import DatabaseAwayError, DatabaseRefusedError, RunFilter
 from conjure.runs.database.open_database import open_database, share, stop_sharing
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession, check_schema

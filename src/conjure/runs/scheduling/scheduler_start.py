@@ -16,7 +16,7 @@ from conjure.core.config import read_executors
 from conjure.core.files import lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.errors import ConjureError, StoreError
-from conjure.reporting import OWN_VARIABLES
+from conjure.metric_logging import OWN_VARIABLES
 from conjure.runs.database.base import Database
 from conjure.runs.database.open_database import shared_address
 from conjure.runs.host.process import (

@@ -24,7 +24,7 @@ CONTAINER_FILE = "container"
 SUPERVISOR_LOG = "supervisor.log"
 ATTEMPTS = "attempts"
 
-# As `files.write_atomically` and `process_marks` name what they have not finished.
+# As `files.write_atomically` and `orphan_detection` name what they have not finished.
 PARTIAL_FILE = re.compile(
     r"\.((run|manifest|before|folders)\.json|metrics\.columns)\.[a-z0-9_]{8}|\.processes\.json\.new"
 )

@@ -1,7 +1,8 @@
 """Reading what a run reported: points from ``metrics.jsonl``, as they come or all at once.
 
-Main entries: `MetricTail`, `read_points`, `metric_summaries`. The writer is `conjure.reporting.log_metric`.
-Invariant: any split of the file's bytes gives the same points; a torn or foreign line costs itself only.
+Main entries: `MetricTail`, `read_points`, `metric_summaries`. The writer is
+`conjure.metric_logging.log_metric`. Invariant: any split of the file's bytes gives the same points; a torn or
+foreign line costs itself only.
 """
 
 import json

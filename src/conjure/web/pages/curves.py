@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from conjure.errors import UsageError
 from conjure.runs.schema.record import RunRecord
-from conjure.runs.telemetry.curves import CurveRequest, draw_curve
+from conjure.runs.telemetry.curve_downsampling import CurveRequest, draw_curve
 from conjure.runs.views import key_metric
 from conjure.web.curve_data import csv_rows, origin_of, pack_curves
 from conjure.web.curve_drawing import chart, sparkline

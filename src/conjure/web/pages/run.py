@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from conjure.errors import UsageError
 from conjure.recipes.report import REPORT_FILE
 from conjure.runs.inspect.code_diff import diff_against_commit
-from conjure.runs.telemetry.curves import CurveRequest
+from conjure.runs.telemetry.curve_downsampling import CurveRequest
 from conjure.runs.telemetry.log_window import LogWindow, Piece, read_after, read_before
 from conjure.runs.views import RunView, view_run
 from conjure.web.curve_data import curve_json, origin_of

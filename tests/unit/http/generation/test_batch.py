@@ -9,7 +9,7 @@ import torch
 from conjure.http.generation.batch import choose_tokens
 from conjure.http.generation.model_worker import ModelWorker
 from conjure.http.generation.requests import Failed, GenerationJob, PromptScored, Started, TokenWritten
-from conjure.http.generation.rows import Row
+from conjure.http.generation.sequences import GeneratedSequence
 from conjure.http.generation.served_model import ServedModel, load_served_model
 from conjure.lm.checkpoints.pretrained import load_model
 from conjure.lm.generation.engine_loading import load_engine
@@ -186,23 +186,25 @@ def test_a_row_whose_logits_are_no_numbers_fails_alone(model, monkeypatch, nativ
     settings = LogitSettings(top_k=top_k)
     job = GenerationJob(prompts=[[1], [2], [3]], settings=settings, max_tokens=3, top_logprobs=2)
     logits = np.random.default_rng(0).normal(size=(3, 300)).astype(np.float32)
-    expected = choose_tokens(_rows(job, model), logits, np.empty(0, np.int64))
+    expected = choose_tokens(_sequences(job, model), logits, np.empty(0, np.int64))
     logits[1, [5, 7]] = bad
-    rows = _rows(job, model)
-    first, failed, last = choose_tokens(rows, logits, np.empty(0, np.int64))
+    sequences = _sequences(job, model)
+    first, failed, last = choose_tokens(sequences, logits, np.empty(0, np.int64))
     assert isinstance(failed, Failed)
     assert [first, last] == [expected[0], expected[2]]
-    assert [row.finished for row in rows] == [False, True, False]
+    assert [sequence.finished for sequence in sequences] == [False, True, False]
 
 
 def test_rows_of_which_none_has_numbers_all_fail(model):
     job = GenerationJob(prompts=[[1], [2]], max_tokens=3)
-    failed = choose_tokens(_rows(job, model), np.full((2, 300), np.nan, np.float32), np.empty(0, np.int64))
+    failed = choose_tokens(
+        _sequences(job, model), np.full((2, 300), np.nan, np.float32), np.empty(0, np.int64)
+    )
     assert [type(each) for each in failed] == [Failed, Failed]
 
 
-def _rows(job, model):
-    return [Row(job, prompt, 0, model.tokenizer) for prompt in range(len(job.prompts))]
+def _sequences(job, model):
+    return [GeneratedSequence(job, prompt, 0, model.tokenizer) for prompt in range(len(job.prompts))]
 
 
 def _three_jobs(worker):

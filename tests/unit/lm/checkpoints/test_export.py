@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from conjure.errors import CheckpointError, ConflictError, ModelError, NotFoundError, UsageError
+from conjure.lm.checkpoints.checkpoint_folder import stored_dtype
 from conjure.lm.checkpoints.describe import describe
 from conjure.lm.checkpoints.export import export
-from conjure.lm.checkpoints.layout import stored_dtype
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.checkpoints.pretrained import load_checkpoint, load_model, save_checkpoint
 from support.models import TINY_VOCAB_SIZE, tiny_checkpoint, tiny_model, tiny_tokenizer

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from conjure.errors import CheckpointError, ConflictError, ConjureError, NotFoundError
-from conjure.lm.checkpoints.layout import read_config
+from conjure.lm.checkpoints.checkpoint_folder import read_config
 from conjure.lm.checkpoints.pretrained import load_checkpoint, load_model, save_checkpoint
 from conjure.lm.models.decoder import Decoder
 from support.models import tiny_checkpoint, tiny_model, tiny_tokenizer

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from conjure.lm.report.analysis import analyse, choose_gallery, thin_out
-from conjure.lm.report.facts import CurvePoint, Gallery, Report
+from conjure.lm.report.report_schema import CurvePoint, Gallery, Report
 from support.models import tiny_tokenizer
 from support.reports import HELD_OUT, OWN_LINES, PROSE_LINES, TRAINING, evidence
 

@@ -3,7 +3,7 @@
 import random
 
 from conjure.lm.report.closest_record import ClosestRecords
-from conjure.lm.report.words import words_in_order
+from conjure.lm.report.word_ngrams import words_in_order
 
 COMMON = [f"word{index}" for index in range(60)]
 

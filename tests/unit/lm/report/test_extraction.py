@@ -6,7 +6,7 @@ import torch
 from conjure.lm.generation.generate import generate
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.report.extraction import LONGEST, SHORTEST, extracted_share
-from conjure.lm.report.facts import ExtractedShare
+from conjure.lm.report.report_schema import ExtractedShare
 from support.models import tiny_model, tiny_tokenizer
 
 

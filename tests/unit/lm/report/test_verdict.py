@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from conjure.lm.report.analysis import analyse
-from conjure.lm.report.facts import ExtractedShare, Extraction, Finding, Report
+from conjure.lm.report.report_schema import ExtractedShare, Extraction, Finding, Report
 from conjure.lm.report.verdict import Figures, judge, share_interval
 from support.reports import HELD_OUT, OWN_LINES, PROSE_LINES, TRAINING, evidence
 

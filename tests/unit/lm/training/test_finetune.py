@@ -9,7 +9,7 @@ from conjure.cli.language_model.training_view import plan_lines
 from conjure.errors import CheckpointError, UsageError
 from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.model_resolver import resolve_model
-from conjure.lm.report.facts import report_from_json
+from conjure.lm.report.report_schema import report_from_json
 from conjure.lm.training import preparation
 from conjure.lm.training.events import Evaluated, Finished, Sampled, Saved, StepDone
 from conjure.lm.training.finetune import FinetuneResult, _save_state, finetune, make_trainer, train

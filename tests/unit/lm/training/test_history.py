@@ -1,4 +1,4 @@
-from conjure.lm.report.facts import CurvePoint
+from conjure.lm.report.report_schema import CurvePoint
 from conjure.lm.training.events import Evaluated, StepDone
 from conjure.lm.training.history import History
 

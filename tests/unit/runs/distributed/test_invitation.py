@@ -16,9 +16,9 @@ from conjure.runs.executors.cluster import JOB_VARIABLE
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.host.process import this_process
-from conjure.runs.lifecycle import further_node, heartbeat, node
-from conjure.runs.lifecycle.further_node import main_on_further_node
+from conjure.runs.lifecycle import first_node, heartbeat, worker_node
 from conjure.runs.lifecycle.submission import request_of_this_process
+from conjure.runs.lifecycle.worker_node import main_on_worker_node
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import Ending, EndReason
 from support.casting import add_run
@@ -70,37 +70,37 @@ def test_nobody_at_an_address_is_no_connection():
     assert accept(replace(INVITATION, addresses=("127.0.0.1",))) is None
 
 
-def test_a_further_node_does_nothing_for_an_attempt_that_is_over(home, store, number):
+def test_a_worker_node_does_nothing_for_an_attempt_that_is_over(home, store, number):
     store.begin_attempt(number, this_process(home))
-    main_on_further_node(home, number, 1, 1)
+    main_on_worker_node(home, number, 1, 1)
     store.end_run(number, Ending(EndReason.KILL_REQUESTED))
-    main_on_further_node(home, number, 2, 1)
-    assert not home.members.exists()
+    main_on_worker_node(home, number, 2, 1)
+    assert not home.node_parts.exists()
 
 
-def test_a_further_node_of_another_job_does_nothing(home, store, number, monkeypatch):
+def test_a_worker_node_of_another_job_does_nothing(home, store, number, monkeypatch):
     monkeypatch.setenv(JOB_VARIABLE, "8")
     publish(store, number, replace(INVITATION, job="7"))
-    main_on_further_node(home, number, 1, 1)
-    assert not home.members.exists()
+    main_on_worker_node(home, number, 1, 1)
+    assert not home.node_parts.exists()
 
 
-def test_a_further_node_does_not_wait_for_ever_for_an_invitation(home, store, number, monkeypatch):
-    monkeypatch.setattr(further_node, "JOIN_WITHIN_S", 0.0)
-    main_on_further_node(home, number, 1, 1)
-    assert not home.members.exists()
+def test_a_worker_node_does_not_wait_for_ever_for_an_invitation(home, store, number, monkeypatch):
+    monkeypatch.setattr(worker_node, "JOIN_WITHIN_S", 0.0)
+    main_on_worker_node(home, number, 1, 1)
+    assert not home.node_parts.exists()
 
 
 def test_what_a_killed_part_left_is_removed_and_a_part_whose_attempt_is_over_goes(home, store, number):
     publish(store, number, replace(INVITATION, addresses=("127.0.0.1",)))
-    left = home.members / "7-1-1"
+    left = home.node_parts / "7-1-1"
     left.mkdir(parents=True)
-    found = further_node._wait_for_invitation(home, number, 1)
-    folder = further_node.RunFolder(home.members / f"{number}-1-1")
-    part = further_node._Part(home, number, 1, 1, *found, folder)
+    found = worker_node._wait_for_invitation(home, number, 1)
+    folder = worker_node.RunFolder(home.node_parts / f"{number}-1-1")
+    part = worker_node._Part(home, number, 1, 1, *found, folder)
     store.enqueue(number, Owner.queue_of_executor("gpu"))  # the first node was lost, and the run waits again
     assert part._join() is None
-    node.tidy_members(home)
+    first_node.tidy_part_folders(home)
     assert not left.exists()
 
 
@@ -109,19 +109,19 @@ def test_parts_are_made_and_removed_one_after_the_other(home, monkeypatch):
     create, seen = RunLock.create, []
 
     def note_whether_locked(_):
-        descriptor = os.open(home.members_lock, os.O_RDONLY)
+        descriptor = os.open(home.node_parts_lock, os.O_RDONLY)
         is_free = lock_or_close(descriptor)
         if is_free:
             os.close(descriptor)
         seen.append(not is_free)
 
-    monkeypatch.setattr(node, "remove_tree", note_whether_locked)
+    monkeypatch.setattr(first_node, "remove_tree", note_whether_locked)
     monkeypatch.setattr(RunLock, "create", lambda folder: note_whether_locked(folder) or create(folder))
-    (home.members / "8-1-1").mkdir(parents=True)
-    node.create_member(home, "7-1-1").release()
+    (home.node_parts / "8-1-1").mkdir(parents=True)
+    first_node.create_part_folder(home, "7-1-1").release()
     assert seen == [True, True]
     with pytest.raises(FileExistsError):
-        node.create_member(home, "7-1-1")
+        first_node.create_part_folder(home, "7-1-1")
 
 
 @pytest.fixture
@@ -133,12 +133,12 @@ def waiting(home, store):
     return record.number
 
 
-def test_a_further_node_waits_while_the_first_ones_job_is_still_to_start(home, waiting, monkeypatch):
-    monkeypatch.setattr(further_node, "JOIN_WITHIN_S", 0.1)
-    monkeypatch.setattr(further_node, "_LOOK_EVERY_S", 0.04)
+def test_a_worker_node_waits_while_the_first_ones_job_is_still_to_start(home, waiting, monkeypatch):
+    monkeypatch.setattr(worker_node, "JOIN_WITHIN_S", 0.1)
+    monkeypatch.setattr(worker_node, "_LOOK_EVERY_S", 0.04)
     found = iter([None] * 10)
-    monkeypatch.setattr(further_node, "find_invitation", lambda *_: next(found, INVITATION))
-    _, invitation = further_node._wait_for_invitation(home, waiting, 1)
+    monkeypatch.setattr(worker_node, "find_invitation", lambda *_: next(found, INVITATION))
+    _, invitation = worker_node._wait_for_invitation(home, waiting, 1)
     assert invitation == INVITATION
 
 
@@ -158,8 +158,8 @@ class AwayOnce:
 
 
 def test_a_job_for_the_first_node_waits_for_the_database(home, number, monkeypatch):
-    opened = AwayOnce(monkeypatch, node)
-    node.main_on_node(home, number, 1)  # the attempt has begun, so there is nothing to do
+    opened = AwayOnce(monkeypatch, first_node)
+    first_node.main_on_first_node(home, number, 1)  # the attempt has begun, so there is nothing to do
     assert opened.tries == 2
 
 
@@ -168,11 +168,11 @@ def test_a_part_waits_for_the_database_as_long_as_there_is_a_first_node(home, nu
     def found(_part, record):
         raise ConjureError(f"run {record.number} was read")
 
-    opened = AwayOnce(monkeypatch, further_node)
-    monkeypatch.setattr(further_node._Part, "_place", found)
-    folder = further_node.RunFolder(home.members / f"{number}-1-1")
-    part = further_node._Part(home, number, 1, 1, None, INVITATION, folder)
+    opened = AwayOnce(monkeypatch, worker_node)
+    monkeypatch.setattr(worker_node._Part, "_place", found)
+    folder = worker_node.RunFolder(home.node_parts / f"{number}-1-1")
+    part = worker_node._Part(home, number, 1, 1, None, INVITATION, folder)
     leader = SimpleNamespace(has_ended=lambda: not is_there)
-    with pytest.raises(ConjureError if is_there else further_node._LeaderLostError):
+    with pytest.raises(ConjureError if is_there else worker_node._LeaderLostError):
         part._execute(leader, lambda _: False)
     assert opened.tries == (2 if is_there else 1)

@@ -115,9 +115,7 @@ def test_only_the_job_that_did_not_arrive_is_handed_over_again(rest, store, exec
     assert rest.jobs[job]["entrypoint_label_selector"] == {"ray.io/node-id": "a"}
 
 
-def test_a_job_for_a_further_node_that_is_over_is_followed_by_another(
-    rest, store, executor, half_handed_over
-):
+def test_a_job_for_a_worker_node_that_is_over_is_followed_by_another(rest, store, executor, half_handed_over):
     job = half_handed_over
     rest.complete(f"{job}-node2")
     executor.submit_waiting(store)

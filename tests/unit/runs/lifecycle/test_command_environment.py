@@ -42,7 +42,7 @@ def test_the_code_of_a_run_that_casts_another_is_not_found_by_that(home, monkeyp
 def test_an_environment_without_conjure_finds_it_last(home, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/mine")
     folder = variables(home, packages=())["PYTHONPATH"].split(":")[2]
-    assert (Path(folder) / "conjure" / "reporting.py").is_file()
+    assert (Path(folder) / "conjure" / "metric_logging.py").is_file()
     assert variables(home, packages=())["PYTHONPATH"] == f"/work:/mine:{folder}"
 
 

@@ -7,8 +7,8 @@ from conjure.runs.lifecycle.command_monitor import CommandMonitor
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.status import EndReason
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
-from conjure.runs.telemetry.column_file import ColumnWriter, read_column, read_index
 from conjure.runs.telemetry.logs import STDOUT, LogTail, LogWriter
+from conjure.runs.telemetry.metric_column_file import ColumnWriter, read_column, read_index
 from conjure.runs.telemetry.metrics import MetricTail
 
 

@@ -8,7 +8,7 @@ import pytest
 from conjure.runs.database.base import KILL, STOP
 from conjure.runs.host.process import find_process
 from conjure.runs.lifecycle import stop_requests
-from conjure.runs.lifecycle.ownership import process_name
+from conjure.runs.lifecycle.abandoned_runs import process_name
 
 
 @pytest.fixture

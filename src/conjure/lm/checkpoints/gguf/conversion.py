@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from conjure.core.files import locked, replace_folder, sha256_file
 from conjure.core.home import Home
 from conjure.errors import CheckpointError, ModelError
+from conjure.lm.checkpoints.checkpoint_folder import ORIGIN_FILE
 from conjure.lm.checkpoints.gguf.families import (
     EMBEDDING,
     FAMILIES,
@@ -27,7 +28,6 @@ from conjure.lm.checkpoints.gguf.families import (
 from conjure.lm.checkpoints.gguf.header import GGUFShape
 from conjure.lm.checkpoints.gguf.reader import GGUFFile, PackedTensor
 from conjure.lm.checkpoints.gguf.vocabulary import tokenizer_files
-from conjure.lm.checkpoints.layout import ORIGIN_FILE
 from conjure.lm.checkpoints.safetensors_writer import TensorSource, write_safetensors
 from conjure.lm.checkpoints.weights_digest import remembered_digest
 

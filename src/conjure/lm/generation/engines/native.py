@@ -14,7 +14,7 @@ from contextlib import suppress
 import numpy as np
 
 from conjure.errors import ModelError
-from conjure.lm.checkpoints.layout import EMBEDDING
+from conjure.lm.checkpoints.checkpoint_folder import EMBEDDING
 from conjure.lm.generation.engines.base import PIECE, RowQueue, refuse_unreadable
 from conjure.lm.generation.engines.native_weights import FORMATS, HEAD_MEAN, POSITIONS, NativeWeights
 from conjure.lm.hardware import usable_cores

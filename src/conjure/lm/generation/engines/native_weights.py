@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 
 from conjure.errors import ShapeError
-from conjure.lm.checkpoints.layout import EMBEDDING, HEAD
-from conjure.lm.checkpoints.stored_weights import NotFiniteError
+from conjure.lm.checkpoints.checkpoint_folder import EMBEDDING, HEAD
+from conjure.lm.checkpoints.checkpoint_weights import NotFiniteError
 from conjure.lm.hardware import usable_cores
 from conjure.lm.models.shape import Shape
 from conjure.lm.native import library as c

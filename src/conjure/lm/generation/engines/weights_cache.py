@@ -20,10 +20,10 @@ import numpy as np
 from conjure.core.files import sha256_bytes, sync_folder, write_atomically
 from conjure.core.home import Home
 from conjure.errors import CheckpointError, ConjureError
-from conjure.lm.checkpoints.layout import CONFIG_FILE
+from conjure.lm.checkpoints.checkpoint_folder import CONFIG_FILE
+from conjure.lm.checkpoints.checkpoint_weights import Weights, open_weights
 from conjure.lm.checkpoints.safetensors_reader import TensorFile
 from conjure.lm.checkpoints.safetensors_writer import encode_header
-from conjure.lm.checkpoints.stored_weights import Weights, open_weights
 from conjure.lm.generation.engines.native_weights import NativeWeights, byte_sums, layout
 from conjure.lm.models.shape import Shape
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from conjure.lm.models import settings as setting
+from conjure.lm.models import config_reader as setting
 from conjure.lm.models.family import Family, plain, transposed
 from conjure.lm.models.shape import LayerShape, Shape
 

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from conjure.lm.models import settings as setting
+from conjure.lm.models import config_reader as setting
 from conjure.lm.models.families.rotary import equal_layers, write_equal_layers
 from conjure.lm.models.family import Family, Modules, joined_qkv, joined_up, plain
 from conjure.lm.models.shape import Shape

@@ -1,6 +1,6 @@
 """Qwen3: Llama with normed queries and keys."""
 
-from conjure.lm.models import settings as setting
+from conjure.lm.models import config_reader as setting
 from conjure.lm.models.families import llama
 from conjure.lm.models.family import plain
 

@@ -6,7 +6,7 @@ new: both in ``rope_parameters``.
 
 from typing import Any
 
-from conjure.lm.models.settings import Setting, Settings, choice, flag, number, whole
+from conjure.lm.models.config_reader import Setting, Settings, choice, flag, number, whole
 from conjure.lm.models.shape import LayerShape, Rope, Shape
 
 BASE = number("rope_theta", default=10_000.0, above=1)

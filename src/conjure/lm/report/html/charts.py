@@ -8,7 +8,6 @@ pointed at.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from conjure.lm.report.facts import Course, LengthScale, ModelResults, Report, SampleFacts
 from conjure.lm.report.html.markup import Markup, element
 from conjure.lm.report.html.plot import (
     LEFT,
@@ -28,6 +27,7 @@ from conjure.lm.report.html.plot import (
     y_axis,
 )
 from conjure.lm.report.novelty import Novelty
+from conjure.lm.report.report_schema import Course, LengthScale, ModelResults, Report, SampleFacts
 
 _ROW = 58  # height of a row of dots
 _PANEL = 92  # height of a histogram

@@ -3,9 +3,9 @@
 Main entries: `gallery`, `closest`. Invariant: which samples are shown follows from figures alone.
 """
 
-from conjure.lm.report.facts import ModelResults, Report, SampleFacts
 from conjure.lm.report.html.layout import section
 from conjure.lm.report.html.markup import Markup, element
+from conjure.lm.report.report_schema import ModelResults, Report, SampleFacts
 
 _CLOSEST = 3
 _ENDINGS = {"end_of_text": "ended by itself", "stop": "ended at a stop text", "length": "cut off"}

@@ -9,17 +9,6 @@ from importlib import resources
 from typing import Any
 
 from conjure.lm.report.extraction import LONGEST, SHORTEST
-from conjure.lm.report.facts import (
-    ExtractedShare,
-    Extraction,
-    Finding,
-    HeldOutBaseline,
-    HeldOutComparison,
-    HeldOutScore,
-    Plain,
-    Report,
-    State,
-)
 from conjure.lm.report.html.charts import length_histograms, loss_curve, new_ngrams_chart, runs_chart
 from conjure.lm.report.html.gallery import closest, gallery
 from conjure.lm.report.html.layout import (
@@ -42,6 +31,17 @@ from conjure.lm.report.novelty import (
     LONGEST_NGRAM,
     NEAR_COPY_RUN_WORDS,
     NEAR_COPY_SHARE,
+)
+from conjure.lm.report.report_schema import (
+    ExtractedShare,
+    Extraction,
+    Finding,
+    HeldOutBaseline,
+    HeldOutComparison,
+    HeldOutScore,
+    Plain,
+    Report,
+    State,
 )
 from conjure.lm.report.statistics import margin
 from conjure.lm.report.verdict import change_digits, change_size

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from conjure.errors import TrainingError, UsageError, option
 from conjure.lm.training.distributed.pairwise_sum import PairwiseSum, partial_spans, share
-from conjure.lm.training.distributed.work_reports import WorkReports
+from conjure.lm.training.distributed.progress_reports import ProgressReports
 from conjure.rank_protocol import LISTEN_VARIABLE, PROGRESS_VARIABLE, ProgressReporter, inherited_descriptor
 
 Gradients = list[Tensor]
@@ -193,7 +193,7 @@ def _connected(membership: Membership, device: torch.device) -> "ConnectedGroup"
             f" {membership.address}:{membership.port}: {str(error).splitlines()[0]}"
         ) from error
     store.set_timeout(_PREPARED_WITHIN)
-    reports = WorkReports(ProgressReporter(membership.rank, inherited_descriptor(PROGRESS_VARIABLE)))
+    reports = ProgressReports(ProgressReporter(membership.rank, inherited_descriptor(PROGRESS_VARIABLE)))
     return ConnectedGroup(backend, store, membership.rank, membership.size, device, reports)
 
 
@@ -240,11 +240,11 @@ class ConnectedGroup(ProcessGroup):
         rank: int,
         size: int,
         device: torch.device,
-        reports: WorkReports | None = None,
+        reports: ProgressReports | None = None,
     ) -> None:
         self.rank, self.size = rank, size
         self._backend, self._store, self._device = backend, store, device
-        self._reports = reports if reports is not None else WorkReports(ProgressReporter())
+        self._reports = reports if reports is not None else ProgressReports(ProgressReporter())
 
     def gather(self, values: Sequence[float], count: int) -> list[float]:
         """The values that `count` pieces of work came to; `values` are those of this process's share."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from conjure.lm.checkpoints.stored_weights import NotFiniteError
+from conjure.lm.checkpoints.checkpoint_weights import NotFiniteError
 from conjure.lm.generation.engines.int8_quantization import round_weight
 from conjure.lm.generation.engines.native_weights import (
     BLOCK_BYTES,

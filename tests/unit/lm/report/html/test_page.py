@@ -10,9 +10,9 @@ import pytest
 from conjure.errors import DataError, NotFoundError
 from conjure.lm.report.analysis import analyse
 from conjure.lm.report.build import rebuild_page, write_report
-from conjure.lm.report.facts import report_from_json
 from conjure.lm.report.html.markup import Markup, element
 from conjure.lm.report.html.page import render_html
+from conjure.lm.report.report_schema import report_from_json
 from support.reports import OWN_LINES, TRAINING, evidence
 
 HOSTILE = "<script>alert('&amp;')</script><img src=x onerror=y> \" ' \x00\x1b[31m \ud800 \u202e"

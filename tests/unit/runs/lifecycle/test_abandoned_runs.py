@@ -1,0 +1,79 @@
+import os
+
+from conjure.core.home import Home
+from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.host.process import Process, this_process
+from conjure.runs.lifecycle.abandoned_runs import is_other_supervisor, mark_interrupted, process_name
+from conjure.runs.schema.process_facts import Owner
+from support.casting import add_run
+
+
+def named(name):
+    return Process(1, 0, name, is_zombie=False, started="1")
+
+
+def test_a_lock_is_held_by_one(tmp_path):
+    folder = tmp_path / "runs" / "1"
+    lock = RunLock.create(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert RunLock.take_if_free(folder) is None
+    lock.release()
+    again = RunLock.take_if_free(folder)
+    assert again is not None
+    again.release()
+
+
+def test_a_folder_that_is_there_is_not_taken(tmp_path):
+    RunLock.create(tmp_path / "runs" / "1").release()
+    try:
+        RunLock.create(tmp_path / "runs" / "1")
+    except FileExistsError:
+        return
+    raise AssertionError("a number was given twice")
+
+
+def test_a_run_whose_folder_was_removed_is_carried_by_nobody(tmp_path):
+    lock = RunLock.take_if_free(tmp_path / "runs" / "1")
+    assert lock is not None
+    lock.release()
+
+
+def test_a_child_that_was_given_the_lock_keeps_it(tmp_path):
+    folder = tmp_path / "runs" / "1"
+    lock = RunLock.create(folder)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(write)
+        os.read(read, 1)
+        os._exit(0)
+    lock.release()
+    assert RunLock.take_if_free(folder) is None
+    os.close(write)
+    os.waitpid(child, 0)
+    os.close(read)
+    free = RunLock.take_if_free(folder)
+    assert free is not None
+    free.release()
+
+
+def test_supervisors_of_other_runs_are_known_by_name_and_lock(tmp_path):
+    home = Home(tmp_path)
+    lock = RunLock.create(home.run_folder(12))
+    assert is_other_supervisor(home, 3, named(process_name(12)))
+    assert not is_other_supervisor(home, 12, named(process_name(12)))
+    assert not is_other_supervisor(home, 3, named("python"))
+    assert not is_other_supervisor(home, 3, named("conjure#x"))
+    assert not is_other_supervisor(home, 3, named(process_name(99)))  # it only calls itself so
+    lock.release()
+    assert not is_other_supervisor(home, 3, named(process_name(12)))
+
+
+def test_a_run_that_was_left_to_a_queue_meanwhile_is_not_closed(store):
+    number = add_run(store, retry=1).number
+    store.set_facts(number, owner=this_process())
+    read_before = store.get(number)
+    store.enqueue(number, Owner.queue("another host", "boot"))
+    mark_interrupted(store, [read_before])
+    record = store.get(number)
+    assert (record.waits_in_queue, record.attempts) == (True, ())
