@@ -126,7 +126,9 @@ def test_a_folder_inside(client, precious):
 def test_the_whole_run_folder(client, precious):
     done = conjure("run", 'cd ../..; mv 1 moved; ln -s "$PRECIOUS" 1')
     assert "the run's folder was replaced by something else" in done.stdout + done.stderr
-    for arguments in (("recover", "1"), ("rm", "-f", "runs/1"), ("prune",), ("ps",)):
+    for arguments, undone in ((("recover", "1"), "saved"), (("rm", "-f", "runs/1"), "removed")):
+        assert f"was replaced by something else, so nothing was {undone}" in conjure(*arguments).stderr
+    for arguments in (("prune",), ("ps",)):
         assert "Traceback" not in conjure(*arguments).stderr
 
 

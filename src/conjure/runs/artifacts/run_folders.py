@@ -163,10 +163,24 @@ def _described(facts: os.stat_result | None) -> str:
     return {stat.S_IFLNK: "a link", stat.S_IFDIR: "another folder"}.get(stat.S_IFMT(facts.st_mode), "a file")
 
 
-def _replaced(what: str, now: str) -> ConflictError:
+def check_run_folder(path: Path, undone: str = "saved") -> None:
+    """Refuse what stands in the place of a run's folder; that there is nothing is no error.
+
+    Args:
+        path: The run's folder.
+        undone: What is therefore not done with the files.
+
+    Raises:
+        ConflictError: Something else, such as a link, stands in its place.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise _replaced("folder", "something else", undone)
+
+
+def _replaced(what: str, now: str, undone: str = "saved") -> ConflictError:
     change = "moved away or removed" if now == "nothing" else f"replaced by {now}"
     return ConflictError(
-        f"the run's {what} was {change}, so nothing was saved; what is there now was not changed"
+        f"the run's {what} was {change}, so nothing was {undone}; what is there now was not changed"
     )
 
 

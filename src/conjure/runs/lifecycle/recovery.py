@@ -12,7 +12,7 @@ from conjure.core.team_settings import objects_team
 from conjure.errors import ConflictError, NotFoundError, StoreError
 from conjure.runs.artifacts.attempts import bring_back, newest_kept_attempt
 from conjure.runs.artifacts.outputs import Baseline
-from conjure.runs.artifacts.run_folders import RunFolders
+from conjure.runs.artifacts.run_folders import RunFolders, check_run_folder
 from conjure.runs.artifacts.team_upload import RunUploader
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.execution import collect_outputs, kept_words
@@ -49,6 +49,7 @@ def recover(home: Home, number: int, report: Callable[[str], None] = _say_nothin
                 f"run {number} was executed on another machine, where its working folder is",
                 hint=f"run `conjure recover {number}` there",
             )
+        check_run_folder(folder)
         lock = RunLock.take_when_free(folder) if record.status.is_final else None
         if lock is None:
             raise ConflictError(

@@ -15,7 +15,7 @@ from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.errors import ConflictError, UsageError
 from conjure.runs.artifacts.attempts import kept_attempt_folders
 from conjure.runs.artifacts.resource_paths import parse
-from conjure.runs.artifacts.run_folders import RunFolders
+from conjure.runs.artifacts.run_folders import RunFolders, check_run_folder
 from conjure.runs.artifacts.team_transfer import bring_upload_list
 from conjure.runs.artifacts.uploads import remove_upload
 from conjure.runs.code import snapshot
@@ -70,6 +70,7 @@ def _remove_run(home: Home, store: Database, resource: Resource, *, force: bool)
             f"run {number} is {record.status}; its files are in use", fix=f"conjure stop {number}"
         )
     _refuse_needed(store, resource, store.users_of(number), force=force)
+    check_run_folder(home.run_folder(number), "removed")
     with RunLock.possession(home.run_folder(number)) as ours:
         if not ours:
             raise ConflictError(f"run {number} is being recovered", fix=f"conjure info {number}")
