@@ -52,7 +52,7 @@ class Session:
         rest = urlencode([pair for pair in query if pair[0] != _TOKEN])
         path = scope["raw_path"].decode("latin-1") if "raw_path" in scope else scope["path"]
         path = f"/{path.lstrip('/')}"  # two slashes would be another host
-        answer = RedirectResponse(f"{path}?{rest}" if rest else path, 303)
+        answer = _leading_to(f"{path}?{rest}" if rest else path, scope)
         answer.set_cookie(self._cookie_name, self._cookie, httponly=True, samesite="strict", path="/")
         return answer
 
@@ -65,3 +65,14 @@ class Session:
         """Our cookie's values in a header, whatever else other programs of this host have put there."""
         pairs = [each.partition("=") for each in header.split(";")]
         return [value.strip() for name, _, value in pairs if name.strip() == self._cookie_name]
+
+
+def _leading_to(address: str, scope: Scope) -> Response:
+    """Sends the browser on to an address of ours.
+
+    A redirect still counts as sent by the page that it began on, such as the file that `conjure web` opens,
+    and goes without a strict cookie: then a page of our own sends the browser on.
+    """
+    if header_values(scope, b"sec-fetch-site") == ["cross-site"]:
+        return Response(headers={"Refresh": f"0; url={address}"}, media_type="text/html")
+    return RedirectResponse(address, 303)

@@ -68,6 +68,15 @@ def test_cookies_of_other_programs_lock_nobody_out(stranger, other):
     assert stranger.get("/runs", {"Cookie": other.encode()}).status == 401
 
 
+def test_a_page_of_another_site_leads_on_by_a_page_of_ours(stranger):
+    """A browser leaves a strict cookie out of redirects that began elsewhere."""
+    cross = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    answer = stranger.get(f"/runs?q=a+b&token={stranger.session.token}", cross)
+    assert (answer.status, answer.headers["Refresh"]) == (200, "0; url=/runs?q=a+b")
+    assert "SameSite=strict" in answer.headers["Set-Cookie"]
+    assert stranger.session.token not in str(answer.headers)
+
+
 def test_the_token_leads_to_no_other_host(stranger):
     answer = stranger.get(f"//evil.example/?token={stranger.session.token}")
     assert answer.headers["Location"] == "/evil.example/"
