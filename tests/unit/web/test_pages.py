@@ -412,6 +412,19 @@ class TestFiles:
             assert visitor.get("/runs/1/report/page").status == 404
             assert visitor.get("/compare?runs=1,2").status == 200
 
+    @pytest.mark.parametrize(
+        ("content", "shown"), [("", '<pre class="file"'), ("\n\n", '<pre class="file"'), ("a,b", "<th scope")]
+    )
+    @pytest.mark.parametrize("name", ["table.csv", "table.tsv"])
+    def test_a_table_without_rows_is_shown_as_text(self, tmp_path, name, content, shown):
+        home = Home(tmp_path / "home")
+        with SqliteDatabase.open(home) as store:
+            number = add_run(store).number
+            save_file(home, number, name, content)
+            finish(store, number, Ending(EndReason.COMPLETED, 0))
+        with visiting(home.root) as visitor:
+            assert shown in visitor.page(f"/runs/1/files/{name}")
+
     def test_a_run_without_files_says_so(self, visitor):
         assert "has no files" in visitor.page("/runs/7/files")
 

@@ -157,12 +157,13 @@ def preview(path: Path) -> Preview:
         return Preview("none")
     if suffix in _TABLES:
         rows = _rows(text, _TABLES[suffix])
-        if rows is not None:
+        if rows:
             return Preview("table", rows=rows[:_PREVIEW_ROWS], cut=cut or len(rows) > _PREVIEW_ROWS)
     return Preview("text", text, cut=cut)
 
 
 def _rows(text: str, delimiter: str) -> tuple[tuple[str, ...], ...] | None:
+    """The rows that have anything in them; None where it is no table."""
     try:
         return tuple(tuple(row) for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row)
     except csv.Error:
