@@ -26,6 +26,15 @@ SLOW_BEGINNING = """() => {
 }"""
 
 
+# What searches a log is answered with an error.
+NO_SEARCH = """() => {
+    const fetchAsIs = window.fetch;
+    window.fetch = (address, ...others) => String(address).includes("search.json")
+        ? Promise.resolve(Response.json({ error: { message: "the log cannot be read" } }, { status: 500 }))
+        : fetchAsIs(address, ...others);
+}"""
+
+
 def test_from_the_table_to_a_comparison_by_mouse(window, small):
     page = window(small).page
     page.get_by_role("link", name="Runs", exact=True).click()
@@ -158,6 +167,19 @@ def test_a_curve_is_zoomed_by_dragging_and_the_address_keeps_it(window, small):
     page.get_by_label("Smoothing").fill("0.9")
     page.get_by_label("Smoothing").dispatch_event("change")
     expect(page).to_have_url(re.compile("smooth=0.9"))
+
+
+def test_a_search_of_the_log_that_fails_says_so(window, small):
+    opened = window(small)
+    opened.open("/runs/1/log")
+    page = opened.page
+    page.evaluate(NO_SEARCH)
+    field, found = page.get_by_label("Search the log"), page.locator("[data-found]")
+    field.fill("padding")
+    expect(found).to_have_text("the log cannot be read")
+    field.fill("x" * 300)
+    expect(found).to_have_text("the log cannot be read")
+    assert small.get(f"/runs/1/log/search.json?text={field.input_value()}").status == 200
 
 
 def test_the_log_is_searched_and_followed(window, small):

@@ -174,6 +174,7 @@ def table(request: Request) -> Response:
         projects=projects,
         live_query=str(request.query_params),
         most_compared=MOST_RUNS,
+        longest_search=_LONGEST_SEARCH,
     )
 
 
