@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conjure.errors import ConjureError
+from conjure.http.daemon_threads import in_daemon_thread
 from conjure.http.errors import HttpError, shown
 from conjure.http.generation.loading_models import LoadingModels
 from conjure.http.generation.served_model import ServedModel
@@ -110,7 +111,7 @@ class ModelRegistry:
                 self._found_at = version
             task = self._folders.get(given.source)
             if task is None or (task.done() and task.exception() is not None):
-                task = asyncio.create_task(asyncio.to_thread(self._find, given.source))
+                task = asyncio.create_task(in_daemon_thread(self._find, given.source))
                 self._folders[given.source] = task
             folder = await asyncio.shield(task)
             if version == self._found_at:
