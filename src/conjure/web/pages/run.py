@@ -20,6 +20,7 @@ from conjure.runs.telemetry.log_window import LogWindow, Piece, read_after, read
 from conjure.runs.views import RunView, view_run
 from conjure.web.curve_data import curve_json, origin_of
 from conjure.web.page_context import Site
+from conjure.web.pages.files import saved_file
 from conjure.web.rendering import page, piece
 
 LONGEST_LOG_SEARCH = 200
@@ -45,7 +46,7 @@ def show(request: Request) -> Response:
         head_digest=_digest(head),
         metrics=[(name, view.summaries.get(name)) for name in names],
         log=read_before(folder.log, lines=_FIRST_LINES),
-        has_report=(folder.outputs / REPORT_FILE).is_file(),
+        has_report=saved_file(site.home, number, REPORT_FILE),
         usage=site.usage.look_at(view.record),
         longest_search=LONGEST_LOG_SEARCH,
     )
