@@ -140,6 +140,24 @@ def test_only_changed_rows_are_sent(tmp_path):
     assert "sleep 9" in "".join(told["changed"]["4"])
 
 
+def test_what_stands_around_the_rows_is_told_though_no_row_changed(tmp_path):
+    with SqliteDatabase.open(Home(tmp_path)) as store:
+        add_run(store, "python a.py")
+        with visiting(tmp_path) as visitor:
+            page = visitor.page("/runs?q=a.py")
+            assert ">1 run of 1</p>" in page
+            (cursor,) = re.findall(r'data-cursor="(\w+)"', page)
+            add_run(store, "python b.py")
+            told = visitor.get(f"/runs.json?q=a.py&since={cursor}").json
+            assert (told["heading"], told["pager"], told["order"]) == ("1 run of 2", "", [1])
+            for _ in range(100):
+                add_run(store, "python b.py")
+            told = visitor.get(f"/runs.json?q=b.py&since={cursor}").json
+            assert told["heading"] == "101 runs of 102"
+            assert "1–100 of 101" in told["pager"]
+            assert 'href="/runs?q=b.py&amp;page=2"' in told["pager"]
+
+
 def test_pages_of_the_table(tmp_path):
     with SqliteDatabase.open(Home(tmp_path)) as store:
         for _ in range(103):
