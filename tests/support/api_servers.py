@@ -13,15 +13,19 @@ from conjure.serve.api import ADVICE, OPEN_PATHS, Api
 from support.http_servers import running
 
 
-def registry_of(folders, *, precision="float32", chat_template=None, **options):
+def registry_of(folders, *, precision="float32", chat_template=None, links_version=lambda: None):
     """A registry that serves checkpoint folders by their names."""
+
+    async def version():
+        return links_version()
+
     return ModelRegistry(
         [ModelName(name, str(folder)) for name, folder in folders.items()],
         find=lambda source: next(folder for folder in folders.values() if str(folder) == source),
         load=lambda name, folder: load_served_model(
             name, folder, precision=precision, rows=8, chat_template=chat_template
         ),
-        **options,
+        links_version=version,
     )
 
 

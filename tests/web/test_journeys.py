@@ -2,14 +2,16 @@
 
 import re
 import time
+import webbrowser
 
 import pytest
 from playwright.sync_api import expect
 
 from conjure.core.home import Home
+from conjure.http import browser as http_browser
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
-from support.casting import add_run, advance, finish
+from support.casting import add_run, advance, finish, wait_until
 from support.web_homes import log_points, loss_curve, print_lines, small_home
 from support.web_sites import visiting
 
@@ -24,6 +26,26 @@ SLOW_BEGINNING = """() => {
         return answer;
     };
 }"""
+
+
+# What searches a log is answered with an error.
+NO_SEARCH = """() => {
+    const fetchAsIs = window.fetch;
+    window.fetch = (address, ...others) => String(address).includes("search.json")
+        ? Promise.resolve(Response.json({ error: { message: "the log cannot be read" } }, { status: 500 }))
+        : fetchAsIs(address, ...others);
+}"""
+
+
+def test_the_file_that_a_browser_is_opened_with_leads_in(browser, small, monkeypatch):
+    context = browser.new_context()
+    page = context.new_page()
+    monkeypatch.setattr(http_browser, "_REMOVED_AFTER_S", 0)
+    monkeypatch.setattr(webbrowser, "open", page.goto)
+    http_browser.open_in_browser(f"http://127.0.0.1:{small.port}/runs?token={small.session.token}")
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    expect(page).to_have_url(f"http://127.0.0.1:{small.port}/runs")
+    context.close()
 
 
 def test_from_the_table_to_a_comparison_by_mouse(window, small):
@@ -160,6 +182,19 @@ def test_a_curve_is_zoomed_by_dragging_and_the_address_keeps_it(window, small):
     expect(page).to_have_url(re.compile("smooth=0.9"))
 
 
+def test_a_search_of_the_log_that_fails_says_so(window, small):
+    opened = window(small)
+    opened.open("/runs/1/log")
+    page = opened.page
+    page.evaluate(NO_SEARCH)
+    field, found = page.get_by_label("Search the log"), page.locator("[data-found]")
+    field.fill("padding")
+    expect(found).to_have_text("the log cannot be read")
+    field.fill("x" * 300)
+    expect(found).to_have_text("the log cannot be read")
+    assert small.get(f"/runs/1/log/search.json?text={field.input_value()}").status == 200
+
+
 def test_the_log_is_searched_and_followed(window, small):
     opened = window(small)
     opened.open("/runs/1/log")
@@ -208,11 +243,65 @@ def test_new_points_and_lines_are_seen_and_nothing_else_moves(window, writing, t
             store.move(number, RunStatus.SAVING)
             store.end_run(number, Ending(EndReason.COMPLETED, 0))
         expect(page.get_by_role("heading", name=re.compile("complete"))).to_be_visible()
+        opened.context.close()
 
 
 def _add_point(home, number, step):
     with (home.run_folder(number) / "metrics.jsonl").open("a") as file:
         file.write(f'{{"name": "loss", "step": {step}, "value": 0.5, "time": {time.time():.6f}}}\n')
+
+
+# New points that come are held back until they are released.
+SLOW_POINTS = """() => {
+    const fetchAtOnce = window.fetch;
+    window.polls = 0;
+    window.fetch = async (address, ...others) => {
+        const answer = await fetchAtOnce(address, ...others);
+        if (!String(address).includes("live.json")) return answer;
+        window.polls += 1;
+        const isHeld = !window.release && (await answer.clone().json()).curves;
+        if (isHeld) await new Promise((done) => { window.release = done; });
+        return answer;
+    };
+}"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda page: page.get_by_label("Draw over").select_option("time"),
+        lambda page: page.get_by_label("log y").check(),
+    ],
+    ids=["other x", "same x"],
+)
+def test_new_points_are_not_added_to_a_curve_that_they_do_not_go_on_with(window, tmp_path, change):
+    home = Home(tmp_path)
+    with SqliteDatabase.open(home) as store:
+        number = add_run(store, "python train.py").number
+        advance(store, number, RunStatus.RUNNING)
+    log_points(home, number, "loss", loss_curve(50, 1))
+    with visiting(tmp_path) as visitor:
+        opened = window(visitor)
+        opened.open(f"/runs/{number}")
+        page = opened.page
+        caption = page.locator("figure figcaption")
+        expect(caption).to_contain_text("50 points")
+        page.evaluate(SLOW_POINTS)
+        for step in range(50, 60):
+            _add_point(home, number, step)
+        wait_until(lambda: page.evaluate("window.release !== undefined"), "an answer with new points")
+        change(page)
+        expect(caption).to_contain_text("60 points")
+        page.evaluate("window.after = window.polls; window.release()")
+        wait_until(lambda: page.evaluate("window.polls > window.after + 1"), "the questions after it")
+        expect(caption).to_contain_text("60 points")
+        drawn = page.evaluate("document.querySelector('figure').figure.data[1].x")
+        assert len(drawn) == 60
+        assert drawn == sorted(drawn)
+        for step in range(60, 65):
+            _add_point(home, number, step)
+        expect(caption).to_contain_text("65 points")
+        opened.context.close()
 
 
 def test_a_hidden_or_finished_page_asks_nothing(window, small):

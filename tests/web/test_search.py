@@ -136,6 +136,48 @@ def test_what_was_found_is_live_and_can_be_acted_on(window, tmp_path):
         opened.context.close()
 
 
+def test_a_table_without_rows_is_live(window, tmp_path):
+    home = small_home(tmp_path)
+    with SqliteDatabase.open(home) as store, visiting(tmp_path) as visitor:
+        opened = window(visitor)
+        opened.open("/runs?q=long.py")
+        page = opened.page
+        page.evaluate("document.body.dataset.same = ''")
+        heading = page.get_by_role("status").first
+        expect(page.get_by_text("Show all 9 runs")).to_be_visible()
+        search_field(page).focus()
+        number = add_run(store, "python long.py").number
+        expect(shown(page)).to_have_count(1)
+        expect(heading).to_have_text("1 run of 10")
+        add_run(store, "python another.py")
+        expect(heading).to_have_text("1 run of 11")
+        store.set_archived(number, archived=True)
+        expect(page.get_by_text("Show all 10 runs")).to_be_visible()
+        expect(heading).to_have_text("0 runs of 10")
+        expect(search_field(page)).to_be_focused()
+        assert page.evaluate("document.body.dataset.same") == ""
+        opened.context.close()
+
+
+def test_a_page_that_there_is_not_is_live(window, tmp_path):
+    with SqliteDatabase.open(Home(tmp_path)) as store, visiting(tmp_path) as visitor:
+        for number in range(100):
+            add_run(store, f"python train.py {number}")
+        opened = window(visitor)
+        opened.open("/runs?page=2")
+        page = opened.page
+        expect(page.get_by_text("There is no page 2.")).to_be_visible()
+        add_run(store, "python train.py 100")
+        expect(shown(page)).to_have_count(1)
+        expect(page.get_by_text("101–101 of 101")).to_be_visible()
+        page.get_by_role("link", name="newer").focus()
+        add_run(store, "python train.py 101")
+        expect(page.get_by_text("101–102 of 102")).to_be_visible()
+        expect(page.get_by_role("link", name="newer")).to_be_focused()
+        expect(page.get_by_role("status").first).to_have_text("102 runs")
+        opened.context.close()
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_in_a_narrow_window(window, small, theme):
     opened = window(small, color_scheme=theme, viewport={"width": 360, "height": 740})

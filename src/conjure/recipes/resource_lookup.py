@@ -32,6 +32,15 @@ def is_resource(home: Home, name: str) -> bool:
     return not _has_no_links(home) and _recorded().is_link(home, first)
 
 
+def known_links(home: Home) -> list[tuple[str, str]]:
+    """All links: their names, and the resources that they stand for.
+
+    Raises:
+        StoreError: The records cannot be read.
+    """
+    return _recorded().known_links(home)
+
+
 def resolve_resource(home: Home, name: str) -> Path:
     """Where a resource lies.
 

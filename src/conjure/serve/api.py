@@ -4,7 +4,6 @@ Main entries: `Api`, `routes`. Invariant: a request takes its place in the queue
 gives it and its rows back however it ends.
 """
 
-import asyncio
 import json
 import logging
 import time
@@ -18,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from conjure.http.daemon_threads import in_daemon_thread
 from conjure.http.errors import HttpError, JsonResponse, bad_value, unavailable
 from conjure.http.event_stream import EventStream, until_disconnected
 from conjure.http.generation.model_registry import ModelRegistry
@@ -93,7 +93,7 @@ class Api:
             model = await self._model_of(body)
             call = await _in_thread(request, kind.read, body, model, blocks=kind.read_blocks)
             if call.job.prompt_logprobs is not None:
-                await asyncio.to_thread(model.exact)
+                await in_daemon_thread(model.exact)
         except BaseException:
             ticket.give_back()
             raise
@@ -249,4 +249,4 @@ async def _in_thread(request: Request, work: Any, *arguments: Any, blocks: bool 
     length = request.headers.get("content-length", "")
     if not blocks and length.isdecimal() and int(length) <= _LONG_BODY:
         return work(*arguments)
-    return await asyncio.to_thread(work, *arguments)
+    return await in_daemon_thread(work, *arguments)

@@ -4,14 +4,12 @@ Main entries: `load_predictor`, `PredictorApi`. Invariant: the code that runs is
 server, never by a request; one call of `predict` runs at a time, and no more than a stated number wait.
 """
 
-import asyncio
 import importlib.util
 import inspect
 import math
 import sys
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +20,7 @@ from starlette.routing import Route
 
 from conjure.errors import ConjureError, NotFoundError, UsageError
 from conjure.http.application import errors_log
+from conjure.http.daemon_threads import DaemonThread, in_daemon_thread
 from conjure.http.errors import HttpError, JsonResponse, queue_full, unavailable
 from conjure.http.event_stream import until_disconnected
 from conjure.http.metrics_text import CONTENT_TYPE, Metrics
@@ -105,7 +104,7 @@ class PredictorApi:
         self.ready = False
         self._predictor, self._most_waiting = predictor, most_waiting
         self._waiting, self._draining = 0, False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="predictor")
+        self._thread = DaemonThread("predictor")
         metrics = self._metrics = Metrics("conjure:")
         metrics.counter("requests_total", "Requests received.")
         metrics.counter("request_failed_total", "Requests whose predict failed.")
@@ -164,7 +163,7 @@ class PredictorApi:
     async def health(self, request: Request) -> JsonResponse:  # noqa: ARG002
         """``GET /health``: whether the predictor says it works; no key is needed."""
         check = getattr(self._predictor, "health", None)
-        if callable(check) and await asyncio.to_thread(check) is False:
+        if callable(check) and await in_daemon_thread(check) is False:
             raise HttpError(503, "the predictor reports that it does not work", code="unhealthy")
         self._check_ready()
         return JsonResponse({"status": "ok"})
@@ -178,7 +177,7 @@ class PredictorApi:
         """``GET /metrics``: ours, and the numbers that the predictor's `metrics` returns."""
         text = self._metrics.render()
         own = getattr(self._predictor, "metrics", None)
-        values: Any = await asyncio.to_thread(own) if callable(own) else {}
+        values: Any = await in_daemon_thread(own) if callable(own) else {}
         for name, value in dict(values or {}).items():
             is_number = isinstance(value, int | float) and math.isfinite(value)
             if str(name).isidentifier() and is_number:
@@ -202,7 +201,7 @@ class PredictorApi:
         """What a method of the predictor returns: in its one thread, or here if it is a coroutine's."""
         if inspect.iscoroutinefunction(method):
             return await method(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, method, *arguments)
+        return await self._thread.call(method, *arguments)
 
     def _check_ready(self) -> None:
         if self._draining:

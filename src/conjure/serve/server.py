@@ -23,6 +23,7 @@ from conjure.http.server import HttpServer, Shutdown, address_of
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.recipes.resource_lookup import model_lookup
 from conjure.serve.api import ADVICE, OPEN_PATHS, Api
+from conjure.serve.links_version import LinksVersion
 from conjure.serve.predictor import PredictorApi
 
 
@@ -134,8 +135,6 @@ def _run(server: HttpServer, prepare: Callable[[], Coroutine[Any, Any, None]]) -
 
 
 def _registry(settings: ServerSettings) -> ModelRegistry:
-    home = Home.from_environment()
-
     def find(source: str) -> Path:
         return resolve_model(source, lookups=[model_lookup]).folder
 
@@ -146,11 +145,5 @@ def _registry(settings: ServerSettings) -> ModelRegistry:
             name, folder, precision=settings.precision, rows=rows, chat_template=template
         )
 
-    def links_version() -> object:
-        try:
-            status = home.links_file.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
-
+    links_version = LinksVersion(Home.from_environment())
     return ModelRegistry(settings.models, find=find, load=load, links_version=links_version)

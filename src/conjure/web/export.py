@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from conjure.core.home import Home
+from conjure.runs.artifacts.team_transfer import bring_streams
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.curve_downsampling import CurveRequest, draw_curve
@@ -27,9 +28,12 @@ def export_page(home: Home, numbers: Sequence[int]) -> str:
 
     Raises:
         NotFoundError: There is no such run.
+        StoreError: The log and metrics of one on another machine cannot be reached.
     """
     with open_store(home) as store:
         views = [view_run(store, number) for number in dict.fromkeys(numbers)]
+    for view in views:
+        bring_streams(home, view.record.number)
     metrics = {view.record.number: MetricColumns(home.run_folder(view.record.number)) for view in views}
     for columns in metrics.values():
         columns.refresh()

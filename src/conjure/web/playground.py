@@ -4,13 +4,13 @@ Main entry: `Playground`. Invariant: a request can only name a model that `model
 were used last stay in memory, a few of them.
 """
 
-import asyncio
 import math
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 
 from conjure.errors import ConjureError
+from conjure.http.daemon_threads import in_daemon_thread
 from conjure.http.errors import HttpError, bad_value
 from conjure.http.event_stream import DONE, event
 from conjure.http.generation.loading_models import LoadingModels
@@ -122,7 +122,7 @@ class Playground:
         if not isinstance(name, str) or name not in names:
             raise bad_value("model", "must be one of the models that the page lists")
         try:
-            folder = await asyncio.to_thread(_folder, name)  # anew each time, for links move
+            folder = await in_daemon_thread(_folder, name)  # anew each time, for links move
             others = [each for each in self._models.keys if each != folder]
             self._models.retire(others[: 1 - _MODELS_KEPT])
             return await self._models.get(folder, lambda: _load(name, folder))

@@ -6,7 +6,6 @@ API key; the cookie is not the token, and a page's address has the token only un
 
 import hmac
 import secrets
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.responses import RedirectResponse, Response
@@ -39,7 +38,7 @@ class Session:
         """Whether a request has the cookie, or a key in its header."""
         if self._keys is not None and self._keys.accept(scope):
             return True
-        found = [self._cookie_in(header) for header in header_values(scope, b"cookie")]
+        found = [each for header in header_values(scope, b"cookie") for each in self._cookies_in(header)]
         return any(hmac.compare_digest(each.encode(), self._cookie.encode()) for each in found)
 
     def login(self, scope: Scope) -> Response | None:
@@ -53,7 +52,7 @@ class Session:
         rest = urlencode([pair for pair in query if pair[0] != _TOKEN])
         path = scope["raw_path"].decode("latin-1") if "raw_path" in scope else scope["path"]
         path = f"/{path.lstrip('/')}"  # two slashes would be another host
-        answer = RedirectResponse(f"{path}?{rest}" if rest else path, 303)
+        answer = _leading_to(f"{path}?{rest}" if rest else path, scope)
         answer.set_cookie(self._cookie_name, self._cookie, httponly=True, samesite="strict", path="/")
         return answer
 
@@ -62,9 +61,18 @@ class Session:
         as_header = {"headers": [(b"authorization", f"Bearer {given}".encode("utf-8", "replace"))]}
         return is_token or (self._keys is not None and self._keys.accept(as_header))
 
-    def _cookie_in(self, header: str) -> str:
-        try:
-            found = SimpleCookie(header).get(self._cookie_name)
-        except CookieError:
-            return ""
-        return "" if found is None else found.value
+    def _cookies_in(self, header: str) -> list[str]:
+        """Our cookie's values in a header, whatever else other programs of this host have put there."""
+        pairs = [each.partition("=") for each in header.split(";")]
+        return [value.strip() for name, _, value in pairs if name.strip() == self._cookie_name]
+
+
+def _leading_to(address: str, scope: Scope) -> Response:
+    """Sends the browser on to an address of ours.
+
+    A redirect still counts as sent by the page that it began on, such as the file that `conjure web` opens,
+    and goes without a strict cookie: then a page of our own sends the browser on.
+    """
+    if header_values(scope, b"sec-fetch-site") == ["cross-site"]:
+        return Response(headers={"Refresh": f"0; url={address}"}, media_type="text/html")
+    return RedirectResponse(address, 303)

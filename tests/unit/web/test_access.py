@@ -56,6 +56,27 @@ def test_the_token_is_exchanged_for_a_cookie_that_is_not_it(stranger):
     assert stranger.get("/runs", {"Cookie": pair[:-1]}).status == 401
 
 
+@pytest.mark.parametrize(
+    "other",
+    ["name=John Smith", 'prefs={"a":1}', "flag", "=", "", "a=b=c", 'quoted="a; b"', "\u00e9=\u00fc", "[x]=1"],
+)
+def test_cookies_of_other_programs_lock_nobody_out(stranger, other):
+    answer = stranger.get(f"/?token={stranger.session.token}")
+    pair = answer.headers["Set-Cookie"].partition(";")[0]
+    for cookies in (f"{other}; {pair}", f"{pair}; {other}", f"{other};{pair};{other}"):
+        assert stranger.get("/runs", {"Cookie": cookies.encode()}).status == 200
+    assert stranger.get("/runs", {"Cookie": other.encode()}).status == 401
+
+
+def test_a_page_of_another_site_leads_on_by_a_page_of_ours(stranger):
+    """A browser leaves a strict cookie out of redirects that began elsewhere."""
+    cross = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    answer = stranger.get(f"/runs?q=a+b&token={stranger.session.token}", cross)
+    assert (answer.status, answer.headers["Refresh"]) == (200, "0; url=/runs?q=a+b")
+    assert "SameSite=strict" in answer.headers["Set-Cookie"]
+    assert stranger.session.token not in str(answer.headers)
+
+
 def test_the_token_leads_to_no_other_host(stranger):
     answer = stranger.get(f"//evil.example/?token={stranger.session.token}")
     assert answer.headers["Location"] == "/evil.example/"

@@ -140,6 +140,24 @@ def test_only_changed_rows_are_sent(tmp_path):
     assert "sleep 9" in "".join(told["changed"]["4"])
 
 
+def test_what_stands_around_the_rows_is_told_though_no_row_changed(tmp_path):
+    with SqliteDatabase.open(Home(tmp_path)) as store:
+        add_run(store, "python a.py")
+        with visiting(tmp_path) as visitor:
+            page = visitor.page("/runs?q=a.py")
+            assert ">1 run of 1</p>" in page
+            (cursor,) = re.findall(r'data-cursor="(\w+)"', page)
+            add_run(store, "python b.py")
+            told = visitor.get(f"/runs.json?q=a.py&since={cursor}").json
+            assert (told["heading"], told["pager"], told["order"]) == ("1 run of 2", "", [1])
+            for _ in range(100):
+                add_run(store, "python b.py")
+            told = visitor.get(f"/runs.json?q=b.py&since={cursor}").json
+            assert told["heading"] == "101 runs of 102"
+            assert "1–100 of 101" in told["pager"]
+            assert 'href="/runs?q=b.py&amp;page=2"' in told["pager"]
+
+
 def test_pages_of_the_table(tmp_path):
     with SqliteDatabase.open(Home(tmp_path)) as store:
         for _ in range(103):
@@ -191,7 +209,19 @@ class TestRun:
         }
         assert len(again.content) < 200
 
-    @pytest.mark.parametrize("query", ["have=x", "have=0:", "have=0:-1", "have=0:" + "9" * 40])
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "have=x",
+            "have=0:",
+            "have=0:-1",
+            "have=0:" + "9" * 40,
+            "log=",
+            "log=x",
+            "log=-1",
+            "log=" + "9" * 40,
+        ],
+    )
     def test_live_refuses_rubbish(self, visitor, query):
         assert visitor.get(f"/runs/8/live.json?{query}").status == 400
 
@@ -411,6 +441,19 @@ class TestFiles:
                 assert visitor.get(f"/runs/1/raw/{name}").status == 404
             assert visitor.get("/runs/1/report/page").status == 404
             assert visitor.get("/compare?runs=1,2").status == 200
+
+    @pytest.mark.parametrize(
+        ("content", "shown"), [("", '<pre class="file"'), ("\n\n", '<pre class="file"'), ("a,b", "<th scope")]
+    )
+    @pytest.mark.parametrize("name", ["table.csv", "table.tsv"])
+    def test_a_table_without_rows_is_shown_as_text(self, tmp_path, name, content, shown):
+        home = Home(tmp_path / "home")
+        with SqliteDatabase.open(home) as store:
+            number = add_run(store).number
+            save_file(home, number, name, content)
+            finish(store, number, Ending(EndReason.COMPLETED, 0))
+        with visiting(home.root) as visitor:
+            assert shown in visitor.page(f"/runs/1/files/{name}")
 
     def test_a_run_without_files_says_so(self, visitor):
         assert "has no files" in visitor.page("/runs/7/files")

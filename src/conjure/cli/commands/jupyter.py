@@ -1,10 +1,9 @@
 """`conjure jupyter`: JupyterLab as a run, its notebooks and files the run's outputs.
 
 Main entry: `command`. Invariant: the token that opens it is printed and put into the run's variables, where
-it counts as a secret; it is stored nowhere.
+it counts as a secret; it is stored nowhere, but for the minute in which a browser may open it.
 """
 
-import contextlib
 import http.client
 import os
 import secrets
@@ -12,7 +11,6 @@ import socket
 import sys
 import threading
 import time
-import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +23,7 @@ from conjure.cli.submit_and_follow import follow_submission
 from conjure.core.home import Home
 from conjure.core.units import parse_duration
 from conjure.errors import UsageError
+from conjure.http.browser import open_in_browser
 from conjure.runs.environments.interpreter import find_current
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.submission import Submission, submit
@@ -144,8 +143,7 @@ class _Server:
         view.say("✨", f"JupyterLab: {address}")
         view.say("✨", f"Save its files and end it: conjure stop {self.run}")
         if opens and sys.stdout.isatty():
-            with contextlib.suppress(webbrowser.Error):
-                webbrowser.open(address)
+            open_in_browser(address)
         return True
 
     def _answers(self) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import webbrowser
 from importlib import import_module
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import click
 from conjure.cli.render import note, save_text
 from conjure.cli.run_number_type import RUN_NUMBER
 from conjure.core.home import Home
+from conjure.http.browser import open_in_browser
 
 
 @click.group("web", invoke_without_command=True)
@@ -63,7 +63,7 @@ def command(
         click.echo(address)
         note("^C stops the server")
         if not no_open and _has_screen():
-            webbrowser.open(address)
+            open_in_browser(address)
 
     serving.serve(Home.from_environment(), options, ready)
 

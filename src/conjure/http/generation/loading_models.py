@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
+from conjure.http.daemon_threads import in_daemon_thread
 from conjure.http.generation.served_model import ServedModel
 
 Key = TypeVar("Key")
@@ -37,7 +38,7 @@ class LoadingModels(Generic[Key]):
         """
         task = self._tasks.pop(key, None)
         if task is None or (task.done() and task.exception() is not None):
-            task = asyncio.create_task(asyncio.to_thread(load))
+            task = asyncio.create_task(in_daemon_thread(load))
         self._tasks[key] = task
         return await asyncio.shield(task)
 

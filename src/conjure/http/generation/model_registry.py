@@ -7,11 +7,12 @@ have changed, so that a link that was moved takes effect for new requests.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from conjure.errors import ConjureError
+from conjure.http.daemon_threads import in_daemon_thread
 from conjure.http.errors import HttpError, shown
 from conjure.http.generation.loading_models import LoadingModels
 from conjure.http.generation.served_model import ServedModel
@@ -39,7 +40,7 @@ class ModelRegistry:
         given: Their names; the first is loaded first.
         find: Tells the folder of a source; called in a thread.
         load: Loads a model, given its name and folder; called in a thread.
-        links_version: Something that differs when links may have changed.
+        links_version: Gives something that differs when links may have changed.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class ModelRegistry:
         *,
         find: Callable[[str], Path],
         load: Callable[[str, Path], ServedModel],
-        links_version: Callable[[], object] = lambda: None,
+        links_version: Callable[[], Awaitable[object]],
     ) -> None:
         self.given = tuple(given)
         self._find, self._load, self._links_version = find, load, links_version
@@ -104,13 +105,13 @@ class ModelRegistry:
     async def _folder(self, given: ModelName) -> Path:
         """Where a model is, as links are now; looked up once for all who ask, which can take long."""
         while True:
-            version = self._links_version()
+            version = await self._links_version()
             if version != self._found_at:
                 self._folders.clear()
                 self._found_at = version
             task = self._folders.get(given.source)
             if task is None or (task.done() and task.exception() is not None):
-                task = asyncio.create_task(asyncio.to_thread(self._find, given.source))
+                task = asyncio.create_task(in_daemon_thread(self._find, given.source))
                 self._folders[given.source] = task
             folder = await asyncio.shield(task)
             if version == self._found_at:

@@ -1,6 +1,7 @@
 """What there is, one level at a time: the runs and uploads, and the files in one of them.
 
-Main entry: `list_resource`. Invariant: looking follows no link and changes nothing.
+Main entries: `list_resource`, `list_contents`. Invariant: looking follows no link and changes nothing; of a
+run on another machine, it fetches the list of its files and none of them.
 """
 
 import os
@@ -13,6 +14,7 @@ from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.text import to_iso, valid_utf8
 from conjure.errors import NotFoundError
+from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import find_roots, parse, resolve, upload_content
 from conjure.runs.artifacts.team_transfer import bring_manifest
 from conjure.runs.artifacts.uploads import Upload, is_file_elsewhere, list_uploads
@@ -63,11 +65,35 @@ def list_resource(home: Home, store: Database, text: str | None) -> list[Listed]
         return [_listed_run(run) for run in reversed(store.sizes()) if _has_files(home, run)]
     if place == UPLOADS:
         return [_listed_upload(home, upload) for upload in list_uploads(home)]
-    elsewhere = _listed_elsewhere(home, parse(place, store.lookup_link))
-    if elsewhere is not None:
-        return elsewhere
-    path = resolve(home, place, store.lookup_link)
-    return [_listed_file(path)] if not path.is_dir() else _listed_folder(home, place, path, store)
+    return list_contents(home, store, place).entries
+
+
+class Contents(NamedTuple):
+    """What there is at a path of a run or an upload.
+
+    Attributes:
+        is_folder: Whether it is a folder.
+        entries: What is in the folder; of anything else, the one line for itself.
+    """
+
+    is_folder: bool
+    entries: list[Listed]
+
+
+def list_contents(home: Home, store: Database, text: str) -> Contents:
+    """What there is at a path of a run or an upload.
+
+    Raises:
+        NotFoundError, UsageError: It cannot be resolved.
+    """
+    resource = parse(text, store.lookup_link)
+    manifest = None if resource.number is None else bring_manifest(home, resource.number)
+    if manifest is not None:
+        return _saved_at(resource, manifest)
+    path = resolve(home, text, store.lookup_link)
+    if path.is_dir():
+        return Contents(True, _listed_folder(home, resource, path))
+    return Contents(False, [_listed_file(path)])
 
 
 def _has_files(home: Home, run: RunSize) -> bool:
@@ -94,9 +120,8 @@ def _listed_upload(home: Home, upload: Upload) -> Listed:
     return Listed(upload.name, kind, upload.size_bytes, upload.created_at)
 
 
-def _listed_folder(home: Home, text: str, path: Path, store: Database) -> list[Listed]:
+def _listed_folder(home: Home, resource: Resource, path: Path) -> list[Listed]:
     """The entries of a folder; while a run's outputs are being saved, of both folders its files are in."""
-    resource = parse(text, store.lookup_link)
     folders = {path, *(root.joinpath(*resource.parts) for root in find_roots(home, resource))}
     found: dict[str, Listed] = {}
     for entry in (entry for folder in folders if folder.is_dir() for entry in folder.iterdir()):
@@ -105,11 +130,8 @@ def _listed_folder(home: Home, text: str, path: Path, store: Database) -> list[L
     return [found[name] for name in sorted(found)]
 
 
-def _listed_elsewhere(home: Home, resource: Resource) -> list[Listed] | None:
-    """What a run on another machine saved, by its manifest: nothing else is fetched; None for other runs."""
-    manifest = None if resource.number is None else bring_manifest(home, resource.number)
-    if manifest is None:
-        return None
+def _saved_at(resource: Resource, manifest: Manifest) -> Contents:
+    """What a run on another machine saved at a path."""
     found: dict[str, Listed] = {}
     for entry in manifest.entries:
         path = tuple(entry.path.split("/"))
@@ -121,11 +143,11 @@ def _listed_elsewhere(home: Home, resource: Resource) -> list[Listed] | None:
         else:
             listed = Listed(path[-1], "file", entry.size_bytes)
         if not inside:
-            return [listed]
+            return Contents(False, [listed])
         found.setdefault(inside[0], listed if len(inside) == 1 else Listed(inside[0], "folder"))
     if not found and resource.parts:
         raise NotFoundError(f"{resource} does not exist", fix=shell_words("conjure", "ls", resource.owner))
-    return [found[name] for name in sorted(found)]
+    return Contents(True, [found[name] for name in sorted(found)])
 
 
 def _listed_file(path: Path) -> Listed:

@@ -1,7 +1,8 @@
 """The files of a run: listed, shown where that is safe, and given out.
 
 Main entries: `browse`, `raw`. Invariant: only what lies in the run's own folder is given out, and nothing
-that a run made is ever a page of ours: pictures are sent as pictures, all else as files to be saved.
+that a run made is ever a page of ours: pictures are sent as pictures, all else as files to be saved. Of a run
+on another machine a file is fetched when it is asked for, and no other.
 """
 
 import codecs
@@ -18,11 +19,14 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from conjure.core.files import open_regular
+from conjure.core.home import Home
 from conjure.core.text import valid_utf8
-from conjure.errors import NotFoundError
+from conjure.errors import ConjureError, NotFoundError
 from conjure.recipes.report import REPORT_FILE
-from conjure.runs.artifacts.listing import Listed, list_resource
+from conjure.runs.artifacts.listing import Listed, list_contents
 from conjure.runs.artifacts.resource_paths import resolve
+from conjure.runs.artifacts.team_transfer import bring_manifest
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.web.page_context import Site
 from conjure.web.rendering import page
 
@@ -63,26 +67,25 @@ def browse(request: Request) -> Response:
     with site.store() as store:
         record = store.get(number)
         try:
-            place = resolve(site.home, _resource(number, path), store.lookup_link)
+            is_folder, listed = list_contents(site.home, store, _resource(number, path))
         except NotFoundError:
             if path:
                 raise
             return page(
                 request, "files.html", record=record, path_parts=[], entries=None, preview=None, name=""
             )
-        listed = list_resource(site.home, store, _resource(number, path))
+        place = None if is_folder else resolve(site.home, _resource(number, path), store.lookup_link)
     parts = path.split("/") if path else []
     crumbs = [(valid_utf8(part), "/".join(parts[: index + 1])) for index, part in enumerate(parts)]
-    is_folder = place.is_dir()
     return page(
         request,
         "files.html",
         record=record,
         path_parts=crumbs,
-        entries=[_entry(path, each) for each in _folders_first(listed)] if is_folder else None,
-        preview=None if is_folder else preview(place),
+        entries=[_entry(path, each) for each in _folders_first(listed)] if place is None else None,
+        preview=None if place is None else preview(place),
         name=path,
-        size=None if is_folder else place.stat().st_size,
+        size=None if place is None else place.stat().st_size,
     )
 
 
@@ -130,7 +133,7 @@ def report(request: Request) -> Response:
     with site.store() as store:
         record = store.get(number)
     _file(site, number, REPORT_PAGE)
-    return page(request, "report.html", record=record, has_data=_has(site, number, REPORT_FILE))
+    return page(request, "report.html", record=record, has_data=saved_file(site.home, number, REPORT_FILE))
 
 
 def report_frame(request: Request) -> Response:
@@ -139,6 +142,17 @@ def report_frame(request: Request) -> Response:
     with open_regular(_file(site, number, REPORT_PAGE)) as file:
         text = file.read().decode("utf-8", errors="replace")
     return HTMLResponse(text, headers={"Content-Security-Policy": _SANDBOXED})
+
+
+def saved_file(home: Home, number: int, path: str) -> bool:
+    """Whether a run saved such a file; of one on another machine, only the list of its files is fetched."""
+    try:
+        manifest = bring_manifest(home, number)
+    except ConjureError:
+        return False  # what cannot be reached now is not offered
+    if manifest is None:
+        return (RunFolder.of(home, number).outputs / path).is_file()
+    return any(entry.path == path and entry.target is None for entry in manifest.entries)
 
 
 def preview(path: Path) -> Preview:
@@ -157,12 +171,13 @@ def preview(path: Path) -> Preview:
         return Preview("none")
     if suffix in _TABLES:
         rows = _rows(text, _TABLES[suffix])
-        if rows is not None:
+        if rows:
             return Preview("table", rows=rows[:_PREVIEW_ROWS], cut=cut or len(rows) > _PREVIEW_ROWS)
     return Preview("text", text, cut=cut)
 
 
 def _rows(text: str, delimiter: str) -> tuple[tuple[str, ...], ...] | None:
+    """The rows that have anything in them; None where it is no table."""
     try:
         return tuple(tuple(row) for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row)
     except csv.Error:
@@ -189,13 +204,6 @@ def _file(site: Site, number: int, path: str) -> Path:
     if not place.is_file():
         raise NotFoundError(f"{_resource(number, path)} is not a file")
     return place
-
-
-def _has(site: Site, number: int, path: str) -> bool:
-    try:
-        return _file(site, number, path).is_file()
-    except NotFoundError:
-        return False
 
 
 def _folders_first(listed: list[Listed]) -> list[Listed]:

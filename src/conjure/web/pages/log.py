@@ -4,7 +4,6 @@ Main entries: `window`, `find`, `download`. Invariant: no answer grows with the 
 download, which is sent as it is read.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +14,10 @@ from conjure.errors import UsageError
 from conjure.runs.telemetry.log_window import read_after, read_before, search
 from conjure.runs.telemetry.logs import LogTail, lines
 from conjure.web.page_context import Site
-from conjure.web.pages.run import line_answer, window_answer
+from conjure.web.pages.run import LONGEST_LOG_SEARCH, line_answer, log_position, window_answer
 from conjure.web.rendering import page
 
 _MOST_LINES = 1000
-_LONGEST_SEARCH = 200
 
 
 def show(request: Request) -> Response:
@@ -33,6 +31,7 @@ def show(request: Request) -> Response:
         record=record,
         log=read_before(site.folder(number).log, lines=500),
         active=not record.status.is_final,
+        longest_search=LONGEST_LOG_SEARCH,
     )
 
 
@@ -40,8 +39,8 @@ def window(request: Request) -> Response:
     """The part before or after a place, or the end."""
     log, query = _log(request), request.query_params
     if "after" in query:
-        return JSONResponse(window_answer(read_after(log, _place(query["after"]), _MOST_LINES)))
-    before = _place(query["before"]) if "before" in query else None
+        return JSONResponse(window_answer(read_after(log, log_position(query["after"]), _MOST_LINES)))
+    before = log_position(query["before"]) if "before" in query else None
     return JSONResponse(window_answer(read_before(log, before, _MOST_LINES)))
 
 
@@ -49,9 +48,9 @@ def find(request: Request) -> Response:
     """Lines that hold a text, the newest first."""
     log, query = _log(request), request.query_params
     text = query.get("text", "")
-    if not 0 < len(text) <= _LONGEST_SEARCH:
-        raise UsageError(f"text must have from 1 to {_LONGEST_SEARCH} characters; it has {len(text)}")
-    found = search(log, text, _place(query["before"]) if "before" in query else None)
+    if not 0 < len(text) <= LONGEST_LOG_SEARCH:
+        raise UsageError(f"text must have from 1 to {LONGEST_LOG_SEARCH} characters; it has {len(text)}")
+    found = search(log, text, log_position(query["before"]) if "before" in query else None)
     return JSONResponse({"lines": [line_answer(line) for line in found.lines], "before": found.before})
 
 
@@ -73,9 +72,3 @@ def _log(request: Request) -> Path:
     with site.store() as store:
         store.facts(number)  # raises where there is no such run
     return site.folder(number).log
-
-
-def _place(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,15}", text):
-        raise UsageError(f"the position must be a number of bytes, not {text!r}")
-    return int(text)

@@ -20,8 +20,10 @@ from conjure.runs.telemetry.log_window import LogWindow, Piece, read_after, read
 from conjure.runs.views import RunView, view_run
 from conjure.web.curve_data import curve_json, origin_of
 from conjure.web.page_context import Site
+from conjure.web.pages.files import saved_file
 from conjure.web.rendering import page, piece
 
+LONGEST_LOG_SEARCH = 200
 _FIRST_LINES = 300
 _READING_S = 0.4
 
@@ -44,8 +46,9 @@ def show(request: Request) -> Response:
         head_digest=_digest(head),
         metrics=[(name, view.summaries.get(name)) for name in names],
         log=read_before(folder.log, lines=_FIRST_LINES),
-        has_report=(folder.outputs / REPORT_FILE).is_file(),
+        has_report=saved_file(site.home, number, REPORT_FILE),
         usage=site.usage.look_at(view.record),
+        longest_search=LONGEST_LOG_SEARCH,
     )
 
 
@@ -64,8 +67,8 @@ def live(request: Request) -> Response:
     answer: dict[str, Any] = {"active": view.is_active}
     if query.get("head") != _digest(head):
         answer |= {"head": head, "digest": _digest(head)}
-    if query.get("log", "").isdecimal():
-        window = read_after(site.folder(number).log, int(query["log"]))
+    if "log" in query:
+        window = read_after(site.folder(number).log, log_position(query["log"]))
         answer["log"] = window_answer(window)
     seen = site.usage.look_at(view.record, _moment(query.get("usage", "")))
     if seen:
@@ -109,6 +112,17 @@ def window_answer(window: LogWindow) -> dict[str, Any]:
 def line_answer(line: Piece) -> list[Any]:
     """A line as JSON."""
     return [line.at, round(line.time, 3), line.stream, line.text, int(line.ends)]
+
+
+def log_position(text: str) -> int:
+    """A place in a log, as an address names it.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if not re.fullmatch(r"[0-9]{1,15}", text):
+        raise UsageError(f"the position must be a number of bytes, not {text!r}")
+    return int(text)
 
 
 def _asked(request: Request) -> tuple[Site, int]:

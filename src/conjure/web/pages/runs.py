@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from conjure.core.text import did_you_mean
 from conjure.errors import UsageError
-from conjure.runs.database.base import METRIC, ORDERS, PARAM, RunFilter
+from conjure.runs.database.base import METRIC, ORDERS, PARAM, Database, RunFilter
 from conjure.runs.schema.status import RunStatus
 from conjure.runs.views import RunRow, list_page
 from conjure.web.page_context import Site
@@ -23,6 +23,7 @@ from conjure.web.pages.curves import MOST_RUNS
 from conjure.web.rendering import page, piece
 
 PAGE_ROWS = 100
+_AROUND = 0
 _MOST_PARAMS = 4  # that are shown unasked
 _LONGEST_SEARCH = 500
 
@@ -154,7 +155,8 @@ def table(request: Request) -> Response:
     with site.store() as store:
         rows, total = list_page(store, query.filter)
         metrics, projects = store.metric_names(), store.project_names()
-        in_all = total if not query.is_narrowed else store.count(RunFilter(archived=query.archived))
+        in_all = _count_all(store, query, total)
+    around = _around(query, total, in_all, len(rows))
     columns = _columns(query, rows)
     cells = {row.number: _cells(row, columns) for row in rows}
     return page(
@@ -164,11 +166,10 @@ def table(request: Request) -> Response:
         columns=columns,
         rows=rows,
         cells=cells,
-        cursor=site.states.keep(_state(cells)),
+        around=around,
+        cursor=site.states.keep(_state(cells, around)),
         total=total,
         in_all=in_all,
-        pages=max(-(-total // PAGE_ROWS), 1),
-        first=(query.page - 1) * PAGE_ROWS + 1,
         choices=_choices(columns, rows, metrics),
         statuses=list(RunStatus),
         projects=projects,
@@ -183,16 +184,18 @@ def changes(request: Request) -> Response:
     query = TableQuery.of(request.query_params)
     with site.store() as store:
         rows, total = list_page(store, query.filter)
+        in_all = _count_all(store, query, total)
+    around = _around(query, total, in_all, len(rows))
     named = request.query_params.getlist("shown")
     columns = [_column(key) for key in named] if named else _columns(query, rows)
     cells = {row.number: _cells(row, columns) for row in rows}
-    state, since = _state(cells), request.query_params.get("since", "")
+    state, since = _state(cells, around), request.query_params.get("since", "")
     cursor = site.states.keep(state)
     answer: dict[str, Any] = {"cursor": cursor, "active": sum(row.is_active for row in rows)}
     if cursor != since:
         before = site.states.get(since)
         changed = {number: cells[number] for number in cells if before.get(number) != state[number]}
-        answer |= {"order": list(cells), "total": total, "changed": changed}
+        answer |= {"order": list(cells), "changed": changed, **around}
     return JSONResponse(answer)
 
 
@@ -230,8 +233,25 @@ def _cells(row: RunRow, columns: list[TableColumn]) -> list[str]:
     return [piece("cells.html", "cell", column, row, describes).strip() for column in columns]
 
 
-def _state(cells: Mapping[int, list[str]]) -> dict[int, int]:
-    return {number: hash(tuple(each)) for number, each in cells.items()}
+def _count_all(store: Database, query: TableQuery, total: int) -> int:
+    """How many runs there would be if none were left out on purpose."""
+    return store.count(RunFilter(archived=query.archived)) if query.is_narrowed else total
+
+
+def _around(query: TableQuery, total: int, in_all: int, shown: int) -> dict[str, str]:
+    """What stands around the rows: how many there are, and the ways to other pages."""
+    first, pages = query.filter.offset + 1, max(-(-total // PAGE_ROWS), 1)
+    return {
+        "heading": piece("macros.html", "table_heading", query, total, in_all),
+        "pager": piece("macros.html", "pager", query, total, first, first + shown - 1, pages).strip(),
+    }
+
+
+def _state(cells: Mapping[int, list[str]], around: Mapping[str, str]) -> dict[int, int]:
+    """How everything looks: the row of each run, and at 0, the number of none, what stands around them."""
+    return {_AROUND: hash(tuple(around.values()))} | {
+        number: hash(tuple(each)) for number, each in cells.items()
+    }
 
 
 def _choices(

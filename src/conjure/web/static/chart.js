@@ -92,15 +92,15 @@ export class Curves {
     history.replaceState(null, "", address);
   }
 
-  /** Which curves are in view, and how many points of each are known: what the poll asks more of. */
+  /** What the poll asks more of: what curves are drawn over and, of those in view, how many points are known. */
   having() {
-    const run = this.runs[0];
-    return this.figures.filter((each) => each.visible && each.data?.[run]).map((each) => `${each.index}:${each.data[run].points}`).join(",");
+    const run = this.runs[0], inView = this.figures.filter((each) => each.visible && each.data?.[run]);
+    return { x: this.settings.x, points: Object.fromEntries(inView.map((each) => [each.index, each.data[run].points])) };
   }
 
-  /** New points of the one run of this page. */
-  extend(curves) {
-    for (const [index, curve] of Object.entries(curves)) this.figures[index]?.extend(this.runs[0], curve);
+  /** New points of the one run of this page, and what they were asked by. */
+  extend(curves, { x, points }) {
+    for (const [index, curve] of Object.entries(curves)) this.figures[index]?.extend(this.runs[0], curve, { x, points: points[index] });
   }
 }
 
@@ -118,6 +118,8 @@ class Figure {
     this.plot.after(this.readout);
     this.visible = false;
     this.stale = true;
+    this.loading = false;
+    this.isBehind = false; // whether points came while curves were on their way
     this.data = null;
     this.buttons();
     this.keys();
@@ -141,7 +143,8 @@ class Figure {
   }
 
   async load() {
-    this.stale = false;
+    this.stale = this.isBehind = false;
+    this.loading = true;
     const turn = this.turn = Symbol(), { zoom } = this.curves.settings;
     clearTimeout(this.meanwhile);
     // Drawing twice takes longer than most answers: only where one is slow, what is known is shown zoomed.
@@ -158,7 +161,13 @@ class Figure {
         this.missing = missing.length;
         if (!missing.length || Object.keys(told.runs).length) this.build(); else this.say();
       }
-    } catch (error) { this.stale = true; toast(error.message); }
+    } catch (error) {
+      if (turn !== this.turn) return;
+      this.stale = true;
+      toast(error.message);
+    }
+    this.loading = false;
+    if (this.isBehind && !this.stale) this.load();
   }
 
   /** The curves of some runs; of those that the server is still reading only their numbers, as `waiting`. */
@@ -171,9 +180,12 @@ class Figure {
     return decode(await fetchBytes(`/curves.bin?${query}`));
   }
 
-  extend(run, curve) {
+  extend(run, curve, asked) {
     const known = this.data?.[run];
     if (!known) return;
+    // The points go on from what was there when they were asked for, which may be another curve by now.
+    if (this.loading) { this.isBehind = true; return; }
+    if (asked.x !== this.curves.settings.x || asked.points !== known.points) { this.load(); return; }
     known.points = curve.points;
     if (this.curves.settings.zoom) return;
     if (curve.from === 0 || this.curves.settings.smoothing || known.x.length > MOST_DRAWN) { this.load(); return; }

@@ -191,6 +191,10 @@ export class LogView {
     for (const each of this.root.querySelectorAll("[data-next], [data-previous]")) each.hidden = true;
     if (!text) { found.textContent = ""; return; }
     found.textContent = "searching…";
+    try { await this.find(text); } catch (error) { if (this.text === text) found.textContent = error.message; }
+  }
+
+  async find(text) {
     let told = await fetchJson(`/runs/${this.run}/log/search.json?text=${encodeURIComponent(text)}`);
     // A rare text in a long log: each answer goes on for a while.
     while (!told.lines.length && told.before > 0 && this.text === text) {
@@ -199,9 +203,9 @@ export class LogView {
     if (this.text !== text) return;
     this.matches = told.lines;
     this.more = told.before > 0 ? "+" : "";
-    found.textContent = told.lines.length ? `${told.lines.length}${this.more} lines` : "not found";
+    this.root.querySelector("[data-found]").textContent = told.lines.length ? `${told.lines.length}${this.more} lines` : "not found";
     for (const each of this.root.querySelectorAll("[data-next], [data-previous]")) each.hidden = !told.lines.length;
-    if (told.lines.length) this.step(1);
+    if (told.lines.length) await this.step(1);
   }
 
   /** The next older match (1) or newer one (-1). */

@@ -19,11 +19,13 @@ onKeys([
 
 if (root.hasAttribute("data-active")) {
   poll(async () => {
-    const query = new URLSearchParams({ head: digest, log: log.known, x: curves?.settings.x || "step", have: curves?.having() || "", usage: usage.last() });
+    const asked = curves?.having() || { x: "step", points: {} };
+    const have = Object.entries(asked.points).map((pair) => pair.join(":"));
+    const query = new URLSearchParams({ head: digest, log: log.known, x: asked.x, have, usage: usage.last() });
     const told = await fetchJson(`/runs/${run}/live.json?${query}`);
     if (told.head) showHead(told);
     if (told.log) log.take(told.log);
-    if (told.curves) curves?.extend(told.curves);
+    if (told.curves) curves?.extend(told.curves, asked);
     if (told.usage) usage.add(told.usage);
     if (told.metrics > known) { await newMetrics(); known = told.metrics; }
     if (told.active || (told.log && told.log.end < told.log.size)) return 500;

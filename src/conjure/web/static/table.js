@@ -150,8 +150,10 @@ function update(table, told) {
   wanted.forEach((row, place) => { if (body.children[place] !== row) body.insertBefore(row, body.children[place] ?? null); });
   while (body.childElementCount > wanted.length) body.lastElementChild.remove();
   at = marked ? wanted.indexOf(marked) : -1;
-  const total = document.querySelector("[data-total]");
-  if (total && !total.textContent.includes(" of ")) total.textContent = `${told.total.toLocaleString("en")} run${told.total === 1 ? "" : "s"}`;
+  document.querySelector("[data-total]").textContent = told.heading;
+  const pager = results.querySelector("[data-pager]"), way = pager.contains(document.activeElement) ? document.activeElement.rel : "";
+  pager.innerHTML = told.pager; // made by the server's templates, as the cells
+  if (way) pager.querySelector(`[rel=${way}]`)?.focus();
 }
 
 function newRow(table, number, cells) {
@@ -174,7 +176,9 @@ poll(async () => {
   const told = await fetchJson(`/runs.json?${query}`);
   if (table !== theTable()) return 700; // another took its place meanwhile
   if (told.order) {
-    if (table.hasAttribute("data-empty")) { if (told.order.length) location.reload(); } else update(table, told);
+    // Without rows there is another page in place of a table.
+    if (table.hasAttribute("data-empty") || !told.order.length) { await show(location.href); return 700; }
+    update(table, told);
   }
   table.dataset.cursor = told.cursor;
   return told.active ? 700 : 3000;

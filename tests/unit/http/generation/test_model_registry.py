@@ -21,9 +21,12 @@ def test_a_link_that_moves_while_it_is_looked_up_is_looked_up_again():
     def load(name, folder):
         return SimpleNamespace(name=name, folder=folder, retired=False)
 
+    async def links_version():
+        return version[0]
+
     async def ask():
         registry = ModelRegistry(
-            [ModelName("jokes", "jokes")], find=find, load=load, links_version=lambda: version[0]
+            [ModelName("jokes", "jokes")], find=find, load=load, links_version=links_version
         )
         first = asyncio.create_task(registry.get("jokes"))
         assert await asyncio.to_thread(begun.wait, 30)
