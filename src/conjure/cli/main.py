@@ -81,6 +81,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # What a command is called elsewhere.
 _ALIASES = {"hyper": "sweep"}
 
+_COMMAND_IN_TEXT = re.compile(rf"\bconjure (?=(?:{'|'.join(COMMANDS)})\b)")
+
 # What a job on a cluster's node calls: no command for people.
 INTERNAL = "supervise"
 
@@ -300,7 +302,8 @@ def _show(error: ConjureError, arguments: Sequence[str]) -> None:
         told = error.told(spell_as_typed(_command_of(arguments)[0], arguments))
         click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(told.message)}", err=True)
         if told.hint:
-            click.echo(f"{click.style('  hint:', bold=True)} {printable(told.hint)}", err=True)
+            hint = _COMMAND_IN_TEXT.sub(lambda found: with_home(found[0]), printable(told.hint))
+            click.echo(f"{click.style('  hint:', bold=True)} {hint}", err=True)
         if told.fix:
             line = with_home(printable(_command_line(told.fix, arguments)))
             click.echo(f"{click.style('  try:', bold=True)} {line}", err=True)

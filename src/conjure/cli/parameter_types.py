@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.runs.lifecycle.ownership import open_store
 
 _FORM = re.compile(r"(?:#|runs/)?(?:(?P<number>[1-9][0-9]{0,17})|last(?:~(?P<back>[0-9]{1,9}))?)/?")
@@ -27,7 +28,7 @@ class RunNumber(click.ParamType):
             return value
         match = _FORM.fullmatch(value.strip())
         if match is None:
-            self.fail(f"{value!r} is not a run number; `conjure ps` lists runs", param, ctx)
+            self.fail(f"{value!r} is not a run number; `{with_home('conjure ps')}` lists runs", param, ctx)
         return int(match["number"]) if match["number"] else last_number(int(match["back"] or 0))
 
 

@@ -11,6 +11,7 @@ from types import ModuleType
 from conjure.cli.render import MarkedLines, write_json
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.errors import StoreError
 from conjure.runs.database.base import STOP
 from conjure.runs.lifecycle.ownership import open_store
@@ -89,7 +90,7 @@ def _follow(home: Home, made: Submission, background: bool, as_json: bool, inter
         lines.say("♻️ ", f"Reusing run {number}, which is identical and complete")
         return 0
     if background:
-        lines.say("✨", f"View its output: conjure logs -f {number}")
+        lines.say("✨", f"View its output: {with_home(f'conjure logs -f {number}')}")
         return 0
     running = "Stop the run with ^C" if interrupt_stops else "Stop viewing logs with ^C"
     lines.say("✨", "Cancel the run with ^C" if made.record.waits_in_queue else running)

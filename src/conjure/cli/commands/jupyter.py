@@ -23,6 +23,7 @@ from conjure.cli.run_following import follow_submission
 from conjure.cli.run_options import run_options, run_spec
 from conjure.cli.transcript import Transcript
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.core.units import parse_duration
 from conjure.errors import UsageError
 from conjure.runs.environments.interpreter import find_current
@@ -142,7 +143,7 @@ class _Server:
         address = f"http://{_HOST}:{self.port}/lab?token={self.token}"
         transcript = Transcript()
         transcript.say("✨", f"JupyterLab: {address}")
-        transcript.say("✨", f"Save its files and end it: conjure stop {self.run}")
+        transcript.say("✨", f"Save its files and end it: {with_home(f'conjure stop {self.run}')}")
         if opens and sys.stdout.isatty():
             with contextlib.suppress(webbrowser.Error):
                 webbrowser.open(address)

@@ -13,6 +13,7 @@ from conjure.cli.parameter_types import optional_number
 from conjure.cli.render import note, visible, write_json
 from conjure.cli.transcript import details, ended, follow_run
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.core.text import plural
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.artifacts.team_transfer import bring_attempt, bring_streams
@@ -130,7 +131,7 @@ def _follow(home: Home, number: int, wanted: _Lines) -> int:
                 wanted.show(assembler.rest())
                 return 0 if event.record.ending is None else exit_status(event.record.ending)
     except KeyboardInterrupt:
-        note(f"Run {number} continues; view its log: conjure logs -f {number}")
+        note(f"Run {number} continues; view its log: {with_home(f'conjure logs -f {number}')}")
     return EXIT_DETACHED
 
 

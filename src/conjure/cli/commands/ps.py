@@ -10,6 +10,7 @@ from conjure.cli.run_cells import status_cell
 from conjure.cli.tables import Column, Row, show_table
 from conjure.cli.typed_options import is_typed
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.core.times import short_age
 from conjure.errors import UsageError
 from conjure.runs.database.base import RunFilter
@@ -103,7 +104,8 @@ def command(
     elif shown:
         show_table(*_table(shown, metric))
     if more:
-        note(f"Showing the {'newest' if metric is None else 'first'} {last}; `conjure ps -a` shows all")
+        which = "newest" if metric is None else "first"
+        note(f"Showing the {which} {last}; `{with_home('conjure ps -a')}` shows all")
     if not runs:
         note(_nothing(wanted, names))
 
@@ -166,4 +168,5 @@ def _nothing(wanted: RunFilter, metric_names: list[str]) -> str:
         return f"None of these runs has a metric {wanted.sort_metric!r}; {known}"
     if wanted.statuses or wanted.labels or wanted.projects:
         return "No runs match"
-    return 'No runs yet; start one: conjure run "echo hello"'
+    example = with_home('conjure run "echo hello"')
+    return f"No runs yet; start one: {example}"

@@ -16,6 +16,7 @@ from conjure.cli.sweeps.view import show_plots, show_sweep
 from conjure.cli.tables import Cell, Column, show_table
 from conjure.cli.typed_options import given_options
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.core.units import format_number
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.lifecycle.ownership import open_store
@@ -29,7 +30,7 @@ from conjure.sweeps.view import SweepView, look_at_sweep
 
 _ALIASES = {"bayesian": "tpe"}
 _ASK_FIRST = 10  # trials that tpe draws before it has anything to go by
-_EXAMPLE = "conjure sweep grid --param x=1,2 -- echo :x:"
+_EXAMPLE = "sweep grid --param x=1,2 -- echo :x:"
 _STATE_COLOURS = {"complete": "green", "running": "cyan", "stopped": "yellow", "failed": "red"}
 
 
@@ -189,7 +190,7 @@ def _space(texts: Iterable[str]) -> dict[str, Domain]:
 def _spec(home: Home, space: Mapping[str, Domain], options: dict[str, Any]) -> RunSpec:
     words = options["command"]
     if not words or not words[0].strip():  # any run's command is checked, but told as in `conjure run`
-        raise UsageError(f"the command is empty: write it after the options, as in `{_EXAMPLE}`")
+        raise UsageError(f"the command is empty: write it after the options, as in `conjure {_EXAMPLE}`")
     if not is_recipe(words):
         return run_spec(home, options, {})
     run = run_spec(home, {**options, "command": ("conjure",)}, {})
@@ -242,7 +243,7 @@ def ls(*, as_json: bool) -> None:
         write_json([view.listed() for view in views])
         return
     if not views:
-        note(f"No sweeps yet; start one: {_EXAMPLE}")
+        note(f"No sweeps yet; start one: {with_home(f'conjure {_EXAMPLE}')}")
         return
     columns = [
         Column("SWEEP", right=True),
