@@ -78,6 +78,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+_MOUNTS = ("mount", "mounts")  # names of the option that mounts a resource
+
 # What a command is called elsewhere.
 _ALIASES = {"hyper": "sweep"}
 
@@ -304,9 +306,9 @@ def _show(error: ConjureError, arguments: Sequence[str]) -> None:
         if told.hint:
             hint = _COMMAND_IN_TEXT.sub(lambda found: with_home(found[0]), printable(told.hint))
             click.echo(f"{click.style('  hint:', bold=True)} {hint}", err=True)
-        if told.fix:
-            line = with_home(printable(_command_line(told.fix, arguments)))
-            click.echo(f"{click.style('  try:', bold=True)} {line}", err=True)
+        line = _command_line(told.fix, arguments) if told.fix else None
+        if line is not None:
+            click.echo(f"{click.style('  try:', bold=True)} {with_home(printable(line))}", err=True)
     except OSError:  # stderr cannot be written either; the exit status still tells
         _write_no_more(sys.stderr)
 
@@ -325,19 +327,23 @@ def _command_of(arguments: Sequence[str]) -> tuple[click.Command, int]:
     return command, verbs
 
 
-def _command_line(fix: str, arguments: Sequence[str]) -> str:
+def _command_line(fix: str, arguments: Sequence[str]) -> str | None:
     """The fix as a whole command: options join the command that was typed, after what they correct.
 
-    Those of ``conjure run`` replace what they correct: what follows its options is another program's.
+    None where that command cannot be corrected so.
     """
     if not fix.startswith("-") or not arguments:
         return fix
-    if arguments[0] in _CARRIERS:
-        return _corrected(fix, arguments)
     inner = _inner_command(fix, arguments)
     if inner is not None:
-        outer = shell_words("conjure", *arguments[:inner])
-        return f"{outer} {_command_line(fix, arguments[inner + 1 :])}"
+        line = _command_line(fix, arguments[inner + 1 :])
+        return None if line is None else f"{shell_words('conjure', *arguments[:inner])} {line}"
+    name, *values = shlex.split(fix)
+    option = _options_of(_command_of(arguments)[0]).get(name)
+    if option is None:
+        return None
+    if option.name in _MOUNTS:
+        return _with_local_file(option, values[0], arguments)
     kept, rest = _without_corrected(fix, arguments)
     after = f" {shell_words(*rest)}" if rest else ""
     return f"{shell_words('conjure', *kept)} {fix}{after}"
@@ -381,13 +387,14 @@ def _without_corrected(fix: str, arguments: Sequence[str]) -> tuple[list[str], S
     return kept, arguments[place:]
 
 
-def _corrected(fix: str, arguments: Sequence[str]) -> str:
-    """The command that was typed with a local file as a mount wants it, ``./FILE``; else the fix alone."""
-    option, value = shlex.split(fix)
-    file = re.escape(value.removeprefix("./"))
-    typed = re.compile(rf"(--mount=|{re.escape(option)})?(?={file}(:.*)?\Z)", re.DOTALL)
+def _with_local_file(option: click.Option, file: str, arguments: Sequence[str]) -> str | None:
+    """The typed command with a local file as a mount wants it, ``./FILE``; None if it was not typed."""
+    typed = re.compile(rf"{re.escape(file.removeprefix('./'))}(:.*)?", re.DOTALL)
+    joined = ["", *(f"{each}=" if each.startswith("--") else each for each in option.opts)]
     for place, word in enumerate(arguments):
-        if match := typed.match(word):
-            new = f"{match[0]}./{word[match.end() :]}"
-            return shell_words("conjure", *arguments[:place], new, *arguments[place + 1 :])
-    return fix
+        names = joined[:1] if place and arguments[place - 1] in option.opts else joined[1:]
+        for name in names:
+            if word.startswith(name) and typed.fullmatch(word.removeprefix(name)):
+                new = f"{name}./{word.removeprefix(name)}"
+                return shell_words("conjure", *arguments[:place], new, *arguments[place + 1 :])
+    return None
