@@ -18,7 +18,7 @@ from typing import TextIO
 
 import click
 
-from conjure.cli.typed_options import spell_as_typed
+from conjure.cli.typed_options import command_to_execute, spell_as_typed
 from conjure.core.home_selection import OPTION, take_home_option, with_home
 from conjure.core.quoting import printable, shell_words
 from conjure.core.text import near_names
@@ -88,11 +88,13 @@ _COMMAND_IN_TEXT = re.compile(rf"\bconjure (?=(?:{'|'.join(COMMANDS)})\b)")
 # What a job on a cluster's node calls: no command for people.
 INTERNAL = "supervise"
 
-# Commands with options whose defaults can be set.
+# Commands that settings count for: their options have defaults that can be set, or they use a model.
 CONFIGURED = (
-    *("run", "jupyter", "sweep", "hyper", "serve"),
-    *("generate", "chat", "finetune", "score", "data", "demo", "export", "report", "models"),
+    *("run", "jupyter"),
+    *(f"{verb} {method}" for verb in ("sweep", "hyper") for method in ("grid", "random", "tpe", "bayesian")),
+    *("generate", "chat", "finetune", "score", "serve", "data preview", "demo", "report"),
 )
+_ARGUMENTS = f"{__name__}.arguments"  # of the command, while the options before it are read
 
 # Packages of the extras `generate` and `lm`: the run half is installed without them.
 _GENERATE_PACKAGES = {"gguf", "jinja2", "numpy", "tokenizers"}
@@ -122,6 +124,14 @@ class LazyGroup(click.Group):
         finally:
             gc.enable()
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb, its command, and its arguments, which are kept."""
+        found = super().resolve_command(ctx, args)
+        ctx.meta[_ARGUMENTS] = found[2]
+        return found
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """The verbs by section, from the table alone."""
         for section in dict.fromkeys(section for section, _ in COMMANDS.values()):
@@ -144,13 +154,14 @@ def cli(context: click.Context, *, home: str | None) -> None:
         take_home_option(
             [OPTION, home, *([context.invoked_subcommand] if context.invoked_subcommand else [])]
         )
-    if context.invoked_subcommand is None:
+    verb = context.invoked_subcommand
+    if verb is None:
         click.echo(context.get_help())
-    elif context.invoked_subcommand in CONFIGURED:
+    elif command_to_execute(context, [verb, *context.meta[_ARGUMENTS]]) in CONFIGURED:
         # What it imports would cost every other command its time.
         from conjure.cli.configured_defaults import configured_defaults
 
-        context.default_map = configured_defaults(context.invoked_subcommand)
+        context.default_map = configured_defaults(verb)
 
 
 def main(*, interrupts: bool = False) -> None:
