@@ -62,7 +62,7 @@ def command(*, port: int | None, idle_timeout: str, opens: bool, background: boo
     home = Home.from_environment()
     if options["sandbox"] and not options["network"]:
         raise UsageError("a sandbox without network cannot be reached by a browser", fix="--network")
-    for name in ("image", "apt", "distributed", "nodes"):
+    for name in ("image", "apt", "distributed", "nodes", "on"):
         if options[name] not in (None, ()):
             raise UsageError(f"conjure jupyter cannot be combined with --{name}")
     server = _Server(home, port or _free_port(), secrets.token_hex(24))
