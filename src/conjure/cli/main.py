@@ -19,7 +19,7 @@ from typing import TextIO
 import click
 
 from conjure.cli.typed_options import command_to_execute, spell_as_typed
-from conjure.core.home_selection import OPTION, take_home_option, with_home
+from conjure.core.home_selection import OPTION, split_home_option, take_home_option, with_home
 from conjure.core.quoting import printable, shell_words
 from conjure.core.text import near_names
 from conjure.errors import ConjureError, out_of_memory
@@ -185,13 +185,13 @@ def main(*, interrupts: bool = False) -> None:
 
 
 def _run(arguments: list[str], *, interrupts: bool = False) -> int:
+    # `conjure run` answers for a command of its own, so its own failures have a status apart: 125.
+    own_failure = 125 if any(verb in _CARRIERS for verb in split_home_option(arguments)[1][:1]) else None
     try:
         arguments = take_home_option(arguments)
     except ConjureError as error:
         _show(error, arguments)
-        return error.exit_status
-    # `conjure run` answers for a command of its own, so its own failures have a status apart: 125.
-    own_failure = 125 if arguments[:1] and arguments[0] in _CARRIERS else None
+        return own_failure or error.exit_status
     stdout = sys.stdout
     try:
         if interrupts:

@@ -175,6 +175,19 @@ def test_usage_is_told_in_one_form(call):
     assert call("run", "--cpus", "x", "true")[0] == 125
 
 
+@pytest.mark.parametrize(
+    ("typed", "status"),
+    [
+        ("--home nowhere run true", 125),
+        ("--home=nowhere rerun 3", 125),
+        ("--home nowhere ps", 2),
+        ("--home nowhere", 2),
+    ],
+)
+def test_a_home_that_is_not_there_is_a_failure_of_run_itself(call, typed, status):
+    assert call(*typed.split())[0] == status
+
+
 # ---- the last net ------------------------------------------------------------------------------------------
 
 
