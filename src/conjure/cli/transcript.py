@@ -266,9 +266,10 @@ class Transcript(MarkedLines):
 
     def _settled(self, entry: LogEntry) -> bytes:
         """For a file: a line that is rewritten by carriage returns comes once, in its last state."""
-        text = self._bars.pop(entry.stream, "") + entry.text
+        begun = self._bars.pop(entry.stream, "")
+        text = begun + entry.text
         if entry.escaped is not None or not _REWRITTEN.search(text):
-            return entry.content
+            return begun.encode() + entry.content
         *whole, rest = text.split("\n")
         if _REWRITTEN.search(rest):
             self._bars[entry.stream] = rest

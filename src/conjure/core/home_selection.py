@@ -1,7 +1,7 @@
 """Which home a command is for: the local one, or one of a team's that the user gave a name.
 
-Main entries: `take_home_option`, `find_home`, `find_team_home`, `with_home`. Invariant: a home is chosen by setting the
-variable that every part of conjure, and every run, finds its home by.
+Main entries: `take_home_option`, `find_home`, `find_team_home`, `with_home`. Invariant: a home is chosen by
+setting the variable that every part of conjure, and every run, finds its home by.
 """
 
 import os

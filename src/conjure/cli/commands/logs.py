@@ -90,16 +90,24 @@ class _Lines:
         return bool(self.pattern or self.timestamps or self.stderr or self.as_json or self.last is not None)
 
     def show(self, found: Iterable[LogLine]) -> None:
-        """Show those of the lines that are wanted."""
-        shown = filter(self.wants, found)
-        for line in shown if self.last is None else deque(shown, self.last):
-            self.write(line)
+        """Show those of the lines that are wanted: the last of them, if only so many are."""
+        self.write_all(found if self.last is None else deque(filter(self.wants, found), self.last))
+
+    def show_before(self, whole: Iterable[LogLine], begun: Iterable[LogLine]) -> None:
+        """Show the last lines of a log that goes on; those begun count, and are shown when they end."""
+        to_come = sum(map(self.wants, begun))
+        self.write_all(deque(whole, max(0, (self.last or 0) - to_come)))
 
     def wants(self, line: LogLine) -> bool:
         """Whether a line is among those asked for."""
         if self.stderr and line.stream == STDOUT:
             return False
         return self.pattern is None or self.pattern.search(line.text) is not None
+
+    def write_all(self, found: Iterable[LogLine]) -> None:
+        """Write those of the lines that are among those asked for, however many."""
+        for line in filter(self.wants, found):
+            self.write(line)
 
     def write(self, line: LogLine) -> None:
         """Write a line: in JSON to stdout, else to the stream it came from."""
@@ -119,16 +127,19 @@ def _follow(home: Home, number: int, wanted: _Lines) -> int:
     try:
         for event in follow(home, number):
             if isinstance(event, Printed):
-                found = filter(wanted.wants, assembler.feed(event.entry))
-                for line in found if before is None else ():
-                    wanted.write(line)
+                found = assembler.feed(event.entry)
                 if before is not None:
-                    before.extend(found)
-            elif isinstance(event, Waiting | Ended) and before is not None:
-                wanted.show(before)
+                    before.extend(filter(wanted.wants, found))
+                else:
+                    wanted.write_all(found)
+            elif isinstance(event, Waiting) and before is not None:
+                wanted.show_before(before, assembler.begun())
                 before = None
-            if isinstance(event, Ended):
-                wanted.show(assembler.rest())
+            elif isinstance(event, Ended):
+                if before is not None:
+                    wanted.show([*before, *assembler.begun()])
+                else:
+                    wanted.write_all(assembler.begun())
                 return 0 if event.record.ending is None else exit_status(event.record.ending)
     except KeyboardInterrupt:
         note(f"Run {number} continues; view its log: {with_home(f'conjure logs -f {number}')}")
