@@ -1,7 +1,7 @@
-"""Run numbers as people type them: ``12``, ``#12``, ``runs/12``, ``last`` or ``last~1``.
+"""Run numbers as people type them: ``12``, ``#12``, ``runs/12``, ``last`` or ``last~1``; other whole numbers.
 
-Main entries: `RUN_NUMBER`, a click parameter type, and `optional_number`. Invariant: a number is plain digits
-and above zero.
+Main entries: `RUN_NUMBER` and `WholeNumber`, click parameter types, and `optional_number`. Invariant: a run's
+number is plain digits and above zero; no number has more digits than a database takes.
 """
 
 import re
@@ -14,7 +14,17 @@ from conjure.core.home import Home
 from conjure.core.home_selection import with_home
 from conjure.runs.lifecycle.ownership import open_store
 
-_FORM = re.compile(r"(?:#|runs/)?(?:(?P<number>[1-9][0-9]{0,17})|last(?:~(?P<back>[0-9]{1,9}))?)/?")
+_MOST_DIGITS = 18
+_FORM = re.compile(
+    rf"(?:#|runs/)?(?:(?P<number>[1-9][0-9]{{0,{_MOST_DIGITS - 1}}})|last(?:~(?P<back>[0-9]{{1,9}}))?)/?"
+)
+
+
+class WholeNumber(click.IntRange):
+    """A whole number that is counted, or looked for in a database, which takes no larger one."""
+
+    def __init__(self, min: int) -> None:
+        super().__init__(min, 10**_MOST_DIGITS - 1)
 
 
 class RunNumber(click.ParamType):

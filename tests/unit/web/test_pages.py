@@ -191,7 +191,9 @@ class TestRun:
         }
         assert len(again.content) < 200
 
-    @pytest.mark.parametrize("query", ["have=x", "have=0:", "have=0:-1", "have=0:" + "9" * 40])
+    @pytest.mark.parametrize(
+        "query", ["have=x", "have=0:", "have=0:-1", "have=0:" + "9" * 40, "log=" + "9" * 40]
+    )
     def test_live_refuses_rubbish(self, visitor, query):
         assert visitor.get(f"/runs/8/live.json?{query}").status == 400
 

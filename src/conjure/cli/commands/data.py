@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from conjure.cli.parameter_types import WholeNumber
 from conjure.cli.reading_options import layout_of, reading_options, special_tokens_option
 
 
@@ -24,7 +25,7 @@ def command() -> None:
 @click.option(
     "-n",
     "count",
-    type=click.IntRange(min=0),
+    type=WholeNumber(min=0),
     default=5,
     metavar="N",
     show_default=True,

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import click
 
-from conjure.cli.parameter_types import optional_number
+from conjure.cli.parameter_types import WholeNumber, optional_number
 from conjure.cli.render import note, visible, write_json
 from conjure.cli.transcript import details, ended, follow_run
 from conjure.core.home import Home
@@ -28,10 +28,8 @@ from conjure.runs.telemetry.logs import STDOUT, LineAssembler, LogEntry, LogLine
 @click.command
 @optional_number
 @click.option("-f", "--follow", "following", is_flag=True, help="Follow the run until it ends.")
-@click.option(
-    "--attempt", type=click.IntRange(min=1), metavar="A", help="Show the log of an earlier attempt."
-)
-@click.option("-n", "--last", type=click.IntRange(min=0), metavar="K", help="Show only the last K lines.")
+@click.option("--attempt", type=WholeNumber(min=1), metavar="A", help="Show the log of an earlier attempt.")
+@click.option("-n", "--last", type=WholeNumber(min=0), metavar="K", help="Show only the last K lines.")
 @click.option("--timestamps", is_flag=True, help="Show the time of each line.")
 @click.option("--stderr", is_flag=True, help="Show only lines written to stderr.")
 @click.option("--grep", metavar="PATTERN", help="Show only lines that match this regular expression.")

@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from conjure.cli.parameter_types import WholeNumber
 from conjure.cli.render import note, write_json
 from conjure.cli.run_cells import status_cell
 from conjure.cli.tables import Column, Row, show_table
@@ -26,7 +27,7 @@ _STATUSES = [str(status) for status in RunStatus]
 @click.option(
     "-n",
     "--last",
-    type=click.IntRange(min=1),
+    type=WholeNumber(min=1),
     default=_SHOWN,
     show_default=True,
     metavar="K",

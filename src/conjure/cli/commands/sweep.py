@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import click
 
+from conjure.cli.parameter_types import WholeNumber
 from conjure.cli.render import note, write_json
 from conjure.cli.run_options import run_options, run_spec
 from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
@@ -39,6 +40,9 @@ class _Group(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
+
+
+_sweep_number = click.argument("number", type=WholeNumber(min=1))
 
 
 @click.group("sweep", cls=_Group)
@@ -212,7 +216,7 @@ def _show_commands(request: SweepRequest, *, as_json: bool) -> None:
 
 
 @command.command("show")
-@click.argument("number", type=int)
+@_sweep_number
 @click.option("--plot", is_flag=True, help="Plot the metric against each parameter.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(number: int, *, plot: bool, as_json: bool) -> None:
@@ -271,7 +275,7 @@ def _listed_row(view: SweepView) -> list[str | Cell]:
 
 
 @command.command("stop")
-@click.argument("number", type=int)
+@_sweep_number
 def stop(number: int) -> None:
     """Stop sweep NUMBER and its trials; their outputs are saved."""
     row, stopped = stop_sweep(Home.from_environment(), number)
@@ -279,11 +283,9 @@ def stop(number: int) -> None:
 
 
 @command.command("resume")
-@click.argument("number", type=int)
+@_sweep_number
 @click.option("--retry-failed", is_flag=True, help="Also run the failed trials again.")
-@click.option(
-    "-n", "--more", type=click.IntRange(min=1), default=None, metavar="MORE", help="Add more trials."
-)
+@click.option("-n", "--more", type=WholeNumber(min=1), default=None, metavar="MORE", help="Add more trials.")
 @click.option("-b", "--background", is_flag=True, help="Resume the sweep and return at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def resume(number: int, *, retry_failed: bool, more: int | None, background: bool, as_json: bool) -> int:
@@ -294,7 +296,7 @@ def resume(number: int, *, retry_failed: bool, more: int | None, background: boo
 
 
 @command.command("best")
-@click.argument("number", type=int)
+@_sweep_number
 @click.option("--command", "as_command", is_flag=True, help="Print the command with the best values.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def best(number: int, *, as_command: bool, as_json: bool) -> None:
@@ -316,7 +318,7 @@ def best(number: int, *, as_command: bool, as_json: bool) -> None:
 
 
 @command.command("export")
-@click.argument("number", type=int)
+@_sweep_number
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, which is the default.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects.")
 def export(number: int, *, as_csv: bool, as_json: bool) -> None:

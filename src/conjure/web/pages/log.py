@@ -4,7 +4,6 @@ Main entries: `window`, `find`, `download`. Invariant: no answer grows with the 
 download, which is sent as it is read.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from conjure.errors import UsageError
 from conjure.runs.telemetry.log_window import read_after, read_before, search
 from conjure.runs.telemetry.logs import LogTail, lines
 from conjure.web.page_context import Site
-from conjure.web.pages.run import line_answer, window_answer
+from conjure.web.pages.run import line_answer, log_offset, window_answer
 from conjure.web.rendering import page
 
 _MOST_LINES = 1000
@@ -40,8 +39,8 @@ def window(request: Request) -> Response:
     """The part before or after a place, or the end."""
     log, query = _log(request), request.query_params
     if "after" in query:
-        return JSONResponse(window_answer(read_after(log, _place(query["after"]), _MOST_LINES)))
-    before = _place(query["before"]) if "before" in query else None
+        return JSONResponse(window_answer(read_after(log, log_offset(query["after"]), _MOST_LINES)))
+    before = log_offset(query["before"]) if "before" in query else None
     return JSONResponse(window_answer(read_before(log, before, _MOST_LINES)))
 
 
@@ -51,7 +50,7 @@ def find(request: Request) -> Response:
     text = query.get("text", "")
     if not 0 < len(text) <= _LONGEST_SEARCH:
         raise UsageError(f"text must have from 1 to {_LONGEST_SEARCH} characters; it has {len(text)}")
-    found = search(log, text, _place(query["before"]) if "before" in query else None)
+    found = search(log, text, log_offset(query["before"]) if "before" in query else None)
     return JSONResponse({"lines": [line_answer(line) for line in found.lines], "before": found.before})
 
 
@@ -73,9 +72,3 @@ def _log(request: Request) -> Path:
     with site.store() as store:
         store.facts(number)  # raises where there is no such run
     return site.folder(number).log
-
-
-def _place(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,15}", text):
-        raise UsageError(f"the position must be a number of bytes, not {text!r}")
-    return int(text)

@@ -64,8 +64,8 @@ def live(request: Request) -> Response:
     answer: dict[str, Any] = {"active": view.is_active}
     if query.get("head") != _digest(head):
         answer |= {"head": head, "digest": _digest(head)}
-    if query.get("log", "").isdecimal():
-        window = read_after(site.folder(number).log, int(query["log"]))
+    if "log" in query:
+        window = read_after(site.folder(number).log, log_offset(query["log"]))
         answer["log"] = window_answer(window)
     seen = site.usage.look_at(view.record, _moment(query.get("usage", "")))
     if seen:
@@ -94,6 +94,17 @@ def code(request: Request) -> Response:
         diff=diff_against_commit(site.home, view.record),
         packages=dict(view.record.environment.packages) if view.record.environment else {},
     )
+
+
+def log_offset(text: str) -> int:
+    """A place in a log as an address tells it.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if not re.fullmatch(r"[0-9]{1,15}", text):
+        raise UsageError(f"the position must be a number of bytes, not {text!r}")
+    return int(text)
 
 
 def window_answer(window: LogWindow) -> dict[str, Any]:
