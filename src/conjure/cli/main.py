@@ -192,13 +192,14 @@ def _run(arguments: list[str], *, interrupts: bool = False) -> int:
     except ConjureError as error:
         _show(error, arguments)
         return own_failure or error.exit_status
-    stdout = sys.stdout
+    stdout, status = sys.stdout, 0
     try:
         if interrupts:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        status = _call(arguments)
+        answer = _call(arguments)
+        status = answer if isinstance(answer, int) else 0
         sys.stdout.flush()
-        return status if isinstance(status, int) else 0
+        return status
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -211,7 +212,7 @@ def _run(arguments: list[str], *, interrupts: bool = False) -> int:
         return 0  # click swaps stdout and exits when the reader (`| head`) has gone while we wrote
     except BrokenPipeError:
         _write_no_more(sys.stdout)  # the reader (`| head`) has what it wanted
-        return 0
+        return status
     except Exception as error:  # noqa: BLE001 - the last net: whatever happens, it is told in one sentence
         status = _tell(error, arguments)
         return own_failure or status

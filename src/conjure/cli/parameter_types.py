@@ -20,11 +20,24 @@ _FORM = re.compile(
 )
 
 
-class WholeNumber(click.IntRange):
-    """A whole number that is counted, or looked for in a database, which takes no larger one."""
+class WholeNumber(click.ParamType):
+    """A whole number that is counted, or looked for in a database, which takes no larger one.
 
-    def __init__(self, min: int) -> None:
-        super().__init__(min, 10**_MOST_DIGITS - 1)
+    Args:
+        least: The least that is allowed.
+    """
+
+    name = "integer"
+
+    def __init__(self, least: int) -> None:
+        self._least, self._most = least, 10**_MOST_DIGITS - 1
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number, or a usage error that says which are allowed."""
+        number = click.INT.convert(value, param, ctx)
+        if not self._least <= number <= self._most:
+            self.fail(f"{number} is not from {self._least} to {self._most:,}", param, ctx)
+        return number
 
 
 class RunNumber(click.ParamType):

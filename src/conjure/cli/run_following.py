@@ -71,8 +71,12 @@ def follow_submission(
             raise
         with interrupts_held():
             return _after_interrupt(home, announced[-1], as_json=as_json, stop=interrupt_stops)
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # as of `| head`
+        if not announced:
+            raise
+        with suppress(OSError):  # stderr may be gone with it
+            return _after_closed_output(home, announced[-1], background=background)
+        return EXIT_DETACHED
     except OSError as error:
         if not announced:
             raise
@@ -128,6 +132,18 @@ def _after_interrupt(home: Home, number: int, *, as_json: bool, stop: bool) -> i
             transcript.say("✨", f"Run {number} is stopping; its outputs are saved")
             return EXIT_DETACHED
     transcript.detached(number)
+    return EXIT_DETACHED
+
+
+def _after_closed_output(home: Home, number: int, *, background: bool) -> int:
+    """Say on stderr that a run goes on whose reader has gone; the exit status, its own if it has ended."""
+    with open_store(home) as store:
+        ending = store.get(number).ending
+    if ending is not None:
+        return exit_status(ending)
+    if background:
+        return 0
+    _following().Transcript(to_stderr=True).detached(number)
     return EXIT_DETACHED
 
 

@@ -25,7 +25,7 @@ def command() -> None:
 @click.option(
     "-n",
     "count",
-    type=WholeNumber(min=0),
+    type=WholeNumber(least=0),
     default=5,
     metavar="N",
     show_default=True,

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from conjure.cli.detaching import interrupt_detaches
 from conjure.cli.run_following import follow_submission
 from conjure.cli.run_options import run_options, run_spec
 from conjure.cli.transcript import Transcript
@@ -77,8 +78,9 @@ def command(*, port: int | None, idle_timeout: str, opens: bool, background: boo
         return made
 
     status = follow_submission(home, make, background=background, as_json=False)
-    if background and not server.announce(opens):
-        return 1
+    with interrupt_detaches(server.what_continues):
+        if background and not server.announce(opens):
+            return 1
     return status
 
 
@@ -148,6 +150,11 @@ class _Server:
             with contextlib.suppress(webbrowser.Error):
                 webbrowser.open(address)
         return True
+
+    def what_continues(self) -> list[str]:
+        """What to say to who does not wait for it."""
+        stop = with_home(f"conjure stop {self.run}")
+        return [f"Run {self.run} continues in the background; save its files and end it: {stop}"]
 
     def _answers(self) -> bool:
         """Whether it lets us in: another server at this port would not."""

@@ -9,6 +9,7 @@ from datetime import datetime
 
 import click
 
+from conjure.cli.detaching import interrupt_detaches
 from conjure.cli.parameter_types import WholeNumber, optional_number
 from conjure.cli.render import note, visible, write_json
 from conjure.cli.transcript import details, ended, follow_run
@@ -21,15 +22,15 @@ from conjure.runs.lifecycle.log_following import Ended, Printed, Waiting, follow
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.schema.status import EXIT_DETACHED, exit_status
+from conjure.runs.schema.status import exit_status
 from conjure.runs.telemetry.logs import STDOUT, LineAssembler, LogEntry, LogLine, LogTail, lines, log_is_lost
 
 
 @click.command
 @optional_number
 @click.option("-f", "--follow", "following", is_flag=True, help="Follow the run until it ends.")
-@click.option("--attempt", type=WholeNumber(min=1), metavar="A", help="Show the log of an earlier attempt.")
-@click.option("-n", "--last", type=WholeNumber(min=0), metavar="K", help="Show only the last K lines.")
+@click.option("--attempt", type=WholeNumber(least=1), metavar="A", help="Show the log of an earlier attempt.")
+@click.option("-n", "--last", type=WholeNumber(least=0), metavar="K", help="Show only the last K lines.")
 @click.option("--timestamps", is_flag=True, help="Show the time of each line.")
 @click.option("--stderr", is_flag=True, help="Show only lines written to stderr.")
 @click.option("--grep", metavar="PATTERN", help="Show only lines that match this regular expression.")
@@ -122,7 +123,8 @@ def _follow(home: Home, number: int, wanted: _Lines) -> int:
     """Show lines as they come until the run has ended, beginning with what is there."""
     assembler = LineAssembler()
     before = deque[LogLine](maxlen=wanted.last) if wanted.last is not None else None
-    try:
+    log = with_home(f"conjure logs -f {number}")
+    with interrupt_detaches(lambda: [f"Run {number} continues; view its log: {log}"]):
         for event in follow(home, number):
             if isinstance(event, Printed):
                 found = assembler.feed(event.entry)
@@ -139,9 +141,7 @@ def _follow(home: Home, number: int, wanted: _Lines) -> int:
                 else:
                     wanted.write_all(assembler.begun())
                 return 0 if event.record.ending is None else exit_status(event.record.ending)
-    except KeyboardInterrupt:
-        note(f"Run {number} continues; view its log: {with_home(f'conjure logs -f {number}')}")
-    return EXIT_DETACHED
+    raise AssertionError("a followed run ends")
 
 
 def _write_exactly(entries: Iterable[LogEntry]) -> bool:

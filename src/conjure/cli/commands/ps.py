@@ -27,7 +27,7 @@ _STATUSES = [str(status) for status in RunStatus]
 @click.option(
     "-n",
     "--last",
-    type=WholeNumber(min=1),
+    type=WholeNumber(least=1),
     default=_SHOWN,
     show_default=True,
     metavar="K",

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import click
 
+from conjure.cli.detaching import interrupt_detaches
 from conjure.cli.parameter_types import WholeNumber
 from conjure.cli.render import note, write_json
 from conjure.cli.run_options import run_options, run_spec
@@ -22,7 +23,7 @@ from conjure.core.units import format_number
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.schema.spec import RunSpec
-from conjure.sweeps.control import require_packages, resume_sweep, start_sweep, stop_sweep
+from conjure.sweeps.control import going_on, require_packages, resume_sweep, start_sweep, stop_sweep
 from conjure.sweeps.proposals import propose
 from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
 from conjure.sweeps.space import Domain, checked_trials, parse_parameter
@@ -42,7 +43,7 @@ class _Group(click.Group):
         return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
 
 
-_sweep_number = click.argument("number", type=WholeNumber(min=1))
+_sweep_number = click.argument("number", type=WholeNumber(least=1))
 
 
 @click.group("sweep", cls=_Group)
@@ -278,14 +279,26 @@ def _listed_row(view: SweepView) -> list[str | Cell]:
 @_sweep_number
 def stop(number: int) -> None:
     """Stop sweep NUMBER and its trials; their outputs are saved."""
-    row, stopped = stop_sweep(Home.from_environment(), number)
+    home = Home.from_environment()
+    with interrupt_detaches(lambda: _stopped_so_far(home, number)):
+        row, stopped = stop_sweep(home, number)
     click.echo(f"Sweep {number}: {row.state}, {stopped} of its trials stopped")
+
+
+def _stopped_so_far(home: Home, number: int) -> list[str]:
+    with open_store(home) as store:
+        row, active = store.sweep(number), going_on(store, number)
+    again = with_home(f"conjure sweep stop {number}")
+    runs = f"runs that have not ended: {', '.join(map(str, active))}" if active else "no run of it is active"
+    return [f"Sweep {number}: {row.state}; {runs}", *[f"To wait for them: {again}"] * bool(active)]
 
 
 @command.command("resume")
 @_sweep_number
 @click.option("--retry-failed", is_flag=True, help="Also run the failed trials again.")
-@click.option("-n", "--more", type=WholeNumber(min=1), default=None, metavar="MORE", help="Add more trials.")
+@click.option(
+    "-n", "--more", type=WholeNumber(least=1), default=None, metavar="MORE", help="Add more trials."
+)
 @click.option("-b", "--background", is_flag=True, help="Resume the sweep and return at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def resume(number: int, *, retry_failed: bool, more: int | None, background: bool, as_json: bool) -> int:
