@@ -8,6 +8,7 @@ import pytest
 
 import conjure.cli
 from conjure.cli.main import COMMANDS, _run
+from conjure.lm.checkpoints import pickle_conversion
 
 FOLDER = Path(conjure.cli.__file__).parent
 # `main` adds the home to what errors suggest; `crash` records what was typed.
@@ -66,3 +67,10 @@ def test_what_is_suggested_acts_on_the_home_that_was_chosen(typed, suggested, ca
     home.named("lab").create()
     _run(["--home", "lab", *typed])
     assert suggested in capsys.readouterr().err
+
+
+def test_a_folder_is_quoted_in_what_is_suggested(capsys, tmp_path, monkeypatch):
+    written = tmp_path / "my model" / "model.safetensors"
+    monkeypatch.setattr(pickle_conversion, "convert", lambda *_, **__: written)
+    assert _run(["models", "convert", "x"]) == 0
+    assert f"conjure generate --model '{written.parent}'" in capsys.readouterr().err
