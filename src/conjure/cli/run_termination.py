@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from conjure.cli.detaching import interrupt_detaches
-from conjure.cli.render import StatusLine, write_json
+from conjure.cli.render import StatusLine, interrupt_detaches, write_json
 from conjure.cli.transcript import ended
 from conjure.core.home import Home
 from conjure.runs.database.base import STOP

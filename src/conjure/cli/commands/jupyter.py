@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from conjure.cli.detaching import interrupt_detaches
+from conjure.cli.render import interrupt_detaches
 from conjure.cli.run_following import follow_submission
 from conjure.cli.run_options import run_options, run_spec
 from conjure.cli.transcript import Transcript

@@ -9,9 +9,8 @@ from datetime import datetime
 
 import click
 
-from conjure.cli.detaching import interrupt_detaches
 from conjure.cli.parameter_types import WholeNumber, optional_number
-from conjure.cli.render import note, visible, write_json
+from conjure.cli.render import interrupt_detaches, note, visible, write_json
 from conjure.cli.transcript import details, ended, follow_run
 from conjure.core.home import Home
 from conjure.core.home_selection import with_home

@@ -7,9 +7,8 @@ from typing import Any, cast
 
 import click
 
-from conjure.cli.detaching import interrupt_detaches
 from conjure.cli.parameter_types import WholeNumber
-from conjure.cli.render import note, write_json
+from conjure.cli.render import interrupt_detaches, note, write_json
 from conjure.cli.run_options import run_options, run_spec
 from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
 from conjure.cli.sweeps.following import follow_sweep

@@ -2,9 +2,8 @@
 
 import click
 
-from conjure.cli.detaching import interrupt_detaches
 from conjure.cli.parameter_types import RUN_NUMBER
-from conjure.cli.render import StatusLine, write_json
+from conjure.cli.render import StatusLine, interrupt_detaches, write_json
 from conjure.cli.transcript import details, ended
 from conjure.core.home import Home
 from conjure.core.home_selection import with_home
