@@ -207,6 +207,11 @@ class TestRm:
         assert conjure("wait", "4").returncode == 0
         assert call("rm", "runs/1")[0] == 0  # again is no error
 
+    @pytest.mark.parametrize("newest", ["last", "runs/last"])
+    def test_the_newest_run(self, call, newest) -> None:
+        status, _, err = call("rm", newest, "runs/3")
+        assert (status, err.splitlines()[0].split(" (")[0], len(err.splitlines())) == (0, "Removed runs/3", 1)
+
     def test_force(self, call) -> None:
         assert call("rm", "-f", "runs/1")[0] == 0
 
@@ -217,9 +222,22 @@ class TestRm:
             ("runs/1/data.txt", 2, "is part of runs/1, which can only be removed as a whole"),
             ("uploads/nope", 1, "uploads/nope does not exist"),
             ("runs", 2, "means all runs"),
+            (
+                "best",
+                2,
+                "best is a link to runs/1/model; only the files of a run or an upload can be removed",
+            ),
+            (
+                "best/a",
+                2,
+                "  hint: to remove those it leads to: conjure rm runs/1\n  try: conjure unlink best\n",
+            ),
+            ("runs/last/data.txt", 2, "is part of runs/3, which can only be removed as a whole"),
+            ("last~9", 1, "there is no run last~9"),
         ],
     )
     def test_refused(self, call, resource: str, status: int, words: str) -> None:
+        call("link", "best", "runs/1/model")
         done, _, err = call("rm", resource)
         assert done == status
         assert words in err

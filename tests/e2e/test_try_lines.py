@@ -87,7 +87,8 @@ def test_what_is_to_be_tried_works(here, mistake):
 def made(tmp_path_factory):
     """A home and a folder: run 1 made a file, run 2 used it, a link leads to run 1, an upload has a file."""
     root = tmp_path_factory.mktemp("made")
-    (root / "project").mkdir()
+    (root / "project" / "folder").mkdir(parents=True)
+    (root / "project" / "folder" / "data.csv").touch()
     for line in (
         "conjure run 'echo x > data.txt'",
         "conjure run -m runs/1/data.txt 'cp data.txt copy.txt'",
@@ -108,6 +109,9 @@ WITH_RUNS = [
     "conjure cp runs/2/copy.txt .",
     "conjure run -m 'my file:in.txt' true",
     "conjure run --mount='my file:./in.txt:ro' cat in.txt",
+    "conjure run -m folder true",
+    "conjure ls 'my file'",
+    "conjure rm folder",
     "conjure run -m runs/1/dta.txt true",
     "conjure info last~9",
     "conjure logs 9",

@@ -1,7 +1,7 @@
 """The options of a command as they were typed: to hand them on to the same command elsewhere, or to tell.
 
-Main entries: `given_options`, `is_typed`, `give_json_to_subcommand`, `spell_as_typed`. Invariant: an option
-left out is left out again; defaults stay defaults.
+Main entries: `given_options`, `is_typed`, `command_to_execute`, `give_json_to_subcommand`, `spell_as_typed`.
+Invariant: an option left out is left out again; defaults stay defaults.
 """
 
 from collections.abc import Sequence, Set
@@ -26,6 +26,29 @@ def given_options(context: click.Context, known: type) -> dict[str, Any]:
 def is_typed(context: click.Context, name: str) -> bool:
     """Whether an option was given on the command line, and is neither its default nor a setting."""
     return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def command_to_execute(group: click.Context, arguments: Sequence[str]) -> str | None:
+    """The command that arguments of a group name, such as ``sweep grid``; None if only help is asked for.
+
+    None as well if they cannot be read, which whoever executes the command tells.
+    """
+    verb, *rest = arguments
+    command = group.command.get_command(group, verb) if isinstance(group.command, click.Group) else None
+    if command is None:
+        return None
+    context = click.Context(command, parent=group, info_name=verb)
+    try:
+        typed, rest, _ = command.make_parser(context).parse_args(list(rest))
+    except click.UsageError:
+        return None
+    help_option = command.get_help_option(context)
+    if help_option is not None and help_option.name in typed:
+        return None
+    if not (isinstance(command, click.Group) and rest):
+        return verb
+    inner = command_to_execute(context, rest)
+    return None if inner is None else f"{verb} {inner}"
 
 
 def give_json_to_subcommand(context: click.Context) -> None:

@@ -18,8 +18,8 @@ from typing import TextIO
 
 import click
 
-from conjure.cli.explicit_options import spell_as_typed
-from conjure.core.home_selection import OPTION, take_home_option, with_home
+from conjure.cli.explicit_options import command_to_execute, spell_as_typed
+from conjure.core.home_selection import OPTION, split_home_option, take_home_option, with_home
 from conjure.core.quoting import printable, shell_words
 from conjure.core.text import near_names
 from conjure.errors import ConjureError, out_of_memory
@@ -78,17 +78,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+_MOUNTS = ("mount", "mounts")  # names of the option that mounts a resource
+
 # What a command is called elsewhere.
 _ALIASES = {"hyper": "sweep"}
+
+_COMMAND_IN_TEXT = re.compile(rf"\bconjure (?=(?:{'|'.join(COMMANDS)})\b)")
 
 # What a job on a cluster's node calls: no command for people.
 INTERNAL = "supervise"
 
-# Commands with options whose defaults can be set.
+# Commands that settings count for: their options have defaults that can be set, or they use a model.
 CONFIGURED = (
-    *("run", "jupyter", "sweep", "hyper", "serve"),
-    *("generate", "chat", "finetune", "score", "data", "demo", "export", "report", "models"),
+    *("run", "jupyter"),
+    *(f"{verb} {method}" for verb in ("sweep", "hyper") for method in ("grid", "random", "tpe", "bayesian")),
+    *("generate", "chat", "finetune", "score", "serve", "data preview", "demo", "report"),
 )
+_ARGUMENTS = f"{__name__}.arguments"  # of the command, while the options before it are read
 
 # Packages of the extras `generate` and `lm`: the run half is installed without them.
 _GENERATE_PACKAGES = {"gguf", "jinja2", "numpy", "tokenizers"}
@@ -118,6 +124,14 @@ class LazyGroup(click.Group):
         finally:
             gc.enable()
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb, its command, and its arguments, which are kept."""
+        found = super().resolve_command(ctx, args)
+        ctx.meta[_ARGUMENTS] = found[2]
+        return found
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """The verbs by section, from the table alone."""
         for section in dict.fromkeys(section for section, _ in COMMANDS.values()):
@@ -140,13 +154,14 @@ def cli(context: click.Context, *, home: str | None) -> None:
         take_home_option(
             [OPTION, home, *([context.invoked_subcommand] if context.invoked_subcommand else [])]
         )
-    if context.invoked_subcommand is None:
+    verb = context.invoked_subcommand
+    if verb is None:
         click.echo(context.get_help())
-    elif context.invoked_subcommand in CONFIGURED:
+    elif command_to_execute(context, [verb, *context.meta[_ARGUMENTS]]) in CONFIGURED:
         # What it imports would cost every other command its time.
         from conjure.cli.configured_defaults import configured_defaults
 
-        context.default_map = configured_defaults(context.invoked_subcommand)
+        context.default_map = configured_defaults(verb)
 
 
 def main(*, interrupts: bool = False) -> None:
@@ -170,20 +185,21 @@ def main(*, interrupts: bool = False) -> None:
 
 
 def _run(arguments: list[str], *, interrupts: bool = False) -> int:
+    # `conjure run` answers for a command of its own, so its own failures have a status apart: 125.
+    own_failure = 125 if any(verb in _CARRIERS for verb in split_home_option(arguments)[1][:1]) else None
     try:
         arguments = take_home_option(arguments)
     except ConjureError as error:
         _show(error, arguments)
-        return error.exit_status
-    # `conjure run` answers for a command of its own, so its own failures have a status apart: 125.
-    own_failure = 125 if arguments[:1] and arguments[0] in _CARRIERS else None
-    stdout = sys.stdout
+        return own_failure or error.exit_status
+    stdout, status = sys.stdout, 0
     try:
         if interrupts:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        status = _call(arguments)
+        answer = _call(arguments)
+        status = answer if isinstance(answer, int) else 0
         sys.stdout.flush()
-        return status if isinstance(status, int) else 0
+        return status
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -196,7 +212,7 @@ def _run(arguments: list[str], *, interrupts: bool = False) -> int:
         return 0  # click swaps stdout and exits when the reader (`| head`) has gone while we wrote
     except BrokenPipeError:
         _write_no_more(sys.stdout)  # the reader (`| head`) has what it wanted
-        return 0
+        return status
     except Exception as error:  # noqa: BLE001 - the last net: whatever happens, it is told in one sentence
         status = _tell(error, arguments)
         return own_failure or status
@@ -300,10 +316,11 @@ def _show(error: ConjureError, arguments: Sequence[str]) -> None:
         told = error.with_option_names(spell_as_typed(_command_of(arguments)[0], arguments))
         click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(told.message)}", err=True)
         if told.hint:
-            click.echo(f"{click.style('  hint:', bold=True)} {printable(told.hint)}", err=True)
-        if told.fix:
-            line = with_home(printable(_command_line(told.fix, arguments)))
-            click.echo(f"{click.style('  try:', bold=True)} {line}", err=True)
+            hint = _COMMAND_IN_TEXT.sub(lambda found: with_home(found[0]), printable(told.hint))
+            click.echo(f"{click.style('  hint:', bold=True)} {hint}", err=True)
+        line = _command_line(told.fix, arguments) if told.fix else None
+        if line is not None:
+            click.echo(f"{click.style('  try:', bold=True)} {with_home(printable(line))}", err=True)
     except OSError:  # stderr cannot be written either; the exit status still tells
         _write_no_more(sys.stderr)
 
@@ -322,19 +339,23 @@ def _command_of(arguments: Sequence[str]) -> tuple[click.Command, int]:
     return command, verbs
 
 
-def _command_line(fix: str, arguments: Sequence[str]) -> str:
+def _command_line(fix: str, arguments: Sequence[str]) -> str | None:
     """The fix as a whole command: options join the command that was typed, after what they correct.
 
-    Those of ``conjure run`` replace what they correct: what follows its options is another program's.
+    None where that command cannot be corrected so.
     """
     if not fix.startswith("-") or not arguments:
         return fix
-    if arguments[0] in _CARRIERS:
-        return _corrected(fix, arguments)
     inner = _inner_command(fix, arguments)
     if inner is not None:
-        outer = shell_words("conjure", *arguments[:inner])
-        return f"{outer} {_command_line(fix, arguments[inner + 1 :])}"
+        line = _command_line(fix, arguments[inner + 1 :])
+        return None if line is None else f"{shell_words('conjure', *arguments[:inner])} {line}"
+    name, *values = shlex.split(fix)
+    option = _options_of(_command_of(arguments)[0]).get(name)
+    if option is None:
+        return None
+    if option.name in _MOUNTS:
+        return _with_local_file(option, values[0], arguments)
     kept, rest = _without_corrected(fix, arguments)
     after = f" {shell_words(*rest)}" if rest else ""
     return f"{shell_words('conjure', *kept)} {fix}{after}"
@@ -378,13 +399,14 @@ def _without_corrected(fix: str, arguments: Sequence[str]) -> tuple[list[str], S
     return kept, arguments[place:]
 
 
-def _corrected(fix: str, arguments: Sequence[str]) -> str:
-    """The command that was typed with a local file as a mount wants it, ``./FILE``; else the fix alone."""
-    option, value = shlex.split(fix)
-    file = re.escape(value.removeprefix("./"))
-    typed = re.compile(rf"(--mount=|{re.escape(option)})?(?={file}(:.*)?\Z)", re.DOTALL)
+def _with_local_file(option: click.Option, file: str, arguments: Sequence[str]) -> str | None:
+    """The typed command with a local file as a mount wants it, ``./FILE``; None if it was not typed."""
+    typed = re.compile(rf"{re.escape(file.removeprefix('./'))}(:.*)?", re.DOTALL)
+    joined = ["", *(f"{each}=" if each.startswith("--") else each for each in option.opts)]
     for place, word in enumerate(arguments):
-        if match := typed.match(word):
-            new = f"{match[0]}./{word[match.end() :]}"
-            return shell_words("conjure", *arguments[:place], new, *arguments[place + 1 :])
-    return fix
+        names = joined[:1] if place and arguments[place - 1] in option.opts else joined[1:]
+        for name in names:
+            if word.startswith(name) and typed.fullmatch(word.removeprefix(name)):
+                new = f"{name}./{word.removeprefix(name)}"
+                return shell_words("conjure", *arguments[:place], new, *arguments[place + 1 :])
+    return None

@@ -1,7 +1,8 @@
 """Pieces of output that commands share: notes, JSON, a status line, text that is safe to show.
 
-Main entries: `note`, `remark`, `write_json`, `cut`, `StatusLine`, `MarkedLines`. Invariant: results go to
-stdout and everything else to stderr; colours, and lines that rewrite themselves, appear on a terminal only.
+Main entries: `note`, `remark`, `write_json`, `cut`, `StatusLine`, `MarkedLines`, `interrupt_detaches`.
+Invariant: results go to stdout and everything else to stderr; colours, and lines that rewrite themselves,
+appear on a terminal only.
 """
 
 import json
@@ -11,16 +12,18 @@ import shutil
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 from conjure.core.files import write_atomically
+from conjure.core.held_interrupts import interrupts_held
 from conjure.core.quoting import DIRECTION_MARKS, printable
 from conjure.errors import DataError
+from conjure.runs.schema.status import EXIT_DETACHED
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _CUT = "…"
@@ -143,6 +146,24 @@ def _json(value: Any) -> str:
 def _is_utf8() -> bool:
     """Whether stdout can write any letter."""
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+
+@contextmanager
+def interrupt_detaches(what_continues: Callable[[], Iterable[str]]) -> Iterator[None]:
+    """Have a ^C in the block end the command as detached, and say what continues.
+
+    Args:
+        what_continues: Gives the lines to say.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if on_terminal(err=True):
+            click.echo(err=True)  # the line has the terminal's ^C
+        with interrupts_held():
+            for line in what_continues():
+                note(line)
+        raise click.exceptions.Exit(EXIT_DETACHED) from None
 
 
 class MarkedLines:

@@ -1,7 +1,7 @@
-"""Run numbers as people type them: ``12``, ``#12``, ``runs/12``, ``last`` or ``last~1``.
+"""Run numbers as people type them: ``12``, ``#12``, ``runs/12``, ``last`` or ``last~1``; other whole numbers.
 
-Main entries: `RUN_NUMBER`, a click parameter type, and `optional_number`. Invariant: a number is plain digits
-and above zero.
+Main entries: `RUN_NUMBER` and `WholeNumber`, click parameter types, and `optional_number`. Invariant: a run's
+number is plain digits and above zero; no number has more digits than a database takes.
 """
 
 import re
@@ -11,9 +11,33 @@ from typing import Any
 import click
 
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.runs.lifecycle.open_store import open_store
 
-_FORM = re.compile(r"(?:#|runs/)?(?:(?P<number>[1-9][0-9]{0,17})|last(?:~(?P<back>[0-9]{1,9}))?)/?")
+_MOST_DIGITS = 18
+_FORM = re.compile(
+    rf"(?:#|runs/)?(?:(?P<number>[1-9][0-9]{{0,{_MOST_DIGITS - 1}}})|last(?:~(?P<back>[0-9]{{1,9}}))?)/?"
+)
+
+
+class WholeNumber(click.ParamType):
+    """A whole number that is counted, or looked for in a database, which takes no larger one.
+
+    Args:
+        least: The least that is allowed.
+    """
+
+    name = "integer"
+
+    def __init__(self, least: int) -> None:
+        self._least, self._most = least, 10**_MOST_DIGITS - 1
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number, or a usage error that says which are allowed."""
+        number = click.INT.convert(value, param, ctx)
+        if not self._least <= number <= self._most:
+            self.fail(f"{number} is not from {self._least} to {self._most:,}", param, ctx)
+        return number
 
 
 class RunNumber(click.ParamType):
@@ -27,7 +51,7 @@ class RunNumber(click.ParamType):
             return value
         match = _FORM.fullmatch(value.strip())
         if match is None:
-            self.fail(f"{value!r} is not a run number; `conjure ps` lists runs", param, ctx)
+            self.fail(f"{value!r} is not a run number; `{with_home('conjure ps')}` lists runs", param, ctx)
         return int(match["number"]) if match["number"] else last_number(int(match["back"] or 0))
 
 

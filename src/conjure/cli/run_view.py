@@ -16,6 +16,7 @@ import click
 from conjure.cli.render import MarkedLines, cut, terminal_width, visible
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.core.units import format_duration, format_size
 from conjure.recipes.report import learned_nothing
 from conjure.runs.database.base import KILL, STOP
@@ -133,18 +134,18 @@ class _Interrupts:
             yield self._requests.pop(0)
 
 
-_INTERRUPT_NOTES = {
-    STOP: "Stopping and saving; press ^C again to abort",
-    KILL: "Aborting; `conjure recover {number}` can save its files",
-}
-
-
 def _pass_on(interrupts: Iterable[str], home: Home, number: int, view: "RunView") -> None:
     """Ask the run to end for each ^C that came, and say so."""
     for request in interrupts:
         with open_store(home) as store:
             request_end(store, number, request)
-        view.say("✨", _INTERRUPT_NOTES[request].format(number=number))
+        view.say("✨", _interrupt_note(request, number))
+
+
+def _interrupt_note(request: str, number: int) -> str:
+    if request == STOP:
+        return "Stopping and saving; press ^C again to abort"
+    return f"Aborting; `{with_home(f'conjure recover {number}')}` can save its files"
 
 
 class RunView(MarkedLines):
@@ -183,9 +184,9 @@ class RunView(MarkedLines):
         if self._on_terminal:
             click.echo()
         self.say("✨", f"Run {number} continues in the background.")
-        self.say("✨", f"View its log:              conjure logs -f {number}")
-        self.say("✨", f"Stop and save outputs:     conjure stop {number}")
-        self.say("✨", f"Kill without saving:       conjure kill {number}")
+        self.say("✨", f"View its log:              {with_home(f'conjure logs -f {number}')}")
+        self.say("✨", f"Stop and save outputs:     {with_home(f'conjure stop {number}')}")
+        self.say("✨", f"Kill without saving:       {with_home(f'conjure kill {number}')}")
 
     def cancelled(self, record: RunRecord) -> None:
         """The user has ended the run before it started."""
@@ -265,9 +266,10 @@ class RunView(MarkedLines):
 
     def _settled(self, entry: LogEntry) -> bytes:
         """For a file: a line that is rewritten by carriage returns comes once, in its last state."""
-        text = self._bars.pop(entry.stream, "") + entry.text
+        begun = self._bars.pop(entry.stream, "")
+        text = begun + entry.text
         if entry.escaped is not None or not _REWRITTEN.search(text):
-            return entry.content
+            return begun.encode() + entry.content
         *whole, rest = text.split("\n")
         if _REWRITTEN.search(rest):
             self._bars[entry.stream] = rest
@@ -357,10 +359,10 @@ def hints(record: RunRecord) -> list[str]:
     if status is RunStatus.FAILED:
         is_killed = ending is not None and ending.reason is EndReason.SIGNALLED
         killed = is_killed and record.spec.kind == "finetune"  # which says so itself if it can
-        return [
-            f"Log: conjure logs {number}   Details: conjure info {number}",
-            *[f"To resume: conjure finetune --resume runs/{number}"] * killed,
-        ]
+        log, details = with_home(f"conjure logs {number}"), with_home(f"conjure info {number}")
+        resume = with_home(f"conjure finetune --resume runs/{number}")
+        return [f"Log: {log}   Details: {details}", *[f"To resume: {resume}"] * killed]
     if status in (RunStatus.KILLED, RunStatus.INTERRUPTED) and RunStatus.RUNNING in record.facts.entered:
-        return [f"Its working folder is kept; save its outputs: conjure recover {number}"]
+        recover = with_home(f"conjure recover {number}")
+        return [f"Its working folder is kept; save its outputs: {recover}"]
     return []

@@ -11,6 +11,7 @@ from types import ModuleType
 from conjure.cli.render import MarkedLines, write_json
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.errors import StoreError
 from conjure.runs.database.base import STOP
 from conjure.runs.lifecycle.open_store import open_store
@@ -70,8 +71,12 @@ def follow_submission(
             raise
         with interrupts_held():
             return _after_interrupt(home, announced[-1], as_json=as_json, stop=interrupt_stops)
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # as of `| head`
+        if not announced:
+            raise
+        with suppress(OSError):  # stderr may be gone with it
+            return _after_closed_output(home, announced[-1], background=background)
+        return EXIT_DETACHED
     except OSError as error:
         if not announced:
             raise
@@ -89,7 +94,7 @@ def _follow(home: Home, made: Submission, background: bool, as_json: bool, inter
         lines.say("♻️ ", f"Reusing run {number}, which is identical and complete")
         return 0
     if background:
-        lines.say("✨", f"View its output: conjure logs -f {number}")
+        lines.say("✨", f"View its output: {with_home(f'conjure logs -f {number}')}")
         return 0
     running = "Stop the run with ^C" if interrupt_stops else "Stop viewing logs with ^C"
     lines.say("✨", "Cancel the run with ^C" if made.record.waits_in_queue else running)
@@ -127,6 +132,18 @@ def _after_interrupt(home: Home, number: int, *, as_json: bool, stop: bool) -> i
             view.say("✨", f"Run {number} is stopping; its outputs are saved")
             return EXIT_DETACHED
     view.detached(number)
+    return EXIT_DETACHED
+
+
+def _after_closed_output(home: Home, number: int, *, background: bool) -> int:
+    """Say on stderr that a run goes on whose reader has gone; the exit status, its own if it has ended."""
+    with open_store(home) as store:
+        ending = store.get(number).ending
+    if ending is not None:
+        return exit_status(ending)
+    if background:
+        return 0
+    _following().RunView(to_stderr=True).detached(number)
     return EXIT_DETACHED
 
 

@@ -1,7 +1,7 @@
 """Which home a command is for: the local one, or one of a team's that the user gave a name.
 
-Main entries: `take_home_option`, `find_home`, `find_team_home`. Invariant: a home is chosen by setting the
-variable that every part of conjure, and every run, finds its home by.
+Main entries: `take_home_option`, `find_home`, `find_team_home`, `with_home`. Invariant: a home is chosen by
+setting the variable that every part of conjure, and every run, finds its home by.
 """
 
 import os
@@ -25,16 +25,21 @@ def take_home_option(arguments: Sequence[str]) -> list[str]:
     Raises:
         UsageError: There is no such home.
     """
+    name, rest = split_home_option(arguments)
+    if name is not None:
+        home = find_home(name, may_be_new=rest[:1] == [_MAKES_HOMES])
+        os.environ[HOME_VARIABLE] = str(home.root)
+    return rest
+
+
+def split_home_option(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The name that ``--home`` before the command gives, None without it; and the other arguments."""
     first, *rest = arguments or [""]
     if first == OPTION and rest:
-        name, *rest = rest
-    elif first.startswith(f"{OPTION}="):
-        name = first.partition("=")[2]
-    else:
-        return list(arguments)
-    home = find_home(name, may_be_new=rest[:1] == [_MAKES_HOMES])
-    os.environ[HOME_VARIABLE] = str(home.root)
-    return rest
+        return rest[0], rest[1:]
+    if first.startswith(f"{OPTION}="):
+        return first.partition("=")[2], rest
+    return None, list(arguments)
 
 
 def find_home(name: str, *, may_be_new: bool = False) -> Home:

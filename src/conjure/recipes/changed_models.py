@@ -44,7 +44,8 @@ def changed_models(home: Home, record: RunRecord) -> Iterator[ChangedModel]:
     Not looked at: models out of runs and uploads, which stay as they are; models with an adapter, which
     knows its own base; and those of other machines.
     """
-    if record.spec.on is not None or any(word.startswith("--adapter=") for word in record.spec.command):
+    words = record.spec.filled_command
+    if record.spec.on is not None or any(word.startswith("--adapter=") for word in words):
         return
     tuned = RunFolder.of(home, record.number).outputs / CHECKPOINT_OUTPUT
     for used in used_models(home, record):

@@ -69,7 +69,7 @@ def _trainings(home: Home, store: Database, number: int) -> tuple[Training, ...]
             " trained on, is damaged",
             fix=f"conjure verify {number}",
         )
-    command = record.spec.command
+    command = record.spec.filled_command
     data = command[2 : command.index("--model")]
     validation = settings.get("validation")
     training = Training(

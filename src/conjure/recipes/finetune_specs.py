@@ -1,7 +1,8 @@
 """A fine-tune as a run.
 
 Main entries: `finetune_spec`, `resumed_spec`. Invariant: `resumed_spec` repeats the earlier run's command
-word for word, but for how many processes and nodes there are; only then can training go on from its state.
+word for word, its params filled in, but for how many processes and nodes there are; only then can training go
+on from its state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, resolve_resource
 from conjure.recipes.run_specs import InputMounts, conjure_command_spec, with_set_precision
 from conjure.runs.artifacts.resource_paths import parse
 from conjure.runs.lifecycle.open_store import open_store
-from conjure.runs.schema.spec import Mount, RunSpec
+from conjure.runs.schema.spec import Mount, RunSpec, part_in_words, split_withheld
 
 _BESIDE = (".training", ".adapter")  # of the folders that a fine-tune writes beside the checkpoint
 _STATE = f"{CHECKPOINT_OUTPUT}.training"  # as conjure.lm.training.state names it beside the checkpoint
@@ -92,9 +93,11 @@ def resumed_spec(
         record = store.get(number)
     if record.spec.kind != "finetune":
         raise UsageError(f"run {number} is not a fine-tune but `{record.spec.command_text}`")
-    if "command" in (record.spec.withheld or ()):
+    _, secret = split_withheld(record.spec.withheld or ())
+    if secret:
         raise UsageError(
-            f"run {number} has a secret in its command, and secrets are not stored; it cannot be resumed",
+            f"run {number} has a secret in {part_in_words(secret[0])}, and secrets are not stored;"
+            " it cannot be resumed",
             hint="conjure finetune, with the same data and options",
         )
     state = resolve_resource(home, f"runs/{number}")
@@ -109,7 +112,7 @@ def resumed_spec(
         if mount.target not in _OUTPUTS
     ]
     parts = [Mount(f"runs/{number}/{part}", part) for part in _OUTPUTS if (state / part).is_dir()]
-    words = [word for word in record.spec.command[2:] if word != _RESUME]
+    words = [word for word in record.spec.filled_command[2:] if word != _RESUME]
     if distributed is None:
         distributed = record.spec.distributed
         nodes = nodes if nodes is not None else record.spec.nodes

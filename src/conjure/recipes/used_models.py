@@ -45,7 +45,7 @@ class UsedModel:
 
 def named_models(record: RunRecord) -> list[str]:
     """The models in the command of a recorded ``generate``, ``score`` or ``finetune``; none of other runs."""
-    words = list(record.spec.command) if record.spec.kind in _READERS else []
+    words = list(record.spec.filled_command) if record.spec.kind in _READERS else []
     for place, word in enumerate(words):
         if word == "--":
             break
@@ -67,7 +67,7 @@ def used_models(home: Home, record: RunRecord) -> list[UsedModel]:
         noted = []
     resources = {mount.target: mount.resource for mount in record.mounts}
     unknown = [(None, None)] * (len(names) - len(noted))
-    adapter = next((word for word in record.spec.command if word.startswith(_ADAPTER)), "")
+    adapter = next((word for word in record.spec.filled_command if word.startswith(_ADAPTER)), "")
     merged = adapter.removeprefix(_ADAPTER)
     suffix = f" with {resources.get(merged, merged)}" if merged else ""
     return [

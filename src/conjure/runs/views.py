@@ -12,6 +12,7 @@ from enum import StrEnum
 from signal import strsignal
 from typing import Any
 
+from conjure.core.home_selection import with_home
 from conjure.core.text import local_address, plural, to_iso, valid_utf8
 from conjure.core.times import format_age, moment
 from conjure.core.units import format_duration, format_number, format_size
@@ -510,7 +511,7 @@ def output_facts(record: RunRecord) -> Iterator[Fact]:
         yield Fact("outputs", f"{count}, since removed")
     elif outputs.files:
         recovered = ", recovered after its end" if outputs.recovered else ""
-        yield Fact("outputs", f"{count}{recovered} (conjure ls runs/{record.number})")
+        yield Fact("outputs", f"{count}{recovered} ({with_home(f'conjure ls runs/{record.number}')})")
     else:
         yield Fact("outputs", "no new files")
 

@@ -24,7 +24,7 @@ from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.stop_requests import end_runs
 from conjure.runs.lifecycle.submission import refuse_own_folder, refuse_unfit
 from conjure.runs.schema.spec import RunSpec, split_withheld
-from conjure.sweeps.request import SweepRequest
+from conjure.sweeps.request import MOST_TRIALS, SweepRequest
 
 _PRIVATE = 0o700
 _ATTEMPTS, _BETWEEN_S = 5, 0.02
@@ -83,6 +83,8 @@ def resume_sweep(home: Home, number: int, *, retry_failed: bool = False, more: i
             raise UsageError(f"sweep {number} is a grid with {sweep.trials} trials; no more can be added")
         if has_driver(home, number) and (sweep.state is SweepState.RUNNING or not _leaves(home, number)):
             raise ConflictError(f"sweep {number} is already running", fix=f"conjure sweep show {number}")
+        if more > MOST_TRIALS:
+            raise UsageError(f"{option('more')} must be from 1 to {MOST_TRIALS:,}, not {more}")
         request = replace(request, spec=_with_secrets(number, request.spec))
         refuse_changed_models(home, number, [store.get(trial.run) for trial in store.trials(number)])
         trials = sweep.trials + more * request.seeds

@@ -22,7 +22,7 @@ Pruner = Literal["median", "asha"]
 
 SEED_PARAMETER = "seed"
 _LATE_METRICS = {"held_out_loss": "eval_loss"}  # one that comes at the end only -> what shows it on the way
-_MOST_TRIALS = 100_000
+MOST_TRIALS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ class SweepRequest:
         if self.method != "grid" and self.cells is None:
             faults.append(f"{self.method} needs the number of trials, as in {option('trials', 20)}")
         for name, value in (("trials", self.cells), ("seeds", self.seeds), ("parallel", self.parallel)):
-            if value is not None and not 1 <= value <= _MOST_TRIALS:
-                faults.append(f"{option(name)} must be from 1 to {_MOST_TRIALS:,}, not {value}")
+            if value is not None and not 1 <= value <= MOST_TRIALS:
+                faults.append(f"{option(name)} must be from 1 to {MOST_TRIALS:,}, not {value}")
         if self.time_limit_s is not None and not self.time_limit_s > 0:
             faults.append(f"{option('time_limit')} must be above 0")
         return faults

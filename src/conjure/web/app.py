@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from conjure.core.home_selection import with_home
 from conjure.errors import ConjureError, NotFoundError
 from conjure.http.access_control import AccessRules
 from conjure.http.application import application
@@ -144,7 +145,8 @@ def _refusal(scope: Scope, app: Starlette) -> Response:
         return error_response(HttpError(401, words, code="no_token"))
     request = Request({**scope, "app": app})
     hint = "open the address that `conjure web` printed in the terminal; it has the token"
-    return page(request, "error.html", status_code=401, words=words, hint=hint, fix="conjure web", nav=False)
+    fix = with_home("conjure web")
+    return page(request, "error.html", status_code=401, words=words, hint=hint, fix=fix, nav=False)
 
 
 async def _static(request: Request) -> Response:
@@ -173,5 +175,5 @@ async def _error_page(request: Request, error: Exception) -> Response:
     if request.url.path.endswith(_ANSWERS) or request.method not in ("GET", "HEAD"):
         plain = HttpError(told.status, words, code=told.code, param=told.param, headers=told.headers)
         return error_response(plain)
-    fix = getattr(error, "fix", None)
+    fix = with_home(getattr(error, "fix", None) or "") or None
     return page(request, "error.html", status_code=told.status, words=words, hint=hint, fix=fix, nav=True)

@@ -289,6 +289,20 @@ def test_a_run_whose_transcript_cannot_be_written_is_a_run(home, place):
 
 
 @pytest.mark.usefixtures("variables")
+def test_a_run_whose_reader_has_gone_continues(client):
+    piped = "| head -1; echo ${PIPESTATUS[0]}"
+    done = shell(f"{CONJURE} run 'while [ ! -e go ]; do echo tick; sleep 0.1; done' {piped}")
+    run = client.get(1)
+    assert not run.record.status.is_final
+    assert done.stdout.splitlines()[1:] == ["130"]
+    assert "Run 1 continues in the background." in done.stderr
+    assert "conjure logs -f 1" in done.stderr
+    run.stop()
+    assert shell(f"{CONJURE} run -b 'exec sleep {nap(93000)}' {piped}").stdout.splitlines()[1:] == ["0"]
+    client.get(2).kill()
+
+
+@pytest.mark.usefixtures("variables")
 @pytest.mark.parametrize("place", ["> /dev/full", ">&-"])
 def test_output_that_cannot_be_written_is_one_sentence_and_a_status(client, place):
     client.run("echo hello").wait(check=True)

@@ -5,15 +5,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from conjure.cli import run_view
-from conjure.cli.commands import stats
+from conjure.cli import run_termination, run_view
+from conjure.cli.commands import jupyter, stats, sweep, wait
 from conjure.cli.main import _run
 from conjure.core.stop_signals import stopping_in_order
 from conjure.runs.database.base import KILL, STOP
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.lifecycle.log_following import Ended, Event, Waiting
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
-from support.casting import add_run, advance
+from support.casting import add_run, advance, finish
+from support.sweeps import grid
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +71,54 @@ def test_following_the_use_of_a_run_ends_as_interrupted(store, monkeypatch):
 
     monkeypatch.setattr(stats, "_looks", interrupted)
     assert _run(["stats", "-f", str(add_run(store).number)]) == 130
+
+
+def interrupted(*_arguments, **_options):
+    raise KeyboardInterrupt
+
+
+def test_who_waits_for_a_run_is_told_that_it_continues(store, monkeypatch, capsys):
+    add_run(store)
+    monkeypatch.setattr(wait, "follow", interrupted)
+    assert _run(["wait", "1"]) == 130
+    assert capsys.readouterr().err == "Run 1 continues; view its log: conjure logs -f 1\n"
+
+
+@pytest.mark.parametrize("verb", ["stop", "kill"])
+def test_who_ends_runs_is_told_what_has_become_of_each(store, monkeypatch, capsys, verb):
+    for _ in range(3):
+        add_run(store)
+    finish(store, 1, Ending(EndReason.COMPLETED, 0))
+
+    def asked_one(_home, _numbers, what, **_options):
+        store.request_end(2, what)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_termination, "end_runs", asked_one)
+    assert _run([verb, "1", "2", "3"]) == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "Run 1 complete",
+        "Run 2 was asked to end, and has not ended yet",
+        "Run 3 continues; it was not asked to end",
+    ]
+
+
+def test_who_stops_a_sweep_is_told_what_has_become_of_it(store, monkeypatch, capsys):
+    store.create_sweep(grid(2).to_dict(), trials=2, parallel=1, rung_metric=None)
+    monkeypatch.setattr(sweep, "stop_sweep", interrupted)
+    assert _run(["sweep", "stop", "1"]) == 130
+    assert capsys.readouterr().err == "Sweep 1: running; no run of it is active\n"
+    monkeypatch.setattr(sweep, "going_on", lambda *_: [7, 8])
+    assert _run(["sweep", "stop", "1"]) == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "Sweep 1: running; runs that have not ended: 7, 8",
+        "To wait for them: conjure sweep stop 1",
+    ]
+
+
+def test_who_waits_for_jupyterlab_is_told_that_it_continues(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jupyter, "follow_submission", lambda *_, **__: 0)
+    monkeypatch.setattr(jupyter._Server, "announce", interrupted)
+    assert _run(["jupyter", "-b"]) == 130
+    assert "continues in the background; save its files and end it: conjure stop " in capsys.readouterr().err

@@ -34,8 +34,10 @@ def test_a_sandbox_without_network_is_refused_in_one_sentence(capsys, options):
     assert "conjure jupyter --sandbox --network" in said
 
 
-@pytest.mark.parametrize("words", [("--image", "localhost/x:1"), ("--apt", "tree")])
-def test_what_needs_a_container_is_refused_in_one_sentence(capsys, options, words):
+@pytest.mark.parametrize(
+    "words", [("--image", "localhost/x:1"), ("--apt", "tree"), ("--on", "gpu"), ("--distributed", "2")]
+)
+def test_what_no_browser_here_could_reach_is_refused_in_one_sentence(capsys, options, words):
     assert _run(["jupyter", *words]) == 2
     assert capsys.readouterr().err == f"error: conjure jupyter cannot be combined with {words[0]}\n"
 

@@ -140,9 +140,52 @@ def test_a_fix_takes_the_place_of_what_it_corrects(typed, fix, line):
     assert _command_line(fix, typed.split()) == line
 
 
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("run -m a.csv:in -- cat a.csv", "conjure run -m ./a.csv:in -- cat a.csv"),
+        ("run --label a.csv --mount=a.csv true", "conjure run --label a.csv --mount=./a.csv true"),
+        ("run -ma.csv true", "conjure run -m./a.csv true"),
+        ("jupyter -m b -m a.csv", "conjure jupyter -m b -m ./a.csv"),
+        ("sweep grid -m a.csv a.csv", "conjure sweep grid -m ./a.csv a.csv"),
+        (
+            "serve --predictor p.py --save --mount a.csv",
+            "conjure serve --predictor p.py --save --mount ./a.csv",
+        ),
+        ("run cat a.csv", None),  # its mount stands in a setting
+        ("ls a.csv", None),
+        ("rerun 3", None),
+    ],
+)
+def test_a_mount_of_a_local_file_is_corrected_where_it_was_typed(typed, line):
+    option = "--mount" if "--mount" in typed else "-m"
+    assert _command_line(f"{option} ./a.csv", typed.split()) == line
+
+
+def test_an_option_that_a_command_does_not_have_is_not_suggested(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "src").mkdir()
+    message = "there is no resource 'src': 'src' is neither runs, uploads nor a link"
+    hint = "to make the local one an upload: conjure upload ./src"
+    assert call("ls", "src") == (1, "", f"error: {message}\n  hint: {hint}\n  try: conjure ls\n")
+
+
 def test_usage_is_told_in_one_form(call):
     assert call("stop") == (2, "", "error: missing argument 'NUMBER...'\n  try: conjure stop --help\n")
     assert call("run", "--cpus", "x", "true")[0] == 125
+
+
+@pytest.mark.parametrize(
+    ("typed", "status"),
+    [
+        ("--home nowhere run true", 125),
+        ("--home=nowhere rerun 3", 125),
+        ("--home nowhere ps", 2),
+        ("--home nowhere", 2),
+    ],
+)
+def test_a_home_that_is_not_there_is_a_failure_of_run_itself(call, typed, status):
+    assert call(*typed.split())[0] == status
 
 
 # ---- the last net ------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from conjure.cli.commands import stats
 from conjure.cli.render import MarkedLines, StatusLine, note, visible, write_json, write_json_text
 from conjure.cli.run_view import RunView
 from conjure.cli.tables import Cell
-from conjure.runs.lifecycle.log_following import Entered, Queued, Waiting
+from conjure.runs.lifecycle.log_following import Entered, Printed, Queued, Waiting
 from conjure.runs.schema.status import RunStatus
+from conjure.runs.telemetry.logs import STDOUT, LogEntry
 
 
 @pytest.fixture
@@ -59,6 +60,26 @@ def test_what_a_run_waits_for_fits_the_terminal(monkeypatch, capsys):
     shown = click.unstyle(capsys.readouterr().out.rpartition("\r\x1b[2K")[2])
     assert len(shown) == 29
     assert shown.endswith("Queued… waiting for 2 more…")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "shown"),
+    [
+        (["50%\r", "\n"], b"50%\r\n"),
+        (["50%\r", "\nnext\n"], b"50%\r\nnext\n"),
+        (["50%\r", "90%\r", "\n"], b"90%\n"),
+        (["1%\r50%", "\r99%\ndone\n"], b"99%\ndone\n"),
+        (["50%\r", "caf\\xe9\n"], b"50%\rcaf\xe9\n"),
+        (["50%\r"], b"50%\n"),
+    ],
+)
+def test_a_file_gets_every_line_that_was_rewritten(pieces, shown, capsysbinary):
+    view = RunView()
+    for text in pieces:
+        escaped = text if "\\x" in text else None
+        view.show(Printed(LogEntry(0.0, STDOUT, text, escaped)))
+    view.say("*", "end")
+    assert capsysbinary.readouterr().out == shown + b"* end\n"
 
 
 def test_facts_that_are_rewritten_fit_the_terminal(monkeypatch):

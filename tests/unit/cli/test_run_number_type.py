@@ -1,8 +1,9 @@
 """Run numbers as people type them."""
 
+import click
 import pytest
 
-from conjure.cli.main import _run
+from conjure.cli.main import _run, cli
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.artifacts.resource_paths import check_link_name, parse, pin
@@ -74,3 +75,34 @@ def test_resources_of_the_last_run(home):
 def test_no_link_takes_such_a_name(name):
     with pytest.raises(UsageError, match="cannot be the name of a link"):
         check_link_name(name)
+
+
+def commands(group, path=()):
+    """Every command and group, with its words."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+
+
+def test_no_number_is_larger_than_what_it_is_given_to_takes():
+    for path, command in commands(cli):
+        for parameter in command.params:
+            has_no_end = isinstance(parameter.type, click.IntRange) and parameter.type.max is None
+            is_argument = isinstance(parameter, click.Argument) and parameter.type is click.INT
+            unbounded = has_no_end or is_argument  # values of other options are checked where they are used
+            assert not unbounded, f"{' '.join(path)} {parameter.name}: give it a WholeNumber"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f"sweep {verb} N" for verb in ("show", "stop", "resume", "best", "export")),
+        *("sweep resume 1 -n N", "ps -n N", "logs 1 -n N", "logs 1 -f -n N", "logs 1 --attempt N"),
+    ],
+)
+def test_a_number_that_is_too_large_is_refused(home, capsys, line):
+    assert _run([word.replace("N", "9" * 19) for word in line.split()]) == 2
+    assert "is not from " in capsys.readouterr().err

@@ -311,6 +311,12 @@ def test_a_recorded_finetune_names_its_inputs_as_they_were_given(tmp_path):
     )
 
 
+def test_a_trial_of_a_sweep_is_saved_with_its_values(tmp_path):
+    words = ("conjure", "finetune", "a.txt", "--model", "sprite", "--learning-rate=:learning-rate:")
+    spec = RunSpec(words, tmp_path, kind="finetune", params={"learning-rate": "0.001"})
+    assert values_of_run(record(spec))[1] == {"data": ("a.txt",), "model": "sprite", "learning-rate": "0.001"}
+
+
 def test_a_recorded_generate_saves_its_samples_again(tmp_path):
     words = ("conjure", "generate", "--model", "sprite", "--seed=3", "--output", "samples.json", "--", "Hi")
     spec = RunSpec(words, tmp_path, kind="generate", description="mine")

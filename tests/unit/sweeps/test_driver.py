@@ -5,14 +5,16 @@ import time
 
 import pytest
 
-from conjure.errors import StoreError
+from conjure.errors import StoreError, UsageError
 from conjure.runs.database.base import PRUNE
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.database.sweep_rows import SweepState, TrialRow
 from conjure.runs.schema.status import RunProgress
 from conjure.sweeps import driver
+from conjure.sweeps.control import resume_sweep
 from conjure.sweeps.driver import Driver
-from support.sweeps import grid
+from conjure.sweeps.space import Choice
+from support.sweeps import grid, searched
 
 
 class Idle:
@@ -63,6 +65,13 @@ def test_a_database_that_is_away_for_a_moment_ends_no_driver(start, store, monke
     driven.run()
     assert store.sweep(1).state is SweepState.STOPPED
     assert len(away.asked) > 1
+
+
+def test_no_more_trials_are_added_than_a_sweep_may_begin_with(home, store):
+    request = searched({"x": Choice(("1", "2"))}, cells=1)
+    number = store.create_sweep(request.to_dict(), trials=1, parallel=1, rung_metric=None)
+    with pytest.raises(UsageError, match="more must be from 1 to 100,000, not 100001"):
+        resume_sweep(home, number, more=100_001)
 
 
 def test_a_wish_to_prune_that_could_not_be_written_is_written_later(start, store, monkeypatch):

@@ -8,7 +8,12 @@ from typing import Any
 
 import click
 
-from conjure.cli.data_format_options import data_format_options, layout_of, special_tokens_option
+from conjure.cli.data_format_options import (
+    data_format_options,
+    layout_of,
+    special_tokens_option,
+)
+from conjure.cli.run_number_type import WholeNumber
 
 
 @click.group("data")
@@ -24,7 +29,7 @@ def command() -> None:
 @click.option(
     "-n",
     "count",
-    type=click.IntRange(min=0),
+    type=WholeNumber(least=0),
     default=5,
     metavar="N",
     show_default=True,

@@ -11,6 +11,7 @@ import click
 
 from conjure.cli.run_view import RunView, follow_run
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.core.units import format_duration
 from conjure.recipes.demo import Step, story
 from conjure.recipes.report import REPORT_FILE, report_folder
@@ -46,11 +47,11 @@ def command() -> int:
     _what_changed(home, tuned)
     click.echo(f"\nFour runs in {format_duration(time.monotonic() - started)}. Next steps:")
     _show_commands(
-        (f"conjure report {tuned} --open", "the report, in a browser"),
-        (f"conjure metrics {tuned} --plot", "its losses"),
-        (f"conjure lineage {numbers[-1]}", "which runs used which files"),
-        (f'conjure generate "My wife" --model runs/{tuned}', "more samples"),
-        ("conjure finetune YOUR_TEXT.csv", "a fine-tune on your own text"),
+        (f"report {tuned} --open", "the report, in a browser"),
+        (f"metrics {tuned} --plot", "its losses"),
+        (f"lineage {numbers[-1]}", "which runs used which files"),
+        (f'generate "My wife" --model runs/{tuned}', "more samples"),
+        ("finetune YOUR_TEXT.csv", "a fine-tune on your own text"),
     )
     return 0
 
@@ -62,22 +63,22 @@ def _stopped(home: Home, place: int, number: int, status: int) -> int:
     by_user = ending is None or ending.reason in (EndReason.STOP_REQUESTED, EndReason.KILL_REQUESTED)
     click.echo(f"\nThe demo {'was stopped' if by_user else 'failed'} at step {place}. What to do next:")
     _show_commands(
-        (f"conjure info {number}", "how this step ended"),
-        ("conjure ps", "the runs so far, which are kept"),
-        ("conjure demo", "the demo from the start"),
+        (f"info {number}", "how this step ended"),
+        ("ps", "the runs so far, which are kept"),
+        ("demo", "the demo from the start"),
     )
     return EXIT_DETACHED if by_user else status
 
 
 def _show_commands(*commands: tuple[str, str]) -> None:
-    for typed, meaning in commands:
-        click.echo(f"  {typed:<42}  # {meaning}")
+    for words, meaning in commands:
+        click.echo(f"  {with_home(f'conjure {words}'):<42}  # {meaning}")
 
 
 def _run(home: Home, step: Step, place: int) -> tuple[int, int]:
     """Submit one step's run and follow it; its number and exit status."""
     click.echo(click.style(f"\n{place}. {step.title}", bold=True))
-    click.echo(click.style(f"$ {step.command}", fg="cyan"))
+    click.echo(click.style(f"$ {with_home(step.command)}", fg="cyan"))
     made = submit(home, step.spec, announce=RunView().submit)
     return made.record.number, follow_run(home, made.record.number, interrupt_stops=True)
 

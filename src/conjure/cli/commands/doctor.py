@@ -9,6 +9,7 @@ import click
 
 from conjure.cli.render import note, on_terminal, visible, write_json
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.installation import install_command
 from conjure.lm.native import describe
 from conjure.runs.maintenance.doctor import Finding, Rebuilt, State, examine, rebuild
@@ -71,4 +72,4 @@ def _show(finding: Finding) -> None:
     click.echo(f"{shown} {finding.name:<{_NAME_WIDTH}}  {visible(finding.text)}")
     if finding.fix is not None:
         indent = " " * (len(mark) + _NAME_WIDTH + 3)
-        click.echo(f"{indent}{click.style('try:', bold=True)} {finding.fix}")
+        click.echo(f"{indent}{click.style('try:', bold=True)} {with_home(finding.fix)}")

@@ -7,6 +7,7 @@ import click
 
 from conjure.cli.render import StatusLine, note, write_json
 from conjure.cli.sampling_options import adapter_option
+from conjure.core.home_selection import with_home
 from conjure.core.quoting import shell_words
 from conjure.core.units import format_size
 from conjure.recipes.resource_lookup import data_path, model_lookup
@@ -72,4 +73,4 @@ def _next_step(format: str, path: str) -> str:
         return f"llama-completion --model {shell_words(path)} --prompt 'Once' --n-predict 70"
     if format == "ollama":
         return f"ollama create my-model -f {shell_words(path)}"
-    return f"conjure generate --model {shell_words(path)}"
+    return with_home(f"conjure generate --model {shell_words(path)}")

@@ -17,10 +17,12 @@ from typing import Any
 
 import click
 
+from conjure.cli.render import interrupt_detaches
 from conjure.cli.run_options import run_options, run_spec
 from conjure.cli.run_view import RunView
 from conjure.cli.submit_and_follow import follow_submission
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.core.units import parse_duration
 from conjure.errors import UsageError
 from conjure.http.browser import open_in_browser
@@ -60,7 +62,7 @@ def command(*, port: int | None, idle_timeout: str, opens: bool, background: boo
     home = Home.from_environment()
     if options["sandbox"] and not options["network"]:
         raise UsageError("a sandbox without network cannot be reached by a browser", fix="--network")
-    for name in ("image", "apt", "distributed", "nodes"):
+    for name in ("image", "apt", "distributed", "nodes", "on"):
         if options[name] not in (None, ()):
             raise UsageError(f"conjure jupyter cannot be combined with --{name}")
     server = _Server(home, port or _free_port(), secrets.token_hex(24))
@@ -75,8 +77,9 @@ def command(*, port: int | None, idle_timeout: str, opens: bool, background: boo
         return made
 
     status = follow_submission(home, make, background=background, as_json=False)
-    if background and not server.announce(opens):
-        return 1
+    with interrupt_detaches(server.what_continues):
+        if background and not server.announce(opens):
+            return 1
     return status
 
 
@@ -141,10 +144,15 @@ class _Server:
         address = f"http://{_HOST}:{self.port}/lab?token={self.token}"
         view = RunView()
         view.say("✨", f"JupyterLab: {address}")
-        view.say("✨", f"Save its files and end it: conjure stop {self.run}")
+        view.say("✨", f"Save its files and end it: {with_home(f'conjure stop {self.run}')}")
         if opens and sys.stdout.isatty():
             open_in_browser(address)
         return True
+
+    def what_continues(self) -> list[str]:
+        """What to say to who does not wait for it."""
+        stop = with_home(f"conjure stop {self.run}")
+        return [f"Run {self.run} continues in the background; save its files and end it: {stop}"]
 
     def _answers(self) -> bool:
         """Whether it lets us in: another server at this port would not."""

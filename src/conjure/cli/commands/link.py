@@ -4,6 +4,7 @@ import click
 
 from conjure.cli.render import note, write_json
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.errors import NotFoundError
 from conjure.runs.artifacts.listing import list_resource
 from conjure.runs.artifacts.resource_paths import check_link_name, parse
@@ -41,4 +42,4 @@ def command(name: str | None, resource: str | None, *, as_json: bool) -> None:
     for link in shown:
         click.echo(f"{link['name']} -> {link['resource']}")
     if not shown:
-        note("No links yet; create one: conjure link NAME runs/N")
+        note(f"No links yet; create one: {with_home('conjure link NAME runs/N')}")

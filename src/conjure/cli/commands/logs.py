@@ -9,10 +9,11 @@ from datetime import datetime
 
 import click
 
-from conjure.cli.render import note, visible, write_json
-from conjure.cli.run_number_type import optional_number
+from conjure.cli.render import interrupt_detaches, note, visible, write_json
+from conjure.cli.run_number_type import WholeNumber, optional_number
 from conjure.cli.run_view import details, ended, follow_run
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.core.text import plural
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.artifacts.team_transfer import bring_attempt, bring_streams
@@ -20,17 +21,15 @@ from conjure.runs.lifecycle.log_following import Ended, Printed, Waiting, follow
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.schema.status import EXIT_DETACHED, exit_status
+from conjure.runs.schema.status import exit_status
 from conjure.runs.telemetry.logs import STDOUT, LineAssembler, LogEntry, LogLine, LogTail, lines, log_is_lost
 
 
 @click.command
 @optional_number
 @click.option("-f", "--follow", "following", is_flag=True, help="Follow the run until it ends.")
-@click.option(
-    "--attempt", type=click.IntRange(min=1), metavar="A", help="Show the log of an earlier attempt."
-)
-@click.option("-n", "--last", type=click.IntRange(min=0), metavar="K", help="Show only the last K lines.")
+@click.option("--attempt", type=WholeNumber(least=1), metavar="A", help="Show the log of an earlier attempt.")
+@click.option("-n", "--last", type=WholeNumber(least=0), metavar="K", help="Show only the last K lines.")
 @click.option("--timestamps", is_flag=True, help="Show the time of each line.")
 @click.option("--stderr", is_flag=True, help="Show only lines written to stderr.")
 @click.option("--grep", metavar="PATTERN", help="Show only lines that match this regular expression.")
@@ -89,16 +88,24 @@ class _Lines:
         return bool(self.pattern or self.timestamps or self.stderr or self.as_json or self.last is not None)
 
     def show(self, found: Iterable[LogLine]) -> None:
-        """Show those of the lines that are wanted."""
-        shown = filter(self.wants, found)
-        for line in shown if self.last is None else deque(shown, self.last):
-            self.write(line)
+        """Show those of the lines that are wanted: the last of them, if only so many are."""
+        self.write_all(found if self.last is None else deque(filter(self.wants, found), self.last))
+
+    def show_before(self, whole: Iterable[LogLine], begun: Iterable[LogLine]) -> None:
+        """Show the last lines of a log that goes on; those begun count, and are shown when they end."""
+        to_come = sum(map(self.wants, begun))
+        self.write_all(deque(whole, max(0, (self.last or 0) - to_come)))
 
     def wants(self, line: LogLine) -> bool:
         """Whether a line is among those asked for."""
         if self.stderr and line.stream == STDOUT:
             return False
         return self.pattern is None or self.pattern.search(line.text) is not None
+
+    def write_all(self, found: Iterable[LogLine]) -> None:
+        """Write those of the lines that are among those asked for, however many."""
+        for line in filter(self.wants, found):
+            self.write(line)
 
     def write(self, line: LogLine) -> None:
         """Write a line: in JSON to stdout, else to the stream it came from."""
@@ -115,23 +122,25 @@ def _follow(home: Home, number: int, wanted: _Lines) -> int:
     """Show lines as they come until the run has ended, beginning with what is there."""
     assembler = LineAssembler()
     before = deque[LogLine](maxlen=wanted.last) if wanted.last is not None else None
-    try:
+    log = with_home(f"conjure logs -f {number}")
+    with interrupt_detaches(lambda: [f"Run {number} continues; view its log: {log}"]):
         for event in follow(home, number):
             if isinstance(event, Printed):
-                found = filter(wanted.wants, assembler.feed(event.entry))
-                for line in found if before is None else ():
-                    wanted.write(line)
+                found = assembler.feed(event.entry)
                 if before is not None:
-                    before.extend(found)
-            elif isinstance(event, Waiting | Ended) and before is not None:
-                wanted.show(before)
+                    before.extend(filter(wanted.wants, found))
+                else:
+                    wanted.write_all(found)
+            elif isinstance(event, Waiting) and before is not None:
+                wanted.show_before(before, assembler.begun())
                 before = None
-            if isinstance(event, Ended):
-                wanted.show(assembler.rest())
+            elif isinstance(event, Ended):
+                if before is not None:
+                    wanted.show([*before, *assembler.begun()])
+                else:
+                    wanted.write_all(assembler.begun())
                 return 0 if event.record.ending is None else exit_status(event.record.ending)
-    except KeyboardInterrupt:
-        note(f"Run {number} continues; view its log: conjure logs -f {number}")
-    return EXIT_DETACHED
+    raise AssertionError("a followed run ends")
 
 
 def _write_exactly(entries: Iterable[LogEntry]) -> bool:

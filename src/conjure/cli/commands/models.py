@@ -12,6 +12,7 @@ import click
 from conjure.cli.explicit_options import give_json_to_subcommand
 from conjure.cli.render import note, visible, write_json
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.core.quoting import shell_words
 from conjure.core.units import format_size
 from conjure.errors import CheckpointError
@@ -82,7 +83,7 @@ def fetch(name: str) -> None:
     else:
         folder = resolve_model(name, lookups=[model_lookup]).folder
     click.echo(folder)
-    note(f"Try it: {shell_words('conjure', 'generate', 'Once upon a time', '--model', name)}")
+    _suggest("generate", "Once upon a time", "--model", name)
 
 
 @command.command()
@@ -107,7 +108,11 @@ def convert(folder: str, output: str | None, to: str) -> None:
     written = convert_weights(folder, output, to=to)
     click.echo(written)
     if to == "safetensors":
-        note(f"Try it: conjure generate --model {written.parent}")
+        _suggest("generate", "--model", str(written.parent))
+
+
+def _suggest(*words: str) -> None:
+    note(f"Try it: {with_home(shell_words('conjure', *words))}")
 
 
 def _list(*, as_json: bool) -> None:
@@ -151,12 +156,13 @@ def _tuned_from(model: TunedModel) -> str:
 
 
 def _row(model: ModelDescription, origin: str) -> tuple[str, str, str, str, str]:
+    see = with_home("conjure models info")
     return (
         model.source.name,
         _parameters(model),
         format_size(model.size_bytes),
         model.dtype or "-",
-        visible(origin) + (" (cannot be loaded: see `conjure models info`)" if model.problem else ""),
+        visible(origin) + (f" (cannot be loaded: see `{see}`)" if model.problem else ""),
     )
 
 

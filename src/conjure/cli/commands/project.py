@@ -7,6 +7,7 @@ import click
 from conjure.cli.render import note, write_json
 from conjure.cli.tables import Column, show_table
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.core.text import plural, to_iso
 from conjure.core.times import age
 from conjure.errors import UsageError
@@ -39,7 +40,8 @@ def ls(*, as_json: bool) -> None:
         ]
         show_table(columns, [_row(project) for project in projects])
     else:
-        note('No runs yet; start one: conjure run "echo hello"')
+        example = with_home('conjure run "echo hello"')
+        note(f"No runs yet; start one: {example}")
 
 
 @command.command("rename")

@@ -7,9 +7,11 @@ import click
 
 from conjure.cli.explicit_options import is_typed
 from conjure.cli.render import note, write_json
+from conjure.cli.run_number_type import WholeNumber
 from conjure.cli.status_colors import status_cell
 from conjure.cli.tables import Column, Row, show_table
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.core.times import age
 from conjure.errors import UsageError
 from conjure.runs.database.base import RunFilter
@@ -25,7 +27,7 @@ _STATUSES = [str(status) for status in RunStatus]
 @click.option(
     "-n",
     "--last",
-    type=click.IntRange(min=1),
+    type=WholeNumber(least=1),
     default=_SHOWN,
     show_default=True,
     metavar="K",
@@ -103,7 +105,8 @@ def command(
     elif shown:
         show_table(*_table(shown, metric))
     if more:
-        note(f"Showing the {'newest' if metric is None else 'first'} {last}; `conjure ps -a` shows all")
+        which = "newest" if metric is None else "first"
+        note(f"Showing the {which} {last}; `{with_home('conjure ps -a')}` shows all")
     if not runs:
         note(_nothing(wanted, names))
 
@@ -166,4 +169,5 @@ def _nothing(wanted: RunFilter, metric_names: list[str]) -> str:
         return f"None of these runs has a metric {wanted.sort_metric!r}; {known}"
     if wanted.statuses or wanted.labels or wanted.projects:
         return "No runs match"
-    return 'No runs yet; start one: conjure run "echo hello"'
+    example = with_home('conjure run "echo hello"')
+    return f"No runs yet; start one: {example}"

@@ -11,6 +11,7 @@ from conjure.cli.saved_commands.options import write_command
 from conjure.cli.saved_commands.options_of_run import values_of_run
 from conjure.cli.submit_and_follow import follow_submission
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.recipes.lazy_model_checks import changed_model_notes
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.submission import rerun
@@ -54,6 +55,6 @@ def _save(number: int, path: Path) -> int:
     if record.code is not None and record.code.dirty:
         remark(
             f"run {number} had uncommitted changes, which the file does not contain;"
-            f" `conjure rerun {number}` repeats them"
+            f" `{with_home(f'conjure rerun {number}')}` repeats them"
         )
     return 0

@@ -8,7 +8,8 @@ from typing import Any, cast
 import click
 
 from conjure.cli.explicit_options import given_options
-from conjure.cli.render import note, write_json
+from conjure.cli.render import interrupt_detaches, note, write_json
+from conjure.cli.run_number_type import WholeNumber
 from conjure.cli.run_options import run_options, run_spec
 from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
 from conjure.cli.sweeps.following import follow_sweep
@@ -16,11 +17,12 @@ from conjure.cli.sweeps.language_model_trials import is_recipe, recipe_template
 from conjure.cli.sweeps.view import show_plots, show_sweep
 from conjure.cli.tables import Cell, Column, show_table
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.core.units import format_number
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.spec import RunSpec
-from conjure.sweeps.control import require_packages, resume_sweep, start_sweep, stop_sweep
+from conjure.sweeps.control import going_on, require_packages, resume_sweep, start_sweep, stop_sweep
 from conjure.sweeps.proposals import propose
 from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
 from conjure.sweeps.space import Domain, checked_trials, parse_parameter
@@ -29,7 +31,7 @@ from conjure.sweeps.view import SweepView, look_at_sweep
 
 _ALIASES = {"bayesian": "tpe"}
 _ASK_FIRST = 10  # trials that tpe draws before it has anything to go by
-_EXAMPLE = "conjure sweep grid --param x=1,2 -- echo :x:"
+_EXAMPLE = "sweep grid --param x=1,2 -- echo :x:"
 _STATE_COLOURS = {"complete": "green", "running": "cyan", "stopped": "yellow", "failed": "red"}
 
 
@@ -38,6 +40,9 @@ class _Group(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
+
+
+_sweep_number = click.argument("number", type=WholeNumber(least=1))
 
 
 @click.group("sweep", cls=_Group)
@@ -189,7 +194,7 @@ def _space(texts: Iterable[str]) -> dict[str, Domain]:
 def _spec(home: Home, space: Mapping[str, Domain], options: dict[str, Any]) -> RunSpec:
     words = options["command"]
     if not words or not words[0].strip():  # any run's command is checked, but told as in `conjure run`
-        raise UsageError(f"the command is empty: write it after the options, as in `{_EXAMPLE}`")
+        raise UsageError(f"the command is empty: write it after the options, as in `conjure {_EXAMPLE}`")
     if not is_recipe(words):
         return run_spec(home, options, {})
     run = run_spec(home, {**options, "command": ("conjure",)}, {})
@@ -211,7 +216,7 @@ def _show_commands(request: SweepRequest, *, as_json: bool) -> None:
 
 
 @command.command("show")
-@click.argument("number", type=int)
+@_sweep_number
 @click.option("--plot", is_flag=True, help="Plot the metric against each parameter.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(number: int, *, plot: bool, as_json: bool) -> None:
@@ -242,7 +247,7 @@ def ls(*, as_json: bool) -> None:
         write_json([view.listed() for view in views])
         return
     if not views:
-        note(f"No sweeps yet; start one: {_EXAMPLE}")
+        note(f"No sweeps yet; start one: {with_home(f'conjure {_EXAMPLE}')}")
         return
     columns = [
         Column("SWEEP", right=True),
@@ -270,18 +275,28 @@ def _listed_row(view: SweepView) -> list[str | Cell]:
 
 
 @command.command("stop")
-@click.argument("number", type=int)
+@_sweep_number
 def stop(number: int) -> None:
     """Stop sweep NUMBER and its trials; their outputs are saved."""
-    row, stopped = stop_sweep(Home.from_environment(), number)
+    home = Home.from_environment()
+    with interrupt_detaches(lambda: _stopped_so_far(home, number)):
+        row, stopped = stop_sweep(home, number)
     click.echo(f"Sweep {number}: {row.state}, {stopped} of its trials stopped")
 
 
+def _stopped_so_far(home: Home, number: int) -> list[str]:
+    with open_store(home) as store:
+        row, active = store.sweep(number), going_on(store, number)
+    again = with_home(f"conjure sweep stop {number}")
+    runs = f"runs that have not ended: {', '.join(map(str, active))}" if active else "no run of it is active"
+    return [f"Sweep {number}: {row.state}; {runs}", *[f"To wait for them: {again}"] * bool(active)]
+
+
 @command.command("resume")
-@click.argument("number", type=int)
+@_sweep_number
 @click.option("--retry-failed", is_flag=True, help="Also run the failed trials again.")
 @click.option(
-    "-n", "--more", type=click.IntRange(min=1), default=None, metavar="MORE", help="Add more trials."
+    "-n", "--more", type=WholeNumber(least=1), default=None, metavar="MORE", help="Add more trials."
 )
 @click.option("-b", "--background", is_flag=True, help="Resume the sweep and return at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
@@ -293,7 +308,7 @@ def resume(number: int, *, retry_failed: bool, more: int | None, background: boo
 
 
 @command.command("best")
-@click.argument("number", type=int)
+@_sweep_number
 @click.option("--command", "as_command", is_flag=True, help="Print the command with the best values.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def best(number: int, *, as_command: bool, as_json: bool) -> None:
@@ -315,7 +330,7 @@ def best(number: int, *, as_command: bool, as_json: bool) -> None:
 
 
 @command.command("export")
-@click.argument("number", type=int)
+@_sweep_number
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, which is the default.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of objects.")
 def export(number: int, *, as_csv: bool, as_json: bool) -> None:

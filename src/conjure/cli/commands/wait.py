@@ -2,10 +2,11 @@
 
 import click
 
-from conjure.cli.render import StatusLine, write_json
+from conjure.cli.render import StatusLine, interrupt_detaches, write_json
 from conjure.cli.run_number_type import RUN_NUMBER
 from conjure.cli.run_view import details, ended
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.runs.lifecycle.log_following import Ended, follow
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import exit_status
@@ -15,7 +16,10 @@ from conjure.runs.schema.status import exit_status
 @click.argument("numbers", type=RUN_NUMBER, nargs=-1, required=True, metavar="NUMBER...")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as a JSON array.")
 def command(numbers: tuple[int, ...], *, as_json: bool) -> int:
-    """Wait until runs have ended. The exit status is the run's own (of several, the first that is not 0)."""
+    """Wait until runs have ended. The exit status is the run's own (of several, the first that is not 0).
+
+    ^C only ends the waiting.
+    """
     records = []
     for number in dict.fromkeys(numbers):
         records.append(_wait(number))
@@ -28,7 +32,9 @@ def command(numbers: tuple[int, ...], *, as_json: bool) -> int:
 
 
 def _wait(number: int) -> RunRecord:
-    with StatusLine() as line:
+    log = with_home(f"conjure logs -f {number}")
+    continues = f"Run {number} continues; view its log: {log}"
+    with interrupt_detaches(lambda: [continues]), StatusLine() as line:
         for event in follow(Home.from_environment(), number):
             if isinstance(event, Ended):
                 return event.record

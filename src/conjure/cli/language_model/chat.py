@@ -139,7 +139,7 @@ def _messages() -> Iterator[str]:
         import readline  # noqa: F401
     while True:
         try:
-            line = input("> ")
+            line = _asked()
         except EOFError:
             click.echo(err=True)
             return
@@ -151,6 +151,14 @@ def _messages() -> Iterator[str]:
             continue
         if line.strip():
             yield line
+
+
+def _asked() -> str:
+    """The line that is typed; the prompt goes where it is seen, and into no file with the answers."""
+    if sys.stdout.isatty():
+        return input("> ")
+    click.echo("> ", nl=False, err=True)
+    return input()
 
 
 def _decoded(line: bytes, number: int) -> str:

@@ -16,7 +16,8 @@ import click
 
 from conjure.cli.language_model.data_preview import records_line
 from conjure.cli.render import StatusLine, note, visible
-from conjure.core.quoting import printable
+from conjure.core.home_selection import with_home
+from conjure.core.quoting import printable, shell_words
 from conjure.core.text import plural
 from conjure.core.units import format_duration, format_number, format_size
 from conjure.lm.report.report_schema import HeldOutFacts
@@ -183,7 +184,8 @@ def result_lines(result: FinetuneResult, report: Path | None) -> list[str]:
     """What changed, and what to type next."""
     if result.reason == "interrupted":
         number = os.environ.get(RUN_VARIABLE)
-        again = f"conjure finetune --resume runs/{number}" if number else "the same command with --resume"
+        resume = with_home(f"conjure finetune --resume runs/{number}")
+        again = resume if number else "the same command with --resume"
         return [f"Stopped after step {result.steps:,} of {result.plan.steps:,}", f"To resume: {again}"]
     endings = {"completed": "Done", "early_stop": "Stopped early"}
     why = " (eval loss stopped improving)" if result.reason == "early_stop" else ""
@@ -226,11 +228,11 @@ def _scored(held_out: HeldOutFacts) -> str:
 def _whereabouts(result: FinetuneResult, report: Path | None) -> list[str]:
     number = os.environ.get(RUN_VARIABLE)
     if number is not None:
-        model, page = f"runs/{number}", f"conjure report {number}"
+        model, page = f"runs/{number}", with_home(f"conjure report {number}")
     else:
         model, page = _short(result.checkpoint), _short(report) if report is not None else ""
     verb = "chat" if result.plan.data.are_chats else "generate"
-    return [f"Report: {page}", f"Next:   conjure {verb} --model {model}"]
+    return [f"Report: {page}", f"Next:   {with_home(f'conjure {verb} --model {shell_words(model)}')}"]
 
 
 def _short(path: Path) -> str:

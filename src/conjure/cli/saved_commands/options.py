@@ -20,6 +20,7 @@ from conjure.cli.saved_commands.files import (
     saved_parameters,
     write_values,
 )
+from conjure.core.home_selection import with_home
 from conjure.core.quoting import shell_words
 from conjure.core.secrets import Redaction, redact_text
 from conjure.errors import UsageError
@@ -110,7 +111,7 @@ def write_command(path: Path, values: dict[str, Value], verb: str) -> None:
         elif isinstance(value, tuple):
             values[key] = tuple(map(redact_text, value))
     write_values(path, values)
-    line = shell_words("conjure", *verb.split(), "--from-file", str(path))
+    line = with_home(shell_words("conjure", *verb.split(), "--from-file", str(path)))
     click.echo(f"{path} written; run it with: {line}", err=True)
 
 

@@ -38,7 +38,7 @@ def values_of_run(record: RunRecord) -> tuple[str, dict[str, Value]]:
         raise UsageError(
             f"run {record.number} has a secret in {part_in_words(others[0])}, and secrets are not stored"
         )
-    if _RESUME in spec.command and verb == "finetune":
+    if _RESUME in spec.filled_command and verb == "finetune":
         raise UsageError(
             f"run {record.number} was started with --resume, which cannot be saved to a file",
             fix=f"conjure rerun {record.number}",
@@ -118,7 +118,7 @@ def _requirements(number: int, text: str | None) -> Iterator[str]:
 
 def _own_values(spec: RunSpec, verb: str) -> dict[str, Any]:
     """The options of one of our own commands; inputs by the names they were given from."""
-    words = list(spec.command[2:])
+    words = list(spec.filled_command[2:])
     if verb == "generate":  # its samples, which --save asks for
         place = words.index("--output")
         del words[place : place + 2]

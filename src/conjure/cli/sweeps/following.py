@@ -12,6 +12,7 @@ from conjure.cli.render import cut, note, on_terminal, write_json
 from conjure.cli.sweeps.view import closing_lines, headline, show_sweep, trial_line, trial_table
 from conjure.cli.tables import drawn_table
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.core.quoting import printable
 from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import SweepState
@@ -33,15 +34,15 @@ def follow_sweep(home: Home, number: int, *, background: bool, as_json: bool) ->
         as_json: Print one JSON object at the end, and nothing before.
     """
     if background and not as_json:
-        note(f"Show it: conjure sweep show {number}")
+        note(f"Show it: {with_home(f'conjure sweep show {number}')}")
         return 0
     try:
         with open_store(home) as store:
             view = look_at_sweep(home, store, number) if background else _watch(home, store, number, as_json)
     except KeyboardInterrupt:
         note(
-            f"\nSweep {number} continues; to show it: conjure sweep show {number};"
-            f" to stop it: conjure sweep stop {number}"
+            f"\nSweep {number} continues; to show it: {with_home(f'conjure sweep show {number}')};"
+            f" to stop it: {with_home(f'conjure sweep stop {number}')}"
         )
         return EXIT_DETACHED
     if as_json:

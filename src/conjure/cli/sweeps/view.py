@@ -12,6 +12,7 @@ from conjure.cli.plots import show_points
 from conjure.cli.render import note
 from conjure.cli.tables import Cell as TableCell
 from conjure.cli.tables import Column, Row, show_table
+from conjure.core.home_selection import with_home
 from conjure.core.text import plural
 from conjure.core.units import format_duration, format_number
 from conjure.runs.database.sweep_rows import SweepState
@@ -69,7 +70,8 @@ def closing_lines(view: SweepView) -> list[str]:
     if view.is_running and view.pruning_waits is not None:
         lines += ["", f"Nothing has been pruned yet: {view.pruning_waits}"]
     if view.is_abandoned:
-        lines += ["", f"This sweep has no driver; to continue it: conjure sweep resume {number}"]
+        again = with_home(f"conjure sweep resume {number}")
+        lines += ["", f"This sweep has no driver; to continue it: {again}"]
     importance = view.importance
     if importance:
         lines += ["", "Share of the variation that one parameter explains by itself (90% interval):"]
@@ -79,7 +81,7 @@ def closing_lines(view: SweepView) -> list[str]:
             for one in importance
         ]
     if view.best is not None and view.row.state is not SweepState.RUNNING:
-        lines += ["", f"Best: conjure sweep best {number} --command"]
+        lines += ["", f"Best: {with_home(f'conjure sweep best {number} --command')}"]
     return lines
 
 

@@ -6,6 +6,7 @@ meaning the same content: links are followed, uploads carry their version, local
 
 import errno
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from uuid import uuid4
@@ -16,7 +17,7 @@ from conjure.core.keyed_digest import keyed_digest
 from conjure.core.quoting import shell_words
 from conjure.core.trees import clone_file
 from conjure.core.units import format_size
-from conjure.errors import MountError, NotFoundError, UsageError
+from conjure.errors import ConjureError, MountError, NotFoundError, UsageError, option
 from conjure.runs.artifacts import resource_paths
 from conjure.runs.artifacts.team_transfer import bring_kept_file
 from conjure.runs.database.base import Database
@@ -62,10 +63,31 @@ def _pin(home: Home, store: Database, mount: Mount) -> str:
     if Resource.of_source(mount.resource).kind == KEPT_FILES:
         locate(home, mount.resource)
         return mount.resource
-    number = resource_paths.parse(mount.resource, store.lookup_link).number
+    try:
+        number = resource_paths.parse(mount.resource, store.lookup_link).number
+    except NotFoundError as error:
+        if not os.path.exists(mount.resource):  # noqa: PTH110 - false, too, for what no filesystem can hold
+            raise
+        raise _local_instead(mount.resource, error) from error
     if number is None or not _is_active(store, number):
         resource_paths.resolve(home, mount.resource, store.lookup_link)
     return resource_paths.pin(home, mount.resource, store.lookup_link)
+
+
+def _local_instead(name: str, error: NotFoundError) -> ConjureError:
+    """What to say where a mount's resource is not there, and a local file or folder has its name."""
+    file = f"./{name}"
+    if os.path.isdir(file):  # noqa: PTH112 - as above
+        return _folder_error(Path(file))
+    return NotFoundError(f"{error.unspelled.message}; the local file is {file}", fix=option("mounts", file))
+
+
+def _folder_error(folder: Path) -> UsageError:
+    return UsageError(
+        f"{folder} is a folder; upload a folder before mounting it",
+        hint=f"then mount uploads/{folder.resolve().name}",
+        fix=shell_words("conjure", "upload", str(folder)),
+    )
 
 
 def locate(home: Home, source: str) -> Path:
@@ -95,11 +117,7 @@ def keep_file(home: Home, file: Path) -> str:
     if not file.exists():
         raise NotFoundError(f"there is no file {file}")
     if not file.is_file():
-        raise UsageError(
-            f"{file} is a folder; upload a folder before mounting it",
-            hint=f"then mount uploads/{file.resolve().name}",
-            fix=shell_words("conjure", "upload", str(file)),
-        )
+        raise _folder_error(file)
     size = file.stat().st_size
     if size > _LARGEST_FILE_BYTES:
         raise UsageError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
-from conjure.errors import NotFoundError, UsageError, option
+from conjure.errors import NotFoundError, UsageError
 from conjure.runs.artifacts.team_transfer import bring_files, bring_upload_list
 from conjure.runs.database.base import LAST
 from conjure.runs.schema.resource import RUNS, UPLOADS, Resource
@@ -72,7 +72,8 @@ def _split(text: str) -> list[str]:
 def _unknown_name(text: str, first: str) -> NotFoundError:
     sentence = f"there is no resource {text!r}: {first!r} is neither runs, uploads nor a link"
     if os.path.exists(text):  # noqa: PTH110 - false, too, for a name no filesystem can hold
-        return NotFoundError(f"{sentence}; the local file is ./{text}", fix=option("mounts", f"./{text}"))
+        upload = shell_words("conjure", "upload", f"./{text}")
+        return NotFoundError(sentence, hint=f"to make the local one an upload: {upload}", fix="conjure ls")
     return NotFoundError(sentence, fix="conjure ls")
 
 

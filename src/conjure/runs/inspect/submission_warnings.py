@@ -16,6 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from conjure.core.files import real_path
+from conjure.core.home_selection import with_home
 from conjure.core.quoting import shell_words
 from conjure.errors import SnapshotError
 from conjure.runs.code.git import users_git
@@ -65,7 +66,8 @@ def _left_out(spec: RunSpec) -> Iterator[str]:
 
 def _upload(path: Path, name: str) -> str:
     resource = f"uploads/{real_path(path).name}"  # what a link leads to gives an upload its name
-    return f"`conjure upload {shell_words(str(path))}` and -m {_mount(resource, name)}"
+    upload = with_home(f"conjure upload {shell_words(str(path))}")
+    return f"`{upload}` and -m {_mount(resource, name)}"
 
 
 def _mount(resource: str, name: str) -> str:

@@ -73,7 +73,7 @@ from conjure.runs.lifecycle.command_environment import (
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.heartbeat import Heartbeat, when_reachable
 from conjure.runs.scheduling.retries import ending_words, may_retry, queue_next_attempt
-from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments
+from conjure.runs.schema.argv import to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import BASELINE, MANIFEST, RunFolder
@@ -415,7 +415,7 @@ def _enter(run: RunContext, phase: RunStatus) -> None:
 def _job(run: RunContext, place: WorkingDirectory, environment: Environment | Image) -> Job | NotStartedError:
     """The command, ready to start; or why it cannot be."""
     record = run.when_reachable(lambda: run.store.get(run.number))
-    command = fill_in(run.spec.command, run.spec.params)
+    command = run.spec.filled_command
     try:
         if isinstance(environment, Image):
             with _interruptible(run):

@@ -36,7 +36,7 @@ from conjure.runs.lifecycle.execution import place_mounts, ranks_of, take_checkp
 from conjure.runs.lifecycle.first_node import as_here, create_part_folder, supervise_below
 from conjure.runs.lifecycle.heartbeat import when_reachable
 from conjure.runs.lifecycle.supervisor import become_supervisor
-from conjure.runs.schema.argv import fill_in, to_arguments
+from conjure.runs.schema.argv import to_arguments
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 
@@ -213,7 +213,7 @@ class _Part:
         spec = self.request.spec
         variables = command_variables(self.home, record, place, environment, spec.variables)
         variables[METRICS_VARIABLE] = str(self.folder.metrics)  # the run's are those of the first process
-        arguments = to_arguments(fill_in(spec.command, spec.params))
+        arguments = to_arguments(spec.filled_command)
         return Job(arguments, place.folder, variables, ranks=ranks_of(spec, self.node, address))
 
     def _remove_files(self) -> None:

@@ -1,7 +1,7 @@
 """Removing what runs and uploads hold on disk, as long as nobody needs it.
 
-Main entry: `remove`. Invariant: a removed run keeps its record, its log and its metrics, and its number is
-never given again.
+Main entries: `remove`, `removable`. Invariant: a removed run keeps its record, its log and its metrics, and
+its number is never given again.
 """
 
 import os
@@ -19,7 +19,7 @@ from conjure.runs.artifacts.run_folders import RunFolders, check_run_folder
 from conjure.runs.artifacts.team_transfer import bring_upload_list
 from conjure.runs.artifacts.uploads import remove_upload
 from conjure.runs.code import snapshot
-from conjure.runs.database.base import Database
+from conjure.runs.database.base import LAST, Database
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.schema.record import OutputFacts, RunRecord
 from conjure.runs.schema.resource import Resource
@@ -34,7 +34,7 @@ def remove(home: Home, store: Database, text: str, *, force: bool = False) -> in
     Args:
         home: Where conjure keeps things.
         store: The store of that home.
-        text: ``runs/N``, ``uploads/NAME`` or ``uploads/NAME@VERSION``.
+        text: ``runs/N``, ``runs/last``, ``uploads/NAME`` or ``uploads/NAME@VERSION``.
         force: Also when ended runs or links need it; never what a run at work needs.
 
     Returns:
@@ -44,12 +44,7 @@ def remove(home: Home, store: Database, text: str, *, force: bool = False) -> in
         UsageError, NotFoundError: It is no such thing.
         ConflictError: The run has not ended, or others need it.
     """
-    resource = parse(text, lambda _: None)
-    if resource.parts:
-        raise UsageError(
-            f"{text} is part of {resource.owner}, which can only be removed as a whole",
-            fix=shell_words("conjure", "rm", resource.owner),
-        )
+    resource = removable(store, text)
     if resource.number is not None:
         return _remove_run(home, store, resource, force=force)
     bring_upload_list(home, resource.name)
@@ -60,6 +55,35 @@ def remove(home: Home, store: Database, text: str, *, force: bool = False) -> in
         _refuse_needed(store, resource, _runs_using(store, resource), force=force)
     remove_upload(home, resource.name, resource.version)
     return size
+
+
+def removable(store: Database, text: str) -> Resource:
+    """The run or upload whose files a text asks to remove.
+
+    Raises:
+        UsageError: It is a link, whose name does not say that what it leads to is to be removed; or only part
+            of something.
+        NotFoundError: It names nothing.
+    """
+
+    def lookup(name: str) -> str | None:
+        target = store.lookup_link(name)
+        if target is not None and not LAST.fullmatch(name):
+            remove_files = shell_words("conjure", "rm", parse(target, store.lookup_link).owner)
+            raise UsageError(
+                f"{name} is a link to {target}; only the files of a run or an upload can be removed",
+                hint=f"to remove those it leads to: {remove_files}",
+                fix=shell_words("conjure", "unlink", name),
+            )
+        return target
+
+    resource = parse(text, lookup)
+    if resource.parts:
+        raise UsageError(
+            f"{text} is part of {resource.owner}, which can only be removed as a whole",
+            fix=shell_words("conjure", "rm", resource.owner),
+        )
+    return resource
 
 
 def _remove_run(home: Home, store: Database, resource: Resource, *, force: bool) -> int:

@@ -456,6 +456,11 @@ class RunSpec:
         """The command as one line for people: the shell line itself, or the arguments quoted."""
         return self.command[0] if len(self.command) == 1 else shlex.join(self.command)
 
+    @property
+    def filled_command(self) -> tuple[str, ...]:
+        """The command with the values of the params in it, as it is executed."""
+        return fill_in(self.command, self.params)
+
     def stored(self) -> "RunSpec":
         """The same spec as it may be written down: nothing secret in it."""
         return self if self.withheld is not None else _without_secrets(self)
@@ -537,7 +542,7 @@ class RunSpec:
 def _without_secrets(spec: RunSpec) -> RunSpec:
     redaction = Redaction()
     filled = Redaction()
-    filled.command(fill_in(spec.command, spec.params))  # `curl -u me::word:` makes a secret of any param
+    filled.command(spec.filled_command)  # `curl -u me::word:` makes a secret of any param
     placed = {name for name, value in spec.params.items() if value in filled.found}
     redaction.found |= {spec.params[name] for name in placed}
     code, environment = spec.code, spec.environment

@@ -204,11 +204,9 @@ class LineAssembler:
         if rest:
             self._begun[entry.stream] = LogLine(entry.time if whole else begun.time, entry.stream, rest)
 
-    def rest(self) -> Iterator[LogLine]:
-        """Lines whose end never came."""
-        for line in self._begun.values():
-            yield LogLine(line.time, line.stream, last_state(line.text))
-        self._begun.clear()
+    def begun(self) -> list[LogLine]:
+        """Lines whose end has not come, as they are by now."""
+        return [LogLine(line.time, line.stream, last_state(line.text)) for line in self._begun.values()]
 
 
 def lines(entries: Iterable[LogEntry]) -> Iterator[LogLine]:
@@ -216,7 +214,7 @@ def lines(entries: Iterable[LogEntry]) -> Iterator[LogLine]:
     assembler = LineAssembler()
     for entry in entries:
         yield from assembler.feed(entry)
-    yield from assembler.rest()
+    yield from assembler.begun()
 
 
 def last_state(line: str) -> str:

@@ -105,3 +105,14 @@ def test_messages_that_are_not_utf8_are_one_sentence(monkeypatch):
     assert [next(messages), next(messages)] == ["Where?", "ö"]
     with pytest.raises(DataError, match="not UTF-8 text: byte 2 of line 4 cannot be read"):
         next(messages)
+
+
+@pytest.mark.parametrize("stdout_is_terminal", [True, False])
+def test_no_prompt_is_in_a_file_with_the_answers(monkeypatch, capsys, stdout_is_terminal):
+    prompts = []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: stdout_is_terminal)
+    monkeypatch.setattr("builtins.input", lambda prompt="": prompts.append(prompt) or "Where?")
+    assert next(_messages()) == "Where?"
+    on_stdout, on_stderr = ("> ", "") if stdout_is_terminal else ("", "> ")
+    assert (prompts, capsys.readouterr().err) == ([on_stdout], on_stderr)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from conjure.core.home import Home
-from conjure.errors import NotFoundError, UsageError
+from conjure.errors import NotFoundError, UsageError, spell_in_python
 from conjure.runs.artifacts import mount_sources
 from conjure.runs.artifacts.mount_sources import identity_of, keep_file, locate, resolve_mounts
 from conjure.runs.artifacts.uploads import upload
@@ -158,3 +158,16 @@ def test_other_secrets_make_another_run(identity):
     one, two = (replace(SPEC, variables={"API_KEY": value}) for value in "ab")
     assert one.stored() == two.stored()
     assert identity(one) != identity(two)
+
+
+def test_a_local_file_or_folder_of_a_mount_s_name_is_told(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "src").mkdir()
+    with SqliteDatabase.open(home) as store:
+        with pytest.raises(NotFoundError, match=r"the local file is \./a\.csv") as caught:
+            resolve_mounts(home, store, [Mount.parse("a.csv:in")])
+        assert caught.value.told(spell_in_python).fix == "mounts='./a.csv'"
+        with pytest.raises(UsageError, match="src is a folder; upload a folder before") as caught:
+            resolve_mounts(home, store, [Mount.parse("src")])
+        assert caught.value.fix == "conjure upload src"

@@ -123,8 +123,10 @@ def test_not_found(home: Home, text: str, message: str, fix: str | None) -> None
 def test_local_file_that_was_probably_meant(home: Home, tmp_path: Path, monkeypatch) -> None:
     write_files(tmp_path, {"data.csv": ""})
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(NotFoundError, match=r"the local file is \./data\.csv"):
+    with pytest.raises(NotFoundError, match="neither runs, uploads nor a link") as caught:
         resolve(home, "data.csv", _LINKS.get)
+    assert caught.value.hint == "to make the local one an upload: conjure upload ./data.csv"
+    assert caught.value.fix == "conjure ls"
 
 
 def test_run_without_files(home: Home) -> None:

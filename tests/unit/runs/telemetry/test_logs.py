@@ -204,7 +204,7 @@ def test_a_line_without_end_is_given_in_pieces():
     assembler = LineAssembler()
     found = [line for _ in range(10) for line in assembler.feed(LogEntry(1, STDOUT, "x" * 50_000))]
     assert len(found) >= 4
-    found += assembler.rest()
+    found += assembler.begun()
     assert sum(len(line.text) for line in found) == 500_000
 
 
