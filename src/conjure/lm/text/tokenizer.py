@@ -610,11 +610,28 @@ def _refuse_prefix_space(folder: Path, content: Mapping[str, Any] | None) -> Non
         )
 
 
+def _refuse_other_classes(folder: Path) -> None:
+    """Refuse a vocabulary and merges that are not of GPT-2's kind: the files do not say how words are split.
+
+    Raises:
+        CheckpointError: ``tokenizer_config.json`` names another class of tokenizers.
+    """
+    path = folder / "tokenizer_config.json"
+    name = str((read_json(path) if path.exists() else {}).get("tokenizer_class") or "GPT2")
+    if not name.startswith("GPT2"):
+        raise CheckpointError(
+            f"{path} has tokenizer_class {_excerpt(name)}, and {folder} contains no tokenizer.json, which"
+            " conjure needs for any tokenizer but GPT-2's",
+            hint="save it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers",
+        )
+
+
 def _read_vocabulary_and_merges(folder: Path) -> tokenizers.Tokenizer | None:
     for vocabulary_name, merges_name in _VOCABULARY_NAMES:
         vocabulary_path, merges_path = folder / vocabulary_name, folder / merges_name
         if not vocabulary_path.exists() or not merges_path.exists():
             continue
+        _refuse_other_classes(folder)
         vocabulary = read_json(vocabulary_path)
         _check_ids(vocabulary_path, vocabulary)
         try:
