@@ -183,6 +183,24 @@ class Tokenizer:
         """The chat template, as the folder has it; None where it has none."""
         return self._special_tokens.settings.get("chat_template")
 
+    def with_chat_template(self, template: Any) -> "Tokenizer":
+        """The same with another chat template."""
+        special = self._special_tokens
+        settings = {**special.settings, "chat_template": template}
+        return Tokenizer(self._backend, replace(special, settings=settings), self.kind)
+
+    def gives_the_ids_of(self, other: "Tokenizer", text: str) -> bool:
+        """Whether this one has the tokens, merges and start of another, and cuts a text as that one does.
+
+        Args:
+            other: The other one.
+            text: Hard to cut, for files may say the same way of splitting words in several ways.
+        """
+        if self.digest == other.digest:
+            return True
+        alike = (self.tokens, self.merges, self.start_ids) == (other.tokens, other.merges, other.start_ids)
+        return alike and self.encode(text) == other.encode(text)
+
     @property
     def named_special_tokens(self) -> dict[str, str]:
         """Special tokens by the names that the folder's settings give them, such as ``bos_token``."""
