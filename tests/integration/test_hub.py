@@ -78,6 +78,8 @@ class TestFetching:
     def test_downloads_once_and_then_needs_no_network(self, hub: FakeHub, resolve: Resolve) -> None:
         served = hub.repositories["some/model"]
         (served / "pytorch_model.bin").write_bytes(b"never wanted")
+        for name in ("README.md", "LICENSE", "LICENSE.txt"):
+            (served / name).write_text("---\nlicense: mit\n---\n")
         first = resolve("some/model", hub.url)
         assert first.kind == "hub"
         assert first.revision == hub.commit("some/model")

@@ -9,6 +9,7 @@ import urllib.request
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from conjure import load
 from conjure.lm.checkpoints.export import export
@@ -19,6 +20,7 @@ from support.tokenizers_of_kinds import KINDS, tokenizer_folder
 
 pytestmark = pytest.mark.large
 
+FULL, LOCAL = "full_attention", "sliding_attention"
 PROMPTS = [
     "Once upon a time, in   a land\n\nfar away I'd found 42 naïve 猫s",
     '"My dear fellow," said Holmes, ',
@@ -82,26 +84,81 @@ def test_a_file_that_does_not_say_whether_texts_start_with_bos_is_read_alike(ser
 @pytest.mark.parametrize(("kind", "tolerance"), [("float16", 0.01), ("q8_0", 0.25)])
 def test_llama_cpp_reads_and_computes_as_we_do(llama_cpp, tmp_path, kind, tolerance):
     ours = load("sprite")
-    parameters = llama_cpp.CommonParams()
-    parameters.model.path = str(export("sprite", tmp_path, type=kind).path)
-    parameters.n_ctx, parameters.n_parallel, parameters.warmup = ours.config.context_length, 1, False
-    parameters.cpuparams.n_threads = 1
-    server = llama_cpp.Server(parameters)
+    server = started_server(llama_cpp, export("sprite", tmp_path, type=kind).path, ours.config.context_length)
     for prompt in PROMPTS:
-        answer = server.handle_completions(
-            {
-                "prompt": prompt,
-                "n_predict": 1,
-                "temperature": 0.0,
-                "n_probs": ours.config.vocab_size,
-                "post_sampling_probs": False,
-            }
-        )
-        ids = ours.tokenizer.encode(prompt)
-        assert answer["usage"]["prompt_tokens"] == len(ids)
-        (token,) = answer["choices"][0]["logprobs"]["content"]
-        theirs = {entry["id"]: entry["logprob"] for entry in token["top_logprobs"]}
-        logprobs = ours.logits(torch.tensor([ids]))[0, -1].log_softmax(0)
-        assert sorted(theirs) == list(range(ours.config.vocab_size))
-        differences = [abs(theirs[id_] - logprob) for id_, logprob in enumerate(logprobs.tolist())]
-        assert max(differences) < tolerance
+        assert largest_difference(server, ours, prompt) < tolerance
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LONG = "Once upon a time there was a cat. " * 5  # past the window and YaRN's trained context
+MODELS = {
+    "llama": ("llama", {}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {}),
+    "gptneox": ("gptneox", {}),
+    "tied gptneox": ("gptneox", {"tie_word_embeddings": True}),
+    "linear": ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+    "llama3": ("llama3", {}),
+    "yarn": ("qwen2", {"rope_scaling": YARN}),
+    "yarn with bounds": ("qwen3", {"rope_scaling": {**YARN, "beta_fast": 32.0, "beta_slow": 1.0}}),
+    "gemma3": ("gemma3", {}),
+    "gemma3's local base": ("gemma3", {"rope_local_base_freq": 500.0}),
+    "gemma3's pattern": ("gemma3", {"layer_types": [LOCAL, FULL, LOCAL, FULL, LOCAL, FULL, LOCAL]}),
+    "gemma3 without a window": ("gemma3", {"layer_types": [FULL] * 7}),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_every_family_computes_the_same(llama_cpp, tmp_path, monkeypatch, case):
+    monkeypatch.setenv("CONJURE_HOME", str(tmp_path / "home"))
+    name, changes = MODELS[case]
+    folder = checkpoint_folder(write_gguf(tmp_path / "model.gguf", name))
+    model = changed_copy(folder, tmp_path / "it", changes)
+    ours = load(model)
+    server = started_server(llama_cpp, export(model, tmp_path / "out", type="float32").path, 256)
+    for prompt in ("cat", LONG):
+        assert largest_difference(server, ours, prompt) < 0.02
+
+
+def changed_copy(folder, copy, changes):
+    """A checkpoint folder with other settings; a head that becomes tied goes."""
+    copy.mkdir()
+    for path in folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((folder / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(settings | changes))
+    if changes.get("tie_word_embeddings"):
+        tensors = load_file(copy / "model.safetensors")
+        del tensors["embed_out.weight"]
+        save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    return copy
+
+
+def started_server(llama_cpp, path, context):
+    parameters = llama_cpp.CommonParams()
+    parameters.model.path = str(path)
+    parameters.n_ctx, parameters.n_parallel, parameters.warmup = context, 1, False
+    parameters.cpuparams.n_threads = 1
+    return llama_cpp.Server(parameters)
+
+
+def largest_difference(server, ours, prompt):
+    """Of the log-probabilities of all next tokens, after the tokens were found to be the same."""
+    answer = server.handle_completions(
+        {
+            "prompt": prompt,
+            "n_predict": 1,
+            "temperature": 0.0,
+            # Of an end or of half a character nothing would be told; the bias does not change what is told.
+            "logit_bias": [[ours.tokenizer.encode("a")[0], 1000.0]],
+            "n_probs": ours.config.vocab_size,
+            "post_sampling_probs": False,
+        }
+    )
+    ids = ours.tokenizer.encode(prompt)
+    assert answer["usage"]["prompt_tokens"] == len(ids)
+    (token,) = answer["choices"][0]["logprobs"]["content"]
+    theirs = {entry["id"]: entry["logprob"] for entry in token["top_logprobs"]}
+    logprobs = ours.logits(torch.tensor([ids]))[0, -1].log_softmax(0)
+    assert sorted(theirs) == list(range(ours.config.vocab_size))
+    return max(abs(theirs[id_] - logprob) for id_, logprob in enumerate(logprobs.tolist()))

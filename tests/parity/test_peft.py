@@ -80,6 +80,26 @@ def test_what_peft_keeps_is_loaded(tmp_path, base, family):
     assert_near(logits(ours(base, tmp_path / "adapter")), logits(theirs(base, tmp_path / "adapter")))
 
 
+@pytest.mark.filterwarnings("ignore:.*(tie_word_embeddings|save_embedding_layers):UserWarning")
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("brings_base", [True, False])
+def test_a_head_is_corrected_and_not_the_embedding_it_was(tmp_path, family, tied, brings_base):
+    import peft
+
+    reference(family, tie_word_embeddings=tied).save_pretrained(tmp_path / "base")
+    torch.manual_seed(2)
+    settings = peft.LoraConfig(
+        r=4, target_modules=["lm_head"], init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    adapted = peft.get_peft_model(theirs(tmp_path / "base"), settings)
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=brings_base)
+    expected = logits(theirs(tmp_path / "base", tmp_path / "adapter"))
+    assert (expected - logits(theirs(tmp_path / "base"))).abs().max() > 0.1
+    merged = apply_adapter(resolve_model(tmp_path / "base"), tmp_path / "adapter").folder
+    assert_near(logits(load_model(merged)), expected)
+    assert_near(logits(theirs(merged)), expected)
+
+
 class TestRefused:
     @pytest.fixture
     def family(self):
@@ -96,7 +116,13 @@ class TestRefused:
             apply_adapter(resolve_model(base), tmp_path)
 
     @pytest.mark.parametrize(
-        ("name", "value"), [("peft_type", "IA3"), ("use_dora", True), ("modules_to_save", ["lm_head"])]
+        ("name", "value"),
+        [
+            ("peft_type", "IA3"),
+            ("use_dora", True),
+            ("ensure_weight_tying", True),
+            ("modules_to_save", ["lm_head"]),
+        ],
     )
     def test_another_kind_of_adapter(self, base, adapter, name, value):
         path = adapter / "adapter_config.json"

@@ -70,6 +70,7 @@ KINDS = {
     "smollm": lambda: _byte_level("smollm"),
     "llama-bpe": lambda: _byte_level("llama-bpe"),
     "qwen2": lambda: _byte_level("qwen2"),
+    "deepseek-r1-qwen": lambda: _byte_level("deepseek-r1-qwen"),
     "neox": lambda: _byte_level("olmo"),
     "llama-2": lambda: _sentence_piece(prefix=True),
     "gemma": lambda: _sentence_piece(prefix=False),

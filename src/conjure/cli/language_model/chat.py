@@ -14,9 +14,9 @@ from itertools import count
 import click
 
 from conjure.cli.render import note, visible
-from conjure.errors import ConjureError, DataError
+from conjure.errors import ConjureError, ContextLengthError, DataError
 from conjure.lm.generation.engine_loading import LoadedEngine, load_engine
-from conjure.lm.generation.generate import Sample, exceeds_context, stream
+from conjure.lm.generation.generate import Sample, stream
 from conjure.lm.generation.request import LARGEST_SEED, EncodedPrompt, GenerationRequest
 from conjure.lm.text.chat.encoding import ChatEncoder
 from conjure.lm.text.chat.formats import Message
@@ -24,6 +24,7 @@ from conjure.recipes.resource_lookup import data_path, model_lookup
 
 _COMMAND = re.compile(r"/[a-z]+\s*")
 _RESET = "/reset"
+_ANSWER_SHARE = 4  # a part of so many of the context is kept for an answer, if that may be so long
 
 
 def chat(request: GenerationRequest, *, model: str, adapter: str | None, precision: str, day: date) -> int:
@@ -60,16 +61,20 @@ class Chat:
     """A conversation as it goes on.
 
     Attributes:
+        request: How answers are written; its prompts are not looked at.
         messages: What has been said so far.
         left_out: How many of the oldest messages the latest answer was given without.
+        longest: How many tokens the latest answer could have.
         finish_reason: Why the latest answer ended; None if it was interrupted.
     """
 
     def __init__(self, loaded: LoadedEngine, encoder: ChatEncoder, request: GenerationRequest) -> None:
         self.messages: list[Message] = []
         self.left_out = 0
+        self.longest = request.max_new_tokens
         self.finish_reason: str | None = None
-        self._loaded, self._encoder, self._request = loaded, encoder, request
+        self.request = request
+        self._loaded, self._encoder = loaded, encoder
         self._answers = 0
 
     def reset(self) -> None:
@@ -85,9 +90,10 @@ class Chat:
         """
         prompt = self._prompt([*self.messages, Message("user", message)])
         request = replace(
-            self._request,
+            self.request,
+            max_new_tokens=self.longest,
             prompts=[EncodedPrompt(message, prompt)],
-            seed=(self._request.seed + self._answers) % (LARGEST_SEED + 1),
+            seed=(self.request.seed + self._answers) % (LARGEST_SEED + 1),
         )
         self._answers += 1
         self.finish_reason = None
@@ -103,14 +109,26 @@ class Chat:
             self.messages += [Message("user", message), Message("assistant", "".join(pieces))]
 
     def _prompt(self, messages: list[Message]) -> list[int]:
-        """The conversation in tokens, without its oldest messages where they do not fit the context."""
+        """The conversation in tokens, without its oldest messages where they leave too little for an answer.
+
+        Raises:
+            ContextLengthError: The last message alone does not fit the context.
+        """
+        context = self._loaded.engine.context_length
+        wanted = min(self.request.max_new_tokens, context // _ANSWER_SHARE)
         self.left_out = 0
         while True:
             ids = self._encoder.prompt(messages[self.left_out :])
-            fits = not exceeds_context(len(ids), self._request, self._loaded.engine.context_length)
-            if fits or self.left_out + 2 > len(messages) - 1:
-                return ids
+            room = context - len(ids)
+            if room >= wanted or self.left_out + 2 > len(messages) - 1:
+                break
             self.left_out += 2  # a message and its answer
+        if room < 1:
+            raise ContextLengthError(
+                f"the message is {len(ids):,} tokens long; the model's context is {context:,}"
+            )
+        self.longest = min(self.request.max_new_tokens, room)
+        return ids
 
 
 def _answer(talk: Chat, message: str) -> None:
@@ -127,7 +145,9 @@ def _answer(talk: Chat, message: str) -> None:
     if talk.left_out:
         note(f"The conversation exceeds the context: its first {talk.left_out} messages were left out.")
     if talk.finish_reason == "length":
-        note("The answer was cut off at the maximum length (--length).")
+        is_full = talk.longest < talk.request.max_new_tokens
+        limit = "at the end of the context" if is_full else "at the maximum length (--length)"
+        note(f"The answer was cut off {limit}.")
 
 
 def _messages() -> Iterator[str]:

@@ -1,7 +1,7 @@
 """LoRA adapters as the PEFT library keeps them: written from a training, and merged into a base model.
 
 Main entries: `save_adapter`, `apply_adapter`. A model with an adapter is a checkpoint folder in conjure's
-home, made once from both. Invariant: its weights are those that PEFT's own merging gives, in float32.
+home, made once from both. Invariant: its weights, in float32, compute what PEFT computes with both.
 
 Source: the format is that of peft 0.21 (``adapter_config.json``, ``adapter_model.safetensors``).
 """
@@ -23,7 +23,7 @@ from conjure.core.files import locked, replace_folder, sha256_bytes, sha256_file
 from conjure.core.home import Home
 from conjure.errors import CheckpointError, NotFoundError
 from conjure.lm.checkpoints.base_model import different_weights, how_to_restore
-from conjure.lm.checkpoints.checkpoint_folder import read_json_object
+from conjure.lm.checkpoints.checkpoint_folder import EMBEDDING, HEAD, read_json_object
 from conjure.lm.checkpoints.checkpoint_weights import load_tokenizer
 from conjure.lm.checkpoints.model_resolver import ModelSource
 from conjure.lm.checkpoints.pretrained import load_model, save_checkpoint, saving
@@ -31,14 +31,17 @@ from conjure.lm.checkpoints.safetensors_reader import StoredTensor, TensorFile
 from conjure.lm.checkpoints.tensor_layout import assemble, file_names, split_rows, stored_names
 from conjure.lm.checkpoints.weights_digest import weights_digest
 from conjure.lm.models.base import CausalLM
-from conjure.lm.models.shape import ModelConfig
+from conjure.lm.models.registry import build
+from conjure.lm.models.shape import ModelConfig, Shape
+from conjure.lm.text.special_tokens import read_tokenizer_settings
+from conjure.lm.text.tokenizer import Tokenizer
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _BASE_DIGEST = "base_sha256"  # in the metadata of the weights' file, which PEFT passes over
-_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+_DOWN, _UP, _BASE = ".lora_A.weight", ".lora_B.weight", ".base_layer.weight"
 _LARGEST_ALPHA = 1e30  # float32 numbers reach 3e38
-_FORMAT = 2  # of a merged folder; a change makes old ones be made anew
+_FORMAT = 3  # of a merged folder; a change makes old ones be made anew
 
 # Settings that change what an adapter computes, with the values under which it computes what is done here.
 _PLAIN = {
@@ -53,13 +56,24 @@ _PLAIN = {
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "mica"),
     "alora_invocation_tokens": (None, []),
     "layer_replication": (None, []),
+    "ensure_weight_tying": (False, None),
     "use_qalora": (False, None),
     "use_bdlora": (None,),
     "arrow_config": (None,),
     "kasa_config": (None,),
 }
-# Files of the base model that may decide its tokens, beside those in JSON.
+# Files that may decide what tokens a text becomes, beside those in JSON.
 _TOKENIZER_FILES = ("chat_template.jinja", "merges.txt", "vocab.bpe")
+# And those in JSON of an adapter, whose folder may hold many others.
+_TOKENIZER_JSON = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "encoder.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+_HARD_TO_CUT = "It's  NOT 12345,678 naïve e\u0301…\n\n\t-- x=[1]; 'LL 猫 🙂\r\n  end "
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +84,13 @@ class Correction:
         down: (rank, in).
         up: (out, rank).
         factor: The scale.
+        base: The matrix itself, where the adapter brings it along, as PEFT has it do with a head.
     """
 
     down: Tensor
     up: Tensor
     factor: float
+    base: Tensor | None = None
 
     def delta(self, folder: Path, name: str, matrix: Tensor) -> Tensor:
         """What is added to a matrix of this name.
@@ -83,12 +99,14 @@ class Correction:
             CheckpointError: The matrix has another shape.
         """
         shape = (self.up.shape[0], self.down.shape[1])
-        if shape != tuple(matrix.shape) or self.up.shape[1] != self.down.shape[0]:
+        based = self.base if self.base is not None else matrix
+        fits = shape == tuple(matrix.shape) == tuple(based.shape)
+        if not fits or self.up.shape[1] != self.down.shape[0]:
             raise CheckpointError(
                 f"the adapter {folder} does not fit the model: it is for a {name} of shape {shape}, and the"
                 f" model's has {tuple(matrix.shape)}"
             )
-        return (self.up @ self.down) * self.factor
+        return (based - matrix) + (self.up @ self.down) * self.factor
 
 
 def save_adapter(
@@ -175,9 +193,9 @@ def apply_adapter(source: ModelSource, adapter: str | Path | None) -> ModelSourc
     with locked(root / f".{merged.name}.lock"):
         if not (merged / "config.json").is_file():
             model = load_model(source.folder)
-            tokenizer = load_tokenizer(source.folder, model.config)
+            tokenizer = _tokenizer(source.folder, folder, model.config)
             with _open_corrections(folder, source) as corrections:
-                _merge(model, corrections, folder)
+                model = _merge(model, corrections, folder)
             if _digest(source.folder, folder) != digest:
                 raise CheckpointError(f"{source.folder} or {folder} was changed while it was read")
             save_checkpoint(merged, model, tokenizer, dtype=torch.float32)
@@ -190,10 +208,31 @@ def _digest(base: Path, adapter: Path) -> str:
     parts += [
         sha256_file(adapter / name) for name in (CONFIG_FILE, WEIGHTS_FILE) if (adapter / name).exists()
     ]
-    others = [base / name for name in _TOKENIZER_FILES if (base / name).exists()]
     parts.append(weights_digest(base))
-    parts += [f"{path.name} {sha256_file(path)}" for path in (*sorted(base.glob("*.json")), *others)]
+    files = [*sorted(base.glob("*.json")), *(base / name for name in _TOKENIZER_FILES)]
+    files += [adapter / name for name in (*_TOKENIZER_JSON, *_TOKENIZER_FILES)]
+    parts += [f"{path.parent == adapter} {path.name} {sha256_file(path)}" for path in files if path.exists()]
     return sha256_bytes("\n".join(parts).encode())
+
+
+def _tokenizer(base: Path, adapter: Path, config: ModelConfig) -> Tokenizer | None:
+    """The base model's tokenizer, with the chat template of the adapter where that has one.
+
+    Raises:
+        CheckpointError: The adapter was trained with other token ids.
+    """
+    tokenizer, tuned = load_tokenizer(base, config), load_tokenizer(adapter, config)
+    if tokenizer is None or tuned is None:
+        tokenizer = tokenizer or tuned
+    elif not tuned.gives_the_ids_of(tokenizer, _HARD_TO_CUT):
+        raise CheckpointError(
+            f"the adapter {adapter} has another tokenizer than its base model",
+            hint="remove its tokenizer files if it was trained with the base model's tokenizer",
+        )
+    template = read_tokenizer_settings(adapter).get("chat_template")
+    if tokenizer is None or template is None:
+        return tokenizer
+    return tokenizer.with_chat_template(template)
 
 
 @contextmanager
@@ -222,8 +261,12 @@ def _open_corrections(folder: Path, source: ModelSource) -> Iterator[dict[str, C
                 up = _read_matrix(folder, file.tensors[f"{_PREFIX}{stored}{_UP}"])
                 rank = down.shape[0]
                 factor = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-                found[f"{stored}.weight"] = Correction(down, up, factor)
-        known = {f"{_PREFIX}{name.removesuffix('.weight')}{kind}" for name in found for kind in (_DOWN, _UP)}
+                brought = file.tensors.get(f"{_PREFIX}{stored}{_BASE}")
+                matrix = _read_matrix(folder, brought) if brought is not None else None
+                found[f"{stored}.weight"] = Correction(down, up, factor, matrix)
+        known = {
+            f"{_PREFIX}{name.removesuffix('.weight')}{kind}" for name in found for kind in (_DOWN, _UP, _BASE)
+        }
         foreign = sorted(set(file.tensors) - known)
         if foreign or not found:
             what = f"tensor {foreign[0]}, which is not part of one" if foreign else "no LoRA matrices"
@@ -266,13 +309,19 @@ def _refuse_other_kinds(folder: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
-def _merge(model: CausalLM, corrections: dict[str, Correction], folder: Path) -> None:
-    """Add the corrections to a model's weights.
+def _merge(model: CausalLM, corrections: dict[str, Correction], folder: Path) -> CausalLM:
+    """The model with the corrections added to its weights.
 
     Raises:
         CheckpointError: One is for no matrix of the model, or has another shape.
     """
     left = dict(corrections)
+    if isinstance(model.config, Shape):
+        (stored,) = file_names(model.config, HEAD)
+        head = left.pop(HEAD, None) or left.get(stored)  # transformers 5 calls every head lm_head
+        if head is not None:
+            left[stored] = head
+            model = _with_own_head(model, head.base) if model.config.tied else model
     with torch.no_grad():
         for name, weight in model.named_parameters():
             files = file_names(model.config, name)
@@ -289,3 +338,19 @@ def _merge(model: CausalLM, corrections: dict[str, Correction], folder: Path) ->
             f"the adapter {folder} does not fit the model, which has no matrix {min(left)}",
             hint="use the model that it was trained on",
         )
+    return model
+
+
+def _with_own_head(model: CausalLM, brought: Tensor | None) -> CausalLM:
+    """A model whose head is no longer its embedding, for an adapter changes the one without the other.
+
+    Args:
+        model: The model.
+        brought: What the adapter says that both were.
+    """
+    weights = model.state_dict()
+    if brought is not None and brought.shape == weights[EMBEDDING].shape:
+        weights[EMBEDDING] = brought
+    untied = build(replace(model.config, tied=False))
+    untied.load_state_dict({**weights, HEAD: weights[EMBEDDING].clone()}, assign=True)
+    return untied.eval()

@@ -50,6 +50,7 @@ MODELFILE = "Modelfile"
 # What a folder is not called by intent; ./gguf is one.
 _FORMAT_WORDS = {*TYPES, "onnx", "pytorch", "float16", "float32", "bfloat16", "q8_0"}
 _GGML_TYPES = {"float16": "F16", "q8_0": "Q8_0", "float32": "F32"}
+_OLLAMA_CONTEXT = 8_192  # at most: Ollama reserves memory for all of it when it loads the model
 _LARGEST_FLOAT16 = 65504.0
 _Q8_BLOCK = 32  # numbers that share a scale
 
@@ -129,11 +130,12 @@ def _export_ollama(source: ModelSource, folder: Path, chosen: str, progress: Pro
     path = folder / MODELFILE
     _refuse_existing(path)
     written = _export_gguf(source, folder, chosen, progress)
-    context = read_config(source.folder).context_length
-    # The text goes to the model as it is: it completes, and knows no roles of a conversation.
-    text = f'FROM ./{written.path.name}\nTEMPLATE "{{{{ .Prompt }}}}"\nPARAMETER num_ctx {context}\n'
+    context = min(read_config(source.folder).context_length, _OLLAMA_CONTEXT)
+    lines = [f"FROM ./{written.path.name}", f"PARAMETER num_ctx {context}"]
+    if Tokenizer.from_folder(source.folder).chat_template is None:  # else Ollama takes that of the GGUF file
+        lines.insert(1, 'TEMPLATE "{{ .Prompt }}"')  # the text as it is, for a model that knows no roles
     with _whole_file(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return Exported(path, "ollama", chosen, written.size_bytes + path.stat().st_size)
 
 

@@ -66,6 +66,9 @@ _WANTED = [
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    # A model that is tuned from it passes its license on.
+    "README.md",
+    "LICENSE*",
 ]
 
 

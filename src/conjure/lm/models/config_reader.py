@@ -181,8 +181,11 @@ class Settings:
         return Settings(content if isinstance(content, dict) else {}, self._faults, f"{self._path}{name}.")
 
     def take(self, setting: Setting) -> Any:
-        """The value of a setting."""
-        name = next((each for each in setting.names if each in self.content), None)
+        """The value of a setting; null stands for its default, unless null is a value that it can have."""
+        there = [name for name in setting.names if name in self.content]
+        if setting.default is not _REQUIRED and not setting.allows(None):
+            there = [name for name in there if self.has(name)]
+        name = next(iter(there), None)
         if name is None and setting.default is _REQUIRED:
             self.fault(f"{self._path}{setting.names[0]} is missing")
             return setting.harmless

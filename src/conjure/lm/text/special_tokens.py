@@ -52,6 +52,20 @@ def read_special_tokens(
     Raises:
         CheckpointError: No token ends a document, or a file is damaged.
     """
+    settings = read_tokenizer_settings(folder)
+    config, generation = _optional(folder / "config.json"), _optional(folder / "generation_config.json")
+    end = _end(folder, backend, settings, config)
+    ends = {backend.token_to_id(end), *_ids(generation), *_ids(config), *_turn_ends(backend, settings)}
+    known = {id_ for id_ in ends if id_ is not None and backend.id_to_token(id_) is not None}
+    return SpecialTokens(end, _start(backend, settings, content), frozenset(known), settings)
+
+
+def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
+    """The content of a folder's ``tokenizer_config.json``, the chat template in it; empty where it has none.
+
+    Raises:
+        CheckpointError: A file is damaged.
+    """
     settings = _optional(folder / "tokenizer_config.json")
     template = folder / _TEMPLATE_FILE
     if template.is_file():  # as transformers has it, the file comes before the setting
@@ -59,11 +73,7 @@ def read_special_tokens(
             # More than is allowed is refused by whoever uses the template, and never needed whole.
             start = file.read(4 * LARGEST_TEMPLATE + 1)
         settings["chat_template"] = start.decode("utf-8", errors="replace")
-    config, generation = _optional(folder / "config.json"), _optional(folder / "generation_config.json")
-    end = _end(folder, backend, settings, config)
-    ends = {backend.token_to_id(end), *_ids(generation), *_ids(config), *_turn_ends(backend, settings)}
-    known = {id_ for id_ in ends if id_ is not None and backend.id_to_token(id_) is not None}
-    return SpecialTokens(end, _start(backend, settings, content), frozenset(known), settings)
+    return settings
 
 
 def _start(

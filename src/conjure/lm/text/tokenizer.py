@@ -183,6 +183,24 @@ class Tokenizer:
         """The chat template, as the folder has it; None where it has none."""
         return self._special_tokens.settings.get("chat_template")
 
+    def with_chat_template(self, template: Any) -> "Tokenizer":
+        """The same with another chat template."""
+        special = self._special_tokens
+        settings = {**special.settings, "chat_template": template}
+        return Tokenizer(self._backend, replace(special, settings=settings), self.kind)
+
+    def gives_the_ids_of(self, other: "Tokenizer", text: str) -> bool:
+        """Whether this one has the tokens, merges and start of another, and cuts a text as that one does.
+
+        Args:
+            other: The other one.
+            text: Hard to cut, for files may say the same way of splitting words in several ways.
+        """
+        if self.digest == other.digest:
+            return True
+        alike = (self.tokens, self.merges, self.start_ids) == (other.tokens, other.merges, other.start_ids)
+        return alike and self.encode(text) == other.encode(text)
+
     @property
     def named_special_tokens(self) -> dict[str, str]:
         """Special tokens by the names that the folder's settings give them, such as ``bos_token``."""
@@ -610,11 +628,28 @@ def _refuse_prefix_space(folder: Path, content: Mapping[str, Any] | None) -> Non
         )
 
 
+def _refuse_other_classes(folder: Path) -> None:
+    """Refuse a vocabulary and merges that are not of GPT-2's kind: the files do not say how words are split.
+
+    Raises:
+        CheckpointError: ``tokenizer_config.json`` names another class of tokenizers.
+    """
+    path = folder / "tokenizer_config.json"
+    name = str((read_json(path) if path.exists() else {}).get("tokenizer_class") or "GPT2")
+    if not name.startswith("GPT2"):
+        raise CheckpointError(
+            f"{path} has tokenizer_class {_excerpt(name)}, and {folder} contains no tokenizer.json, which"
+            " conjure needs for any tokenizer but GPT-2's",
+            hint="save it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers",
+        )
+
+
 def _read_vocabulary_and_merges(folder: Path) -> tokenizers.Tokenizer | None:
     for vocabulary_name, merges_name in _VOCABULARY_NAMES:
         vocabulary_path, merges_path = folder / vocabulary_name, folder / merges_name
         if not vocabulary_path.exists() or not merges_path.exists():
             continue
+        _refuse_other_classes(folder)
         vocabulary = read_json(vocabulary_path)
         _check_ids(vocabulary_path, vocabulary)
         try:

@@ -1,9 +1,9 @@
 """What kind of tokenizer a ``tokenizer.json`` describes: how tokens are spelled, and what is done to text.
 
-Main entries: `detect_kind`, `without_prefix_space`. Two kinds are known: byte-level BPE (GPT-2, SmolLM,
-Llama 3, Qwen, NeoX), whatever its way of splitting words, and BPE over characters with ▁ for the space and
-bytes for what is missing (Llama 2, Gemma). Invariant: a text cut where a kind says it may be cut has the ids
-of its pieces.
+Main entries: `detect_kind`, `flat_steps`, `without_prefix_space`. Two kinds are known: byte-level BPE (GPT-2,
+SmolLM, Llama 3, Qwen, NeoX), whatever its way of splitting words, and BPE over characters with ▁ for the
+space and bytes for what is missing (Llama 2, Gemma). Invariant: a text cut where a kind says it may be cut
+has the ids of its pieces.
 """
 
 import re
@@ -75,14 +75,14 @@ def detect_kind(settings: Mapping[str, Any]) -> TokenizerKind | str:
         return "a tokenizer that leaves out merges at random (dropout)"
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         return "a BPE tokenizer that marks parts of words"
-    normalizers = list(_steps(settings.get("normalizer"), "normalizers"))
-    splitters = list(_steps(settings.get("pre_tokenizer"), "pretokenizers"))
+    normalizers = list(flat_steps(settings.get("normalizer"), "normalizers"))
+    splitters = list(flat_steps(settings.get("pre_tokenizer"), "pretokenizers"))
     if model.get("byte_fallback"):
         return _with_byte_fallback(model, normalizers, splitters)
     return _byte_level(normalizers, splitters)
 
 
-def _steps(part: Any, name: str) -> Iterator[Mapping[str, Any]]:
+def flat_steps(part: Any, name: str) -> Iterator[Mapping[str, Any]]:
     """The steps of a normalizer or pre-tokenizer, sequences laid flat."""
     if not isinstance(part, dict):
         return
@@ -91,7 +91,7 @@ def _steps(part: Any, name: str) -> Iterator[Mapping[str, Any]]:
         yield part
     elif isinstance(inner, list):
         for each in inner:
-            yield from _steps(each, name)
+            yield from flat_steps(each, name)
 
 
 def _byte_level(
@@ -155,11 +155,13 @@ def _with_byte_fallback(
 def without_prefix_space(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a ``tokenizer.json`` changed so that no space is put before a text."""
     normalizers = [
-        step for step in _steps(settings.get("normalizer"), "normalizers") if step.get("type") != "Prepend"
+        step
+        for step in flat_steps(settings.get("normalizer"), "normalizers")
+        if step.get("type") != "Prepend"
     ]
     splitters = [
         {**step, "prepend_scheme": "never"} if step.get("type") == "Metaspace" else step
-        for step in _steps(settings.get("pre_tokenizer"), "pretokenizers")
+        for step in flat_steps(settings.get("pre_tokenizer"), "pretokenizers")
     ]
     return {
         **settings,

@@ -14,7 +14,10 @@ from conjure.errors import CheckpointError
 from conjure.lm.checkpoints.checkpoint_folder import ORIGIN_FILE, read_json_object
 from conjure.lm.training.plan import Plan
 
-_LICENCE = re.compile(r"license: *([\w.-]+) *")  # in the card's head, which is YAML
+_LICENCE = re.compile(  # in the card's head, which is YAML
+    r"""license: *("(?:[^"\\]|\\.)*"|'[^']*'|[\w.-]+) *"""
+)
+_LONGEST_LICENCE = 100  # a name, not a text
 _HEAD_BYTES = 4096
 _QUANTISED = re.compile(r"I?Q\d.*|TQ\d.*")  # number formats of GGUF files that round weights
 
@@ -44,8 +47,8 @@ class BaseFacts:
         """
         origin = _origin(folder)
         kinds = sorted(kind for kind in origin.get("number_formats", {}) if _QUANTISED.fullmatch(str(kind)))
-        licence = origin.get("license") or _licence_of_card(folder / "README.md")
-        return cls(name, licence if isinstance(licence, str) else None, ", ".join(kinds) or None)
+        licence = _licence_name(origin.get("license")) or _licence_of_card(folder / "README.md")
+        return cls(name, licence, ", ".join(kinds) or None)
 
 
 def model_card(plan: Plan, step: int, base: BaseFacts) -> str:
@@ -60,7 +63,7 @@ def model_card(plan: Plan, step: int, base: BaseFacts) -> str:
     files = ", ".join(str(file["name"]) for file in facts.files)
     rate = format_number(plan.learning_rate)
     # YAML reads a string of JSON as the same text, whatever is in it.
-    licence = f"license: {base.licence}\n" if base.licence is not None else ""
+    licence = f"license: {json.dumps(base.licence, ensure_ascii=False)}\n" if base.licence is not None else ""
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -118,4 +121,15 @@ def _licence_of_card(card: Path) -> str | None:
         return None
     head = text.split("---")[1] if text.startswith("---") else ""
     found = next(filter(None, map(_LICENCE.fullmatch, head.splitlines())), None)
-    return found[1] if found is not None else None
+    if found is None:
+        return None
+    try:
+        return _licence_name(json.loads(found[1]) if found[1].startswith('"') else found[1].strip("'"))
+    except ValueError:
+        return None
+
+
+def _licence_name(value: object) -> str | None:
+    """A license's name, in one line; None where it is none."""
+    name = " ".join(value.split()) if isinstance(value, str) else ""
+    return name if name.isprintable() and 0 < len(name) <= _LONGEST_LICENCE else None

@@ -1,13 +1,14 @@
 """A conversation: what is asked of the model, what is remembered, and what is said beside it."""
 
 import io
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import pytest
 
-from conjure.cli.language_model.chat import Chat, _messages
-from conjure.errors import DataError
+from conjure.cli.language_model.chat import Chat, _answer, _messages
+from conjure.errors import ContextLengthError, DataError
 from conjure.lm.checkpoints.model_resolver import ModelSource
 from conjure.lm.generation.engine_loading import LoadedEngine
 from conjure.lm.generation.request import GenerationRequest
@@ -78,6 +79,41 @@ def test_the_oldest_messages_are_left_out_where_the_context_is_full(talk, engine
     list(talk.answer("Four?"))
     assert talk.left_out == 4
     assert engine.read == encoder.prompt([*kept, Message("user", "Four?")])
+
+
+def test_a_small_context_is_no_reason_to_forget(talk, engine, encoder):
+    talk.request = replace(talk.request, max_new_tokens=512)
+    engine.context_length = 100
+    list(talk.answer("One?"))
+    list(talk.answer("Two?"))
+    said = [*talk.messages[:2], Message("user", "Two?")]
+    assert (talk.left_out, engine.read) == (0, encoder.prompt(said))
+    assert talk.longest == 100 - len(engine.read)
+    for question in ("Three?", "Four?", "Five?", "Six?"):
+        list(talk.answer(question))
+        assert len(engine.read) <= 75
+    assert 0 < talk.left_out < 10
+
+
+def test_an_answer_has_what_is_left_of_the_context(engine, talk, encoder, tokenizer, capsys):
+    engine.scripts = [tokenizer.encode("the cat sat on the mat")]
+    engine.context_length = len(encoder.prompt([Message("user", "Where?")])) + 2
+    _answer(talk, "Where?")
+    assert (talk.finish_reason, len(tokenizer.encode(talk.messages[-1].content))) == ("length", 2)
+    assert capsys.readouterr().err == "The answer was cut off at the end of the context.\n"
+    talk.reset()
+    talk.request = replace(talk.request, max_new_tokens=1)
+    _answer(talk, "Where?")
+    assert capsys.readouterr().err == "The answer was cut off at the maximum length (--length).\n"
+
+
+def test_a_message_longer_than_the_context_is_refused_and_not_remembered(engine, talk, encoder):
+    tokens = len(encoder.prompt([Message("user", "Where?")]))
+    engine.context_length = tokens
+    with pytest.raises(ContextLengthError) as refused:
+        list(talk.answer("Where?"))
+    assert str(refused.value) == f"the message is {tokens} tokens long; the model's context is {tokens}"
+    assert talk.messages == []
 
 
 def test_an_interrupted_answer_is_remembered_as_far_as_it_came(talk):

@@ -11,8 +11,9 @@ from conjure.lm.checkpoints import model_resolver
 from conjure.lm.checkpoints.adapters import apply_adapter, save_adapter
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.checkpoints.pretrained import load_model
+from conjure.lm.text.tokenizer import Tokenizer
 from conjure.lm.training.lora import ALPHA, add_lora
-from support.models import tiny_checkpoint
+from support.models import tiny_checkpoint, tiny_tokenizer
 
 
 @pytest.fixture
@@ -167,3 +168,62 @@ def test_a_base_with_other_files_is_another_model(models, tmp_path, name):
     path = models / "sprite" / name
     path.write_text(f"{path.read_text() if path.exists() else 'a'}\n")
     assert apply_adapter(resolve_model("sprite"), adapter).folder != before
+
+
+class TestTokenizerOfTheAdapter:
+    @pytest.fixture
+    def adapter(self, models, tmp_path):  # noqa: ARG002  # where the base model is
+        return adapter_of(resolve_model("sprite"), tmp_path / "adapter")
+
+    def merged(self, adapter):
+        return Tokenizer.from_folder(apply_adapter(resolve_model("sprite"), adapter).folder)
+
+    @pytest.mark.parametrize("with_tokenizer", [False, True])
+    def test_its_chat_template_is_the_one_it_was_trained_with(self, adapter, with_tokenizer):
+        assert self.merged(adapter).chat_template is None
+        if with_tokenizer:
+            tiny_tokenizer().save(adapter)
+            assert self.merged(adapter).chat_template is None
+        for template in ("{{ messages[0].content }}", "{{ messages[-1].content }}"):
+            (adapter / "chat_template.jinja").write_text(template)
+            assert self.merged(adapter).chat_template == template
+        assert self.merged(adapter).digest == tiny_tokenizer().digest
+
+    def test_without_one_the_base_model_s_stays(self, models, adapter):
+        (models / "sprite" / "chat_template.jinja").write_text("{{ messages[0].content }}")
+        tiny_tokenizer().save(adapter)
+        assert self.merged(adapter).chat_template == "{{ messages[0].content }}"
+
+    def test_the_same_ids_may_be_said_otherwise(self, adapter):
+        tiny_tokenizer().save(adapter)
+        path = adapter / "tokenizer.json"
+        content = json.loads(path.read_text())
+        content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [content["pre_tokenizer"]]}
+        content["added_tokens"][0]["normalized"] = True
+        path.write_text(json.dumps(content))
+        (adapter / "chat_template.jinja").write_text("{{ messages[0].content }}")
+        assert self.merged(adapter).chat_template == "{{ messages[0].content }}"
+
+    def test_other_ids_are_refused(self, adapter):
+        Tokenizer.train(["other words"] * 3, 300).save(adapter)
+        with pytest.raises(CheckpointError) as refused:
+            self.merged(adapter)
+        assert str(refused.value) == f"the adapter {adapter} has another tokenizer than its base model"
+
+    def test_another_way_of_cutting_words_is_refused(self, adapter):
+        tiny_tokenizer().save(adapter)
+        path = adapter / "tokenizer.json"
+        content = json.loads(path.read_text())
+        digits = {"type": "Digits", "individual_digits": True}
+        content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, content["pre_tokenizer"]]}
+        content["normalizer"] = {"type": "NFC"}
+        path.write_text(json.dumps(content))
+        with pytest.raises(CheckpointError, match="has another tokenizer than its base model"):
+            self.merged(adapter)
+
+    def test_a_base_without_a_tokenizer_takes_it(self, models, adapter):
+        for path in models.glob("sprite/*"):
+            if path.name in ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json"):
+                path.unlink()
+        tiny_tokenizer().save(adapter)
+        assert self.merged(adapter).digest == tiny_tokenizer().digest

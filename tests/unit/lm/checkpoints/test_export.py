@@ -190,6 +190,24 @@ class TestCheckpoints:
         assert torch.equal(load_model(tmp_path / "out").embedding.weight, rounded)
 
 
+class TestModelfile:
+    def lines(self, model, tmp_path):
+        return export(model, tmp_path / "out", format="ollama").path.read_text().splitlines()
+
+    def test_a_model_without_a_chat_template_gets_the_text_as_it_is(self, model, tmp_path):
+        assert self.lines(model, tmp_path)[1:] == ['TEMPLATE "{{ .Prompt }}"', "PARAMETER num_ctx 32"]
+
+    def test_a_model_with_one_keeps_it(self, model, tmp_path):
+        (model / "chat_template.jinja").write_text("{{ messages[0].content }}")
+        assert self.lines(model, tmp_path)[1:] == ["PARAMETER num_ctx 32"]
+        (path,) = (tmp_path / "out").glob("*.gguf")
+        assert value(gguf.GGUFReader(path), "tokenizer.chat_template") == "{{ messages[0].content }}"
+
+    def test_a_long_context_is_capped(self, tmp_path):
+        model = tiny_checkpoint(tmp_path / "long", context_length=10_000)
+        assert self.lines(model, tmp_path)[-1] == "PARAMETER num_ctx 8192"
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("changes", "words"),

@@ -58,7 +58,10 @@ class TestRefusals:
             ({"n_embd": 768.0}, "n_embd must be an integer from 1 to 1,000,000,000,000, not 768.0"),
             ({"n_inner": 0}, "n_inner must be an integer from 1 to 1,000,000,000,000, or null, not 0"),
             ({"n_head": 7}, "n_embd 768 is not divisible by n_head 7"),
-            ({"vocab_size": None}, "vocab_size must be an integer from 1 to 1,000,000,000,000, not None"),
+            (
+                {"model_type": "llama", "vocab_size": None},
+                "vocab_size must be an integer from 1 to 1,000,000,000,000, not None",
+            ),
             ({"embd_pdrop": 1.0}, "embd_pdrop must be a number from 0 to below 1, not 1.0"),
             ({"attn_pdrop": float("nan")}, "attn_pdrop must be a number from 0 to below 1, not nan"),
             (
@@ -111,6 +114,28 @@ LLAMA = {
 QWEN2, QWEN3, GEMMA3, NEOX = (
     {**LLAMA, "model_type": kind} for kind in ("qwen2", "qwen3", "gemma3_text", "gpt_neox")
 )
+
+
+def test_null_stands_for_the_default_unless_it_is_a_value() -> None:
+    for family, names in {
+        "gpt2": ("n_positions", "layer_norm_epsilon", "activation_function", "tie_word_embeddings"),
+        "llama": ("rms_norm_eps", "attention_bias", "attention_dropout", "rope_theta"),
+        "gemma3_text": ("head_dim", "query_pre_attn_scalar", "layer_types", "rope_local_base_freq"),
+        "gpt_neox": ("rotary_pct", "rotary_emb_base", "use_parallel_residual"),
+    }.items():
+        settings = {**LLAMA, "model_type": family}
+        for name in names:
+            assert read_model_config({**settings, name: None}) == read_model_config(settings), name
+    assert read_model_config({"bos_token_id": None}).bos_id is None
+    assert read_model_config({**NEOX, "rotary_emb_base": None, "rope_theta": 50.0}).layers[0].rope.base == 50
+
+
+def test_gemma3_without_a_window() -> None:
+    full = {**GEMMA3, "layer_types": ["full_attention"] * 2}
+    assert read_model_config({**full, "sliding_window": None}) == read_model_config(full)
+    assert refusal({**GEMMA3, "sliding_window": None}).endswith(
+        "sliding_window is null, but some layers have sliding_attention"
+    )
 
 
 def refusal(settings: dict[str, Any]) -> str:

@@ -175,6 +175,18 @@ class TestFromFolder:
         (folder / "tokenizer_config.json").unlink()
         assert Tokenizer.from_folder(folder).digest == tiny_tokenizer().digest
 
+    @pytest.mark.parametrize("kind", ["Qwen2Tokenizer", "CodeGenTokenizer", "PreTrainedTokenizerFast"])
+    def test_vocabulary_and_merges_of_another_kind_are_refused(self, folder, kind):
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({"tokenizer_class": kind}))
+        assert Tokenizer.from_folder(folder).digest == tiny_tokenizer().digest
+        (folder / "tokenizer.json").unlink()
+        with pytest.raises(CheckpointError) as refused:
+            Tokenizer.from_folder(folder)
+        assert f"has tokenizer_class {kind!r}, and {folder} contains no tokenizer.json" in str(refused.value)
+        path.write_text(json.dumps({"tokenizer_class": "GPT2TokenizerFast"}))
+        assert Tokenizer.from_folder(folder).digest == tiny_tokenizer().digest
+
     def test_settings_for_other_tools_are_saved(self, tmp_path):
         tiny_tokenizer().save(tmp_path, context_length=64)
         settings = json.loads((tmp_path / "tokenizer_config.json").read_text())

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_FORMAT = 2  # of what is written here; a change makes old folders be made anew
+_FORMAT = 3  # of what is written here; a change makes old folders be made anew
 _PIECE_NUMBERS = 1 << 23
 _DIGESTED_BELOW_BYTES = 1 << 26  # smaller files of a folder are known by digest, larger ones by size
 _COMPARED_ROWS = 256

@@ -56,6 +56,7 @@ class Family:
         outer: Rules of the others.
         config: What `config.json` says beside the sizes all families have.
         biases: What it says of biases that a model may lack, and the tensor in each layer that tells.
+        needs_head: Whether llama.cpp wants the head also where it is the token embedding.
     """
 
     model_type: str
@@ -64,6 +65,7 @@ class Family:
     outer: Mapping[str, Rule]
     config: Callable[[GGUFShape], dict[str, Any]]
     biases: Mapping[str, str] = field(default_factory=dict)
+    needs_head: bool = False
 
     def rules(self, layers: int) -> dict[str, Rule]:
         """Every tensor's rule by its name in GGUF, with whole names."""
@@ -226,19 +228,16 @@ def _qwen3_config(shape: GGUFShape) -> dict[str, Any]:
 
 
 def _gemma3_config(shape: GGUFShape) -> dict[str, Any]:
-    # Local base, pattern, activation and score scale stand in no key: they are the family's.
-    every = 6
+    # Activation and score scale stand in no key: they are the family's.
     is_largest = shape.layers == 62  # the 27B model, as llama.cpp tells it
     return {
         "architectures": ["Gemma3ForCausalLM"],
         **_config(shape),
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": shape.channels // shape.heads if is_largest else shape.head_size,
-        "rope_local_base_freq": 10_000.0,
-        "sliding_window": shape.window or 512,
-        "layer_types": [
-            "sliding_attention" if (index + 1) % every else "full_attention" for index in range(shape.layers)
-        ],
+        "rope_local_base_freq": shape.local_rope_base,
+        "sliding_window": shape.window or 4096,  # which no layer has where a file gives none
+        "layer_types": ["sliding_attention" if local else "full_attention" for local in shape.windowed],
         "attn_logit_softcapping": None,
         "final_logit_softcapping": None,
     }
@@ -352,6 +351,7 @@ FAMILIES: Mapping[str, Family] = {
             HEAD: _rule("embed_out.weight", optional=True),
         },
         _neox_config,
+        needs_head=True,
     ),
     "gpt2": Family(
         "gpt2",

@@ -15,21 +15,46 @@ _MAX_LAYERS = 1_000
 _MAX_SIZE = 1 << 24  # channels, heads, context: far beyond any model
 _MAX_ROPE_BASE = 1e30  # as in config.json
 
-# Settings that change what a model computes and that none of the families here has, by a part of their key.
-_REFUSED = {
-    "expert": "experts",
-    "softcapping": "logit softcapping",
-    "clamp": "clamped attention",
-    "alibi": "ALiBi positions",
-    "_scale": "scale factors",
-    "logit_scale": "scale factors",
-    "lora_rank": "compressed attention",
-    "dimension_sections": "multi-dimensional positions",
-    "shared_kv_layers": "layers that share keys and values",
-    "per_layer": "per-layer inputs",
-    "altup": "AltUp",
-    "scale_linear": "RoPE scaling in an old format",
+# Keys that change no number; those of scaling do so only in YaRN, where they are read.
+_WITHOUT_EFFECT = {
+    "vocab_size",
+    "tensor_data_layout",
+    "pooling_type",
+    "attention.layer_norm_epsilon",
+    "attention.layer_norm_rms_epsilon",
+    "rope.scaling.factor",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
 }
+# Keys of what no family here has, and the values that say so.
+_NEUTRAL: Mapping[str, tuple[float, ...]] = {
+    "attention.causal": (True,),
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.scale": (0,),
+    "attention.shared_kv_layers": (0,),
+    "attention.sliding_window": (0,),
+    "attn_logit_softcapping": (0,),
+    "embedding_scale": (0, 1),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "final_logit_softcapping": (0,),
+    "leading_dense_block_count": (0,),
+    "logit_scale": (0, 1),
+    "nextn_predict_layers": (0,),
+    "residual_scale": (0, 1),
+    "rope.scale_linear": (0, 1),
+    "rope.scaling.alpha": (0,),
+    "rope.scaling.attn_factor": (1,),
+    "rope.scaling.yarn_attn_factor": (-1, 1),
+    "rope.scaling.yarn_ext_factor": (-1, 0),
+    "rope.scaling.yarn_log_multiplier": (0,),
+}
+_LAYER_NORMS = ("gpt2", "gptneox")
+# Of Gemma 3's layers, where a file does not say it.
+FULL_ATTENTION_EVERY = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +75,8 @@ class GGUFShape:
         rope_base: Of rotary positions.
         rope_size: Channels of a head that are rotated.
         window: Of local attention layers; 0 where there are none.
+        windowed: For each layer whether its attention is local.
+        local_rope_base: Of rotary positions in those.
         scaling: Of rotary positions, as ``config.json`` has it; None for none.
         parallel: Whether attention and feed-forward layer read the same input.
         tied: Whether the head is the token embedding.
@@ -68,6 +95,8 @@ class GGUFShape:
     rope_base: float
     rope_size: int
     window: int
+    windowed: tuple[bool, ...]
+    local_rope_base: float
     scaling: Mapping[str, Any] | None
     parallel: bool
     tied: bool
@@ -88,7 +117,6 @@ class GGUFShape:
             ModelError: A value is missing or out of bounds, or the model is not one that can be run.
         """
         read = _Values(keys)
-        read.refuse_unknown_parts()
         heads, channels = read.whole("attention.head_count"), read.whole("embedding_length")
         kv_heads = read.whole("attention.head_count_kv", default=heads)
         if heads % kv_heads:
@@ -104,15 +132,13 @@ class GGUFShape:
                 f"it rotates {rope_size} of {head_size} channels of a head, which conjure supports only for"
                 " gptneox"
             )
-        epsilon = read.number("attention.layer_norm_rms_epsilon", default=None)
-        rope_base = read.number("rope.freq_base", default=10_000.0)
-        if not 1 < rope_base <= _MAX_ROPE_BASE:
-            raise ModelError(
-                f"rope.freq_base must be a number above 1 and at most {_MAX_ROPE_BASE:g}, not {rope_base}"
-            )
-        return cls(
+        layers = read.whole("block_count", limit=_MAX_LAYERS)
+        window, windowed, local_base = _windows(read, layers)
+        norm = "layer_norm" if read.architecture in _LAYER_NORMS else "layer_norm_rms"
+        rope_base = read.rope_base("rope.freq_base")
+        shape = cls(
             architecture=read.architecture,
-            layers=read.whole("block_count", limit=_MAX_LAYERS),
+            layers=layers,
             channels=channels,
             heads=heads,
             kv_heads=kv_heads,
@@ -120,14 +146,18 @@ class GGUFShape:
             inner=read.whole("feed_forward_length"),
             context=read.whole("context_length"),
             vocabulary=vocabulary,
-            epsilon=epsilon if epsilon is not None else read.number("attention.layer_norm_epsilon"),
+            epsilon=read.number(f"attention.{norm}_epsilon"),
             rope_base=rope_base,
             rope_size=rope_size,
-            window=read.whole("attention.sliding_window", default=0, least=0),
+            window=window,
+            windowed=windowed,
+            local_rope_base=local_base,
             scaling=_scaling(read, rope_base, rope_size, rope_divisors),
-            parallel=bool(keys.get(f"{read.architecture}.use_parallel_residual", True)),
+            parallel=read.architecture == "gptneox" and bool(read.get("use_parallel_residual", True)),
             tied=tied,
         )
+        read.refuse_unread()
+        return shape
 
 
 class _Values:
@@ -140,22 +170,26 @@ class _Values:
             key.removeprefix(prefix): value for key, value in keys.items() if key.startswith(prefix)
         }
 
-    def refuse_unknown_parts(self) -> None:
-        for key, value in self._values.items():
-            part = next((what for word, what in _REFUSED.items() if word in key), None)
-            if part is not None and value and value != 1:
-                raise ModelError(
-                    f"it has {part} ({self.architecture}.{key} is {_short(value)}), which conjure"
-                    " does not support"
-                )
-        if self._values.get("attention.sliding_window") and not self.architecture.startswith("gemma"):
-            raise ModelError("it has a sliding window, which conjure supports only for gemma3")
+        self._read = set[str]()
 
-    def get(self, key: str) -> Any:
-        return self._values.get(key)
+    def refuse_unread(self) -> None:
+        """Refuse every key that nobody has asked for, unless it is known to change nothing.
+
+        Raises:
+            ModelError: There is one.
+        """
+        for key in sorted(self._values.keys() - self._read - _WITHOUT_EFFECT):
+            value = self._values[key]
+            if value not in _NEUTRAL.get(key, ()):
+                name = _short(f"{self.architecture}.{key}", 80)
+                raise ModelError(f"its key {name} is {_short(value)}, which conjure does not support")
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._read.add(key)
+        return self._values.get(key, default)
 
     def whole(self, key: str, *, default: int | None = None, least: int = 1, limit: int = _MAX_SIZE) -> int:
-        value = self._values.get(key, default)
+        value = self.get(key, default)
         if isinstance(value, list) and value and all(each == value[0] for each in value):
             value = value[0]  # some files give one number for each layer
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= limit:
@@ -163,12 +197,18 @@ class _Values:
         return value
 
     def number(self, key: str, *, default: float | None = math.nan) -> Any:
-        value = self._values.get(key, default)
+        value = self.get(key, default)
         if value is None:
             return None
         if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
             raise self._wrong(key, value, "a positive number")
         return _plain(float(value))
+
+    def rope_base(self, key: str) -> float:
+        base = self.number(key, default=10_000.0)
+        if not 1 < base <= _MAX_ROPE_BASE:
+            raise ModelError(f"{key} must be a number above 1 and at most {_MAX_ROPE_BASE:g}, not {base}")
+        return base
 
     def _wrong(self, key: str, value: object, wanted: str) -> ModelError:
         name = f"{self.architecture}.{key}"
@@ -177,10 +217,30 @@ class _Values:
         return ModelError(f"{name} must be {wanted}, not {_short(value)}")
 
 
+def _windows(read: _Values, layers: int) -> tuple[int, tuple[bool, ...], float]:
+    """The window of local attention, which layers have it, and their rotary base."""
+    if read.architecture != "gemma3":
+        return 0, (False,) * layers, 0.0
+    window = read.whole("attention.sliding_window", default=0, least=0)
+    base = read.rope_base("rope.freq_base_swa")
+    key = "attention.sliding_window_pattern"
+    pattern = read.get(key)
+    if isinstance(pattern, list):
+        if len(pattern) != layers or any(each not in (0, 1) for each in pattern):
+            raise ModelError(f"gemma3.{key} must be a number, or 0 or 1 for each of {layers} layers")
+        windowed = tuple(map(bool, pattern))
+    else:
+        every = read.whole(key, default=FULL_ATTENTION_EVERY, least=0)
+        windowed = tuple(not every or number % every > 0 for number in range(1, layers + 1))
+    return window, tuple(each and window > 0 for each in windowed), base
+
+
 def _scaling(
     read: _Values, base: float, size: int, divisors: Sequence[float] | None
 ) -> Mapping[str, Any] | None:
-    kind = read.get("rope.scaling.type") or "none"
+    # Without a type llama.cpp takes a factor for linear scaling.
+    unnamed = "none" if read.get("rope.scaling.factor") in (None, 0, 1) else "linear"
+    kind = read.get("rope.scaling.type") or unnamed
     if divisors is not None:
         if kind not in ("none", "llama3"):
             raise ModelError(f"it has both rope_freqs and rope.scaling.type {_short(kind)}")
@@ -192,8 +252,8 @@ def _scaling(
         return {"rope_type": "linear", "factor": factor}
     if kind != "yarn":
         raise ModelError(f"rope.scaling.type is {_short(kind)}; supported: none, linear, yarn")
-    if read.number("rope.scaling.attn_factor", default=1.0) != 1.0:
-        raise ModelError("rope.scaling.attn_factor is not 1, which conjure does not support")
+    if read.number("rope.scaling.yarn_ext_factor", default=1.0) != 1.0:
+        raise ModelError("rope.scaling.yarn_ext_factor is not 1, which conjure does not support")
     scaling = {
         "rope_type": "yarn",
         "factor": factor,
@@ -279,6 +339,6 @@ def _plain(value: float) -> float:
     return float(f"{value:.7g}")
 
 
-def _short(value: object) -> str:
+def _short(value: object, limit: int = 40) -> str:
     text = repr(value)
-    return text if len(text) <= 40 else text[:39] + "…"
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conjure.errors import ModelError
-from conjure.lm.text.tokenizer_detection import SPACE, WORDS_OF_LLAMA3, WORDS_OF_QWEN
+from conjure.lm.text.tokenizer_detection import SPACE, WORDS_OF_LLAMA3, WORDS_OF_QWEN, flat_steps
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _MAX_CHARACTERS = 1_024  # of a token: all its splits are tried; the longest in use have 256
@@ -41,7 +41,7 @@ def _words(pattern: str) -> Mapping[str, Any]:
 
 _GPT2 = _Split([_GPT2_BYTES])
 _LLAMA3 = _Split([_words(WORDS_OF_LLAMA3), _BYTES_ONLY], whole_words=True)
-_QWEN = _Split([_words(WORDS_OF_QWEN), _BYTES_ONLY], composed=True)
+_WORDS_OF_QWEN = [_words(WORDS_OF_QWEN), _BYTES_ONLY]
 _LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
 # llama.cpp's names of pre-tokenizers, those of the families here.
 _SPLITS = {
@@ -49,8 +49,8 @@ _SPLITS = {
     "olmo": _Split([_GPT2_BYTES], composed=True),  # GPT-NeoX's, by llama.cpp's name
     "smollm": _Split([{"type": "Digits", "individual_digits": True}, _GPT2_BYTES]),
     **dict.fromkeys(_LLAMA3_NAMES, _LLAMA3),
-    "qwen2": _QWEN,
-    "deepseek-r1-qwen": _QWEN,
+    "qwen2": _Split(_WORDS_OF_QWEN, composed=True),
+    "deepseek-r1-qwen": _Split(_WORDS_OF_QWEN),
 }
 # Files of these families from before the names existed.
 _WITHOUT_NAME = {"gpt2": "gpt-2", "gptneox": "olmo"}
@@ -74,14 +74,14 @@ def pre_tokenizer_name(content: Mapping[str, Any]) -> str | None:
 
 def _signature(content: Mapping[str, Any]) -> tuple[Any, ...]:
     """What decides how a byte-level tokenizer splits text."""
-    normalizer, words = content.get("normalizer"), content.get("pre_tokenizer") or {}
-    steps = words["pretokenizers"] if words.get("type") == "Sequence" else [words]
+    forms = [step["type"] for step in flat_steps(content.get("normalizer"), "normalizers")]
+    steps = flat_steps(content.get("pre_tokenizer"), "pretokenizers")
     telling = [
         (step["type"], step.get("use_regex", True), step.get("individual_digits"), step.get("pattern"))
         for step in steps
     ]
     whole_words = bool((content.get("model") or {}).get("ignore_merges"))
-    return normalizer["type"] if normalizer else None, telling, whole_words
+    return forms, telling, whole_words
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from conjure.errors import ModelError, option
-from conjure.lm.checkpoints.gguf.families import FAMILIES, ROPE_FREQS
-from conjure.lm.checkpoints.gguf.header import GGUFShape, llama3_divisors
+from conjure.lm.checkpoints.gguf.families import EMBEDDING, FAMILIES, HEAD, ROPE_FREQS
+from conjure.lm.checkpoints.gguf.header import FULL_ATTENTION_EVERY, GGUFShape, llama3_divisors
 from conjure.lm.checkpoints.gguf.vocabulary import (
     BYTE,
     CONTROL,
@@ -84,9 +84,7 @@ def _keys(architecture: str, config: Shape) -> tuple[dict[str, Any], list[float]
     elif architecture != "gpt2":
         keys["attention.head_count_kv"] = config.n_kv_head
         keys["attention.key_length"] = keys["attention.value_length"] = config.head_size
-    window = next((layer.window for layer in config.layers if layer.window is not None), None)
-    if window is not None:
-        keys["attention.sliding_window"] = window
+    keys |= _window_keys(config)
     rope = next((layer.rope for layer in config.layers if layer.window is None), config.layers[0].rope)
     if rope is None:
         return keys, None
@@ -102,6 +100,18 @@ def _keys(architecture: str, config: Shape) -> tuple[dict[str, Any], list[float]
             if told.get(name) is not None:
                 keys[f"rope.scaling.yarn_{name}"] = told[name]
     return keys, None
+
+
+def _window_keys(config: Shape) -> dict[str, Any]:
+    local = next((layer for layer in config.layers if layer.window is not None), None)
+    if local is None or local.rope is None:
+        return {}
+    keys: dict[str, Any] = {"attention.sliding_window": local.window, "rope.freq_base_swa": local.rope.base}
+    full = next((number for number, layer in enumerate(config.layers, 1) if layer.window is None), None)
+    every = full if full is not None else 0
+    if every != FULL_ATTENTION_EVERY and (full or config.n_layer >= FULL_ATTENTION_EVERY):
+        keys["attention.sliding_window_pattern"] = every
+    return keys
 
 
 def _check_says_the_same(
@@ -163,9 +173,13 @@ def stored_tensors(
 
     architecture, keys, divisors = header_keys(config)
     shape = _shape(architecture, keys, divisors, config)
-    for name, rule in FAMILIES[architecture].rules(config.n_layer).items():
-        if rule.name in tensors:
-            yield name, rule.name, np.ascontiguousarray(rule.write(tensors[rule.name], shape))
+    family = FAMILIES[architecture]
+    rules = family.rules(config.n_layer)
+    for name, rule in rules.items():
+        is_copy = name == HEAD and family.needs_head and config.tied
+        ours = rules[EMBEDDING].name if is_copy else rule.name
+        if ours in tensors:
+            yield name, ours, np.ascontiguousarray(rule.write(tensors[ours], shape))
     if divisors is not None:
         yield ROPE_FREQS, ROPE_FREQS, np.array(divisors, np.float32)
 

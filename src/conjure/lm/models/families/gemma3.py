@@ -41,7 +41,10 @@ def _read(settings: setting.Settings) -> Shape:
     numbers = range(1, 1 + settings.layers("num_hidden_layers"))
     every = settings.take(setting.whole("sliding_window_pattern", "_sliding_window_pattern", default=6))
     usual = [_SLIDING if number % every else _FULL for number in numbers]
-    layers = [kinds[kind] for kind in settings.take(setting.words("layer_types", tuple(kinds), usual))]
+    names = settings.take(setting.words("layer_types", tuple(kinds), usual))
+    if _SLIDING in names and settings.content.get("sliding_window", window) is None:
+        settings.fault("sliding_window is null, but some layers have sliding_attention")
+    layers = [kinds[name] for name in names]
     more = {"norm_offset": 1.0, "query_key_norm": True, "residual": "sandwich", "layers": tuple(layers)}
     more["embedding_scale"] = settings.take(_FACTS["n_embd"]) ** 0.5
     return llama.read(settings, _FACTS, family="gemma3_text", **more)

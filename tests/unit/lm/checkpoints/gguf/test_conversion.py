@@ -142,7 +142,8 @@ class TestRefusals:
                 {"general.architecture": "mamba"},
                 "its architecture is 'mamba'; supported: llama, qwen2, qwen3, gemma3, gptneox, gpt2",
             ),
-            ({"llama.expert_count": 8}, "it has experts (llama.expert_count is 8), which conjure does not"),
+            ({"llama.expert_count": 8}, "its key 'llama.expert_count' is 8, which conjure does not support"),
+            ({"llama.attention.causal": False}, "its key 'llama.attention.causal' is False"),
             ({"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 2.0}, "is 'longrope'"),
             (
                 {"llama.block_count": 1_000_000},

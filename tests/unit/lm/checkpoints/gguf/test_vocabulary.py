@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conjure.errors import ModelError
-from conjure.lm.checkpoints.gguf.vocabulary import tokenizer_files
+from conjure.lm.checkpoints.gguf.vocabulary import pre_tokenizer_name, tokenizer_files
 from support.models import tiny_tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -76,6 +76,25 @@ class TestSplits:
         for name, length in [("gpt-2", 3), ("smollm", 3), ("llama-bpe", 3), ("qwen2", 2), ("olmo", 2)]:
             # e and a combining accent: 1 + 2 bytes, or composed into one character of 2.
             assert len(spelled(byte_level(pre=name), "e\u0301")) == length, name
+
+    def test_deepseek_s_qwen_does_not(self):
+        assert len(spelled(byte_level(pre="deepseek-r1-qwen"), "e\u0301")) == 3
+
+    def test_its_name_is_found_however_the_steps_are_nested(self):
+        for name in ("gpt-2", "olmo", "smollm", "llama-bpe", "qwen2", "deepseek-r1-qwen"):
+            content = dict(files(byte_level(pre=name)).tokenizer)
+            assert pre_tokenizer_name(content) == name
+            for part, steps in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
+                inner = [] if content[part] is None else [content[part]]
+                nested = {"type": "Sequence", steps: inner}
+                content[part] = {"type": "Sequence", steps: [nested]}
+            assert pre_tokenizer_name(content) == name
+
+    def test_steps_that_nobody_knows_have_no_name(self):
+        content = dict(files(byte_level(pre="qwen2")).tokenizer)
+        two_forms = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "NFKC"}]}
+        assert pre_tokenizer_name({**content, "normalizer": two_forms}) is None
+        assert pre_tokenizer_name({**content, "pre_tokenizer": None}) is None
 
     def test_llama3_takes_a_word_that_is_a_token_whole(self):
         tokens = [*tiny_tokenizer().tokens[:299], "xyz", "<|endoftext|>"]

@@ -2,18 +2,22 @@
 
 import json
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from conjure.errors import ModelError
+from conjure.lm.checkpoints.checkpoint_folder import read_config
 from conjure.lm.checkpoints.export import export
 from conjure.lm.checkpoints.gguf.conversion import checkpoint_folder
+from conjure.lm.checkpoints.gguf.families import EMBEDDING, HEAD
 from conjure.lm.checkpoints.gguf.vocabulary import USER_DEFINED
 from conjure.lm.checkpoints.gguf.writing import vocabulary_keys
 from conjure.lm.text.tokenizer import Tokenizer
-from support.gguf_files import CONFIGS, write_gguf
+from support.gguf_files import CONFIGS, random_model, stored, write_gguf
 from support.tokenizers_of_kinds import KINDS, hostile_texts, tokenizer_folder
 
 
@@ -65,14 +69,53 @@ def test_runs_of_spaces_are_written_as_llama_cpp_looks_for_them(tmp_path):
     assert "▁a" in keys["tokenizer.ggml.tokens"]
 
 
-def test_what_gguf_has_no_key_for_is_refused(tmp_path):
+def changed_gemma3(tmp_path, **changes):
+    """A folder of `CONFIGS`'s Gemma 3, seven layers, with other settings."""
     folder = checkpoint_folder(write_gguf(tmp_path / "model.gguf", "gemma3"))
     changed = tmp_path / "changed"
     changed.mkdir()
     for path in folder.iterdir():
         (changed / path.name).write_bytes(path.read_bytes())
-    config = json.loads((folder / "config.json").read_text())
-    config["rope_local_base_freq"] = 20_000.0
+    config = json.loads((folder / "config.json").read_text()) | changes
     (changed / "config.json").write_text(json.dumps(config))
+    return changed
+
+
+FULL, LOCAL = "full_attention", "sliding_attention"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_local_base_freq": 20_000.0},
+        {"layer_types": [LOCAL, LOCAL, FULL, LOCAL, LOCAL, FULL, LOCAL]},
+        {"layer_types": [LOCAL] * 7},
+        {"layer_types": [FULL] * 7, "sliding_window": None},
+    ],
+)
+def test_local_layers_come_back(tmp_path, changes):
+    model = changed_gemma3(tmp_path, **changes)
+    again = checkpoint_folder(export(model, tmp_path / "out").path)
+    assert read_config(again).layers == read_config(model).layers
+
+
+def test_what_gguf_has_no_key_for_is_refused(tmp_path):
+    model = changed_gemma3(tmp_path, query_pre_attn_scalar=17)
     with pytest.raises(ModelError, match=r"llama\.cpp's gemma3 has layers"):
-        export(changed, tmp_path / "out")
+        export(model, tmp_path / "out")
+
+
+def test_an_irregular_pattern_which_llama_cpp_does_not_read_is_refused(tmp_path):
+    model = changed_gemma3(tmp_path, layer_types=[LOCAL, FULL, FULL, *[LOCAL] * 4])
+    with pytest.raises(ModelError, match=r"llama\.cpp's gemma3 has layers"):
+        export(model, tmp_path / "out")
+
+
+def test_neox_has_a_head_also_where_it_is_the_embedding(tmp_path):
+    embedding = stored(random_model("gptneox"))[EMBEDDING]
+    folder = checkpoint_folder(write_gguf(tmp_path / "model.gguf", "gptneox", tensors={HEAD: embedding}))
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is True
+    path = export(folder, tmp_path / "out", type="float32").path
+    written = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
+    assert np.array_equal(written[HEAD], written[EMBEDDING])
+    assert json.loads((checkpoint_folder(path) / "config.json").read_text())["tie_word_embeddings"] is True
