@@ -26,6 +26,7 @@ from conjure.lm.training.events import TuningEvent
 from conjure.lm.training.finetune import FinetuneResult, run_training
 from conjure.lm.training.preparation import Prepared, prepare
 from conjure.lm.training.request import FinetuneRequest
+from conjure.lm.training.state import remove_training_state, state_folder
 from conjure.recipes.metrics import report_metrics, report_result
 from conjure.recipes.resource_lookup import model_lookup
 from conjure.reporting import RUN_VARIABLE
@@ -33,7 +34,7 @@ from conjure.reporting import RUN_VARIABLE
 
 def show_plan(request: FinetuneRequest, *, as_json: bool) -> int:
     """Print what would be trained; the exit status."""
-    plan = _prepared(request).plan
+    plan = _prepared(request, writes=False).plan
     if as_json:
         write_json(plan.to_dict())
     else:
@@ -42,12 +43,13 @@ def show_plan(request: FinetuneRequest, *, as_json: bool) -> int:
     return 0
 
 
-def _prepared(request: FinetuneRequest) -> Prepared:
+def _prepared(request: FinetuneRequest, *, writes: bool = True) -> Prepared:
     with StatusLine() as status:
         return prepare(
             request,
             lookups=[model_lookup],
             progress=lambda done, total: status.show(f"Reading text… {done / max(1, total):.0%}"),
+            writes=writes,
         )
 
 
@@ -98,6 +100,7 @@ def _lead(request: FinetuneRequest, group: ProcessGroup, *, as_json: bool) -> in
             Path.cwd() if number is not None else result.checkpoint,
             run=int(number) if number is not None else None,
         )
+        remove_training_state(state_folder(prepared.output))
     if as_json:
         write_json(result_json(result, report))
     else:

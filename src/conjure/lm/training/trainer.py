@@ -168,7 +168,10 @@ class Trainer:
         return TrainingState(self.progress, self.optimizer.state())
 
     def restore(self, state: TrainingState) -> None:
-        """Go on from `state`."""
+        """Go on from `state`; a training that had ended there ends again, without another step.
+
+        A best loss of infinity makes the weights of `state` the best so far.
+        """
         self.progress = replace(state.progress)
         self.optimizer.restore(state.tensors, self._rounding_key(state.progress.step))
 
@@ -184,8 +187,12 @@ class Trainer:
         """
         settings = self.settings
         self._check_weights()
-        if self.progress.step == 0 and self.held_out is not None:
+        ended_early = self._gains_nothing and self.progress.step < self.total_steps
+        if self.progress.best_loss == math.inf and self.held_out is not None:
             yield self._evaluate()
+        if ended_early:  # before it was restored
+            yield Finished(self.progress.step, "early_stop")
+            return
         while self.progress.step < self.total_steps:
             with self.group.working(("step", len(self._rows(self.progress.step)))):
                 step_done = self._step()
@@ -196,8 +203,7 @@ class Trainer:
                 self._check_weights()
             if self.held_out is not None and (last or done % settings.eval_every == 0):
                 yield self._evaluate()
-                gains_nothing = self.progress.evaluations_without_gain >= settings.patience > 0
-                if gains_nothing and not last:
+                if self._gains_nothing and not last:
                     yield Finished(done, "early_stop")
                     return
             if not last and self.group.any(flag=self._stop_requested):
@@ -206,6 +212,11 @@ class Trainer:
             if settings.save_every and done % settings.save_every == 0 and not last:
                 yield SavePoint(done)
         yield Finished(self.progress.step, "completed")
+
+    @property
+    def _gains_nothing(self) -> bool:
+        """Whether patience has run out."""
+        return self.progress.evaluations_without_gain >= self.settings.patience > 0
 
     def _check_weights(self) -> None:
         with self.group.working("weights"):
