@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from conjure.core.text import plural
 from conjure.errors import DataError, UsageError
+from conjure.lm.text.chat.encoding import ANSWER
 from conjure.lm.text.near_duplicates import DuplicateGroups, groups_of_equals
 from conjure.lm.text.records import RecordSet
 from conjure.lm.text.token_cache import TokenisedText, find_groups
@@ -25,6 +26,7 @@ DEDUP: tuple[Dedup, ...] = ("keep", "drop", "weight")
 DEFAULT_DEDUP: Dedup = "drop"  # of a fine-tune: measured (docs/data.md)
 
 MINIMUM_GROUPS = 8  # fewer by their hashes, and the share is made up with those next in order
+_READ_TOKENS = 1 << 20
 _TAIL = 0.1  # share of the tokens held out where there are too few groups
 _MOST_OF_A_TEXT = 0.5  # a group with more of the records than this is trained on
 
@@ -107,6 +109,15 @@ class TokenStream:
             by_kind = np.array([0.0, self.given_weight, 1.0], np.float32)  # FIRST, GIVEN, ANSWER
             weights = weights * by_kind[self.kinds[self._places(start, stop)]]
         return weights
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """How many of the tokens are answers; None of plain text."""
+        if self.kinds is None:
+            return None
+        starts = range(0, len(self), _READ_TOKENS)
+        spans = (self._places(start, min(start + _READ_TOKENS, len(self))) for start in starts)
+        return sum(int((self.kinds[places] == ANSWER).sum()) for places in spans)
 
     @property
     def groups(self) -> int:

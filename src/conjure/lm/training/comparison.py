@@ -80,8 +80,8 @@ def measure(
         trained: What training it came to.
         on_progress: Told which model is being measured, and the share of that which is done.
     """
-    # What is scored is no more than training processed, unless that is very little.
-    most = max(FEWEST_SCORED_TOKENS, trained.history.targets)
+    # What is scored is no more than training read, unless that is very little.
+    most = max(FEWEST_SCORED_TOKENS, trained.history.tokens)
     held_out = held_out_texts(
         prepared.split.heldout,
         prepared.tokenizer,

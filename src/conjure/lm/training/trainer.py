@@ -225,9 +225,9 @@ class Trainer:
     def _step(self) -> StepDone:
         started = time.perf_counter()
         step = self.progress.step
-        loss, targets = self._gradients(step)
+        loss, targets, tokens = self._gradients(step)
         grad_norm = self.optimizer.clip(self.settings.max_grad_norm)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        if not all(math.isfinite(each) for each in (loss, grad_norm) if each is not None):
             raise TrainingError(
                 f"the loss became {loss} (gradient norm {grad_norm}) at step {step + 1}; training stopped",
                 hint=f"use a lower {option('learning_rate')}"
@@ -236,10 +236,11 @@ class Trainer:
         factor = self.schedule.factor(step)
         self.optimizer.step(factor, self._rounding_key(step + 1))
         self.progress = replace(self.progress, step=step + 1)
-        return StepDone(step + 1, loss, factor, grad_norm, targets, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return StepDone(step + 1, loss, factor, grad_norm, targets, tokens, seconds)
 
-    def _gradients(self, step: int) -> tuple[float, int]:
-        """Collect the gradients of a step; its mean loss, and how many targets it has.
+    def _gradients(self, step: int) -> tuple[float | None, int, int]:
+        """Collect the gradients of a step; its mean loss, how many targets it has, and tokens that it reads.
 
         Where a GPU's memory does not suffice after all, the micro-batch is halved for good.
         """
@@ -264,9 +265,10 @@ class Trainer:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _accumulate(self, step: int) -> tuple[float, int]:
+    def _accumulate(self, step: int) -> tuple[float | None, int, int]:
         batches = list(self._micro_batches(step))
         targets = sum(batch.target_count for batch in batches)
+        tokens = sum(batch.token_count for batch in batches)
         weight = sum(batch.total_weight for batch in batches)
         self.model.train()
         losses = []
@@ -279,7 +281,8 @@ class Trainer:
             sums.put(Span(number, number + 1), self.optimizer.take_gradients())
             losses.append(part.item())
         self.optimizer.set_gradients(self.group.total(sums, self.optimizer.trained))
-        return sum(self.group.gather(losses, len(batches))), targets
+        loss = sum(self.group.gather(losses, len(batches)))
+        return (loss if weight else None), targets, tokens
 
     def _micro_batches(self, step: int) -> Iterator[Batch]:
         rows = self._rows(step)
