@@ -246,6 +246,21 @@ def test_what_is_scored_is_limited_by_what_was_read(tmp_path, monkeypatch, token
     assert asked == [40]
 
 
+def test_of_several_answers_only_what_they_say_counts_in_bytes(tmp_path):
+    own = load(chat_checkpoint(tmp_path / "model", FAMILIES["chatml"], context_length=128))
+    says = ["Yes.", "Ça va."]
+    messages = [
+        message
+        for number, answer in enumerate(says)
+        for message in (Message("user", f"And {number}?"), Message("assistant", answer))
+    ]
+    chat = ChatEncoder.of(own.tokenizer, model="it").encode(messages)
+    windows = Windows(128, 64)
+    (scored,) = score_chats(TorchScorer(own.model), own.tokenizer, [chat], windows)
+    assert scored.tally.bytes == sum(len(answer.encode()) for answer in says)
+    assert (scored.tally.words, scored.tally.tokens) == (3, len(scored.token_ids))
+
+
 def test_a_step_without_an_answer_has_no_loss():
     kinds = np.array([FIRST] + [GIVEN] * 31 + [ANSWER] * 32, np.uint8)
     blocks = token_blocks(64)
