@@ -261,8 +261,7 @@ def _respond(
         if event.improved and not (event.step == 0 and _has_checkpoint(prepared)):
             _save_trained(prepared, trainer, history)
             yield Saved(event.step)
-        every = prepared.request.sample_every
-        if event.step > 0 and every != 0 and (every is None or event.step % every == 0):
+        if _is_to_sample(history, prepared.request.sample_every):
             yield Sampled(event.step, _samples(prepared, trainer.model))
     elif isinstance(event, SavePoint):
         _save_state(prepared, trainer, history)
@@ -278,6 +277,15 @@ def _respond(
             yield Saved(0)
         with suppress(CheckpointError):  # on a full disk, what was learned can still be measured
             _save_state(prepared, trainer, history)
+
+
+def _is_to_sample(history: History, every: int | None) -> bool:
+    """Whether the last evaluation is the first one at or after a multiple of so many steps; see `request`."""
+    steps = [step for step, _ in history.held_out]
+    before = steps[-2] if len(steps) > 1 else 0
+    if every == 0 or steps[-1] == 0:
+        return False
+    return every is None or steps[-1] // every > before // every
 
 
 def _samples(prepared: Prepared, model: CausalLM) -> list[Sample]:

@@ -248,7 +248,7 @@ def _plan(
     parameters, held_out = model.config.parameter_count, split.heldout
     blocks = Blocks(split.train, _block_size(request, facts, model.config.context_length))
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    available = available_bytes(device)
+    available = _available_bytes(device, (request.processes or 1) // (request.nodes or 1))
     batch_size = min(request.batch_size * request.grad_accumulation, len(blocks))
     processes = request.processes if request.processes is not None else 1
     nodes = request.nodes if request.nodes is not None else 1
@@ -313,6 +313,11 @@ def _plan(
             device=device,
         ),
     )
+
+
+def _available_bytes(device: torch.device, processes: int) -> int:
+    """Memory for so many processes on one machine: each has a GPU of its own, where there are any."""
+    return available_bytes(device) * (processes if device.type == "cuda" else 1)
 
 
 def _micro_batch(request: FinetuneRequest, blocks: int) -> int:
