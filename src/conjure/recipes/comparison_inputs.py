@@ -62,7 +62,8 @@ def _trainings(home: Home, store: Database, number: int) -> tuple[Training, ...]
     record = store.get(number)
     if record.spec.kind != "finetune":
         raise UsageError(f"run {number} is not a fine-tune; its command is `{record.spec.command_text}`")
-    settings = (read_training(_checkpoint(home, number)) or {}).get("settings")
+    facts = read_training(_checkpoint(home, number)) or {}
+    settings, train_part = facts.get("settings"), facts.get("train_sha256")
     if not isinstance(settings, dict):
         raise CheckpointError(
             f"run {number} cannot be compared: {CHECKPOINT_OUTPUT}/{_TRAINING_FILE}, which says what it was"
@@ -76,6 +77,7 @@ def _trainings(home: Home, store: Database, number: int) -> tuple[Training, ...]
         data=tuple(_mounted(home, record, name) for name in data),
         settings=settings,
         validation=_mounted(home, record, validation) if validation is not None else None,
+        train_sha256=train_part if isinstance(train_part, str) else None,
     )
     started_from = [mount.source_run for mount in record.mounts if mount.target == MODEL_MOUNT]
     before = _trainings(home, store, started_from[0]) if started_from and started_from[0] is not None else ()

@@ -9,6 +9,7 @@ held-out token, never both.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any, Literal
 
 import numpy as np
@@ -138,6 +139,15 @@ class TokenStream:
         )
 
     @property
+    def digest(self) -> str:
+        """Hex SHA-256 of which parts of the text the stream has, and what they count."""
+        found = sha256(self.starts.tobytes())
+        found.update(self.ends.tobytes())
+        if self.weights is not None:
+            found.update(self.weights.tobytes())
+        return found.hexdigest()
+
+    @property
     def repeat_numbers(self) -> Numbers:
         """A number for each record, equal where one repeats what the other says, (R,)."""
         return self.repeats if self.repeats is not None else self.labels
@@ -232,6 +242,28 @@ def hold_out(
     groups = groups if groups is not None else groups_of_equals(text.hashes)
     everything = _all_records(text, groups)
     return _deduplicated(_split(text, everything, groups, fraction), dedup)
+
+
+def all_records(text: TokenisedText) -> TokenStream:
+    """The whole text; each record is a group of those that are equal."""
+    return _all_records(text, groups_of_equals(text.hashes))
+
+
+def train_part_of_0_1(text: TokenisedText, fraction: float) -> TokenStream:
+    """What conjure 0.1 trained on: it looked at each record by itself, and dropped none.
+
+    Args:
+        text: The text.
+        fraction: Share of the records that it held out.
+    """
+    everything, total = all_records(text), len(text.ids)
+    held_out = text.hashes < np.uint64(int(fraction * 2**64))
+    rest = everything.select(~held_out)
+    if fraction == 0 or (held_out.sum() >= MINIMUM_GROUPS and len(rest) >= 2):
+        return rest
+    if total < 3:
+        return everything
+    return _span(text, groups_of_equals(text.hashes), 0, total - max(1, round(_TAIL * total)))
 
 
 def hold_out_file(

@@ -29,6 +29,7 @@ from conjure.lm.generation.score import Tally, Windows
 from conjure.lm.hardware import worth_compiling
 from conjure.lm.models.base import CausalLM
 from conjure.lm.report.facts import HeldOutFacts
+from conjure.lm.text.split import train_part_of_0_1
 from conjure.lm.training.comparison import Comparison, measure, write_report
 from conjure.lm.training.distributed.process_group import ProcessGroup
 from conjure.lm.training.events import Evaluated, Event, Finished, Sampled, Saved, SavePoint, TuningEvent
@@ -54,6 +55,7 @@ from conjure.lm.training.trainer import Progress, Trainer, TrainSettings
 _FEWEST_EVALUATED, _MOST_EVALUATED = 1 << 14, 1 << 16
 _EVALUATED_WORK = 1 << 40  # tokens times parameters
 _SAMPLES, _SAMPLE_TOKENS = 3, 60  # at each evaluation
+_TRAIN_PART = "train_sha256"  # which of the records are trained on
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +354,7 @@ def _save(
         "conjure": version("conjure"),
         "base": prepared.base_noted,
         "settings": prepared.request.settings(),
+        _TRAIN_PART: prepared.split.train.digest,
         "plan": prepared.plan.to_dict(),
         "step": step,
         "eval_loss": loss,
@@ -390,6 +393,7 @@ def _agreement(prepared: Prepared) -> dict[str, Any]:
         "tokenizer": prepared.tokenizer.digest,
         "block_size": prepared.plan.block_size,
         "batch_size": prepared.plan.batch_size,
+        _TRAIN_PART: prepared.split.train.digest,
     }
 
 
@@ -398,6 +402,7 @@ def _resumable_facts(prepared: Prepared) -> dict[str, Any]:
     # An option that the version which saved the state did not have was left at its default.
     then = {each.name: each.default for each in fields(FinetuneRequest)} | facts["agreement"]
     now = json.loads(json.dumps(_agreement(prepared)))
+    train_part = now.pop(_TRAIN_PART)
     changed = [
         f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if now[name] != then.get(name)
     ]
@@ -405,5 +410,12 @@ def _resumable_facts(prepared: Prepared) -> dict[str, Any]:
         raise UsageError(
             f"the data or options are not those of the interrupted training: {'; '.join(changed)}",
             hint=f"use the same command as before with {option('resume')}, or omit it to start again",
+        )
+    if train_part != then.get(_TRAIN_PART, train_part_of_0_1(prepared.text, prepared.request.holdout).digest):
+        raise UsageError(
+            "the interrupted training was on other records of the data: that version of conjure held out"
+            " others than this one does",
+            hint=f"install conjure {facts.get('conjure', '0.1.0')} to continue it,"
+            f" or omit {option('resume')} to start again",
         )
     return facts

@@ -63,6 +63,14 @@ def training_of(folder):
     return json.loads((folder / "training.json").read_text())
 
 
+def forget_which_records(request):
+    """Make a state look like one of 0.1.0, which did not say what it was trained on."""
+    progress = state_folder(request.output) / "progress.json"
+    facts = json.loads(progress.read_text())
+    del facts["agreement"]["train_sha256"], facts["conjure"]
+    progress.write_text(json.dumps(facts))
+
+
 def set_best_loss(request, loss):
     progress = state_folder(request.output) / "progress.json"
     facts = json.loads(progress.read_text())
@@ -225,3 +233,22 @@ def test_an_output_in_a_folder_without_permission_is_refused(request_to, tmp_pat
     monkeypatch.setattr("os.access", lambda path, mode: str(path) != str(tmp_path))
     with pytest.raises(CheckpointError, match=f"{tmp_path} is not writable"):
         prepare(request_to(tmp_path / "new" / "out", holdout=0))
+
+
+def test_a_training_of_0_1_goes_on_where_it_was_on_the_same_records(request_to, tmp_path):
+    request = request_to(tmp_path / "out")
+    stop_after(request, 3)
+    forget_which_records(request)
+    assert tune(replace(request, resume=True))[0].reason == "completed"
+
+
+def test_a_training_on_other_records_is_not_resumed(request_to, tmp_path, inputs):
+    lines = inputs[0].read_text()
+    inputs[0].write_text(lines * 2)  # of which 0.1.0 dropped none
+    request = request_to(tmp_path / "out")
+    stop_after(request, 3)
+    prepared = prepare(replace(request, resume=True))
+    forget_which_records(request)
+    with pytest.raises(UsageError, match="the interrupted training was on other records") as refused:
+        next(train(prepared))
+    assert refused.value.hint == "install conjure 0.1.0 to continue it, or omit resume to start again"
