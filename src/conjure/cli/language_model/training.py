@@ -18,6 +18,7 @@ from conjure.cli.language_model.training_view import (
     result_lines,
 )
 from conjure.cli.render import StatusLine, note, write_json
+from conjure.core.home import Home
 from conjure.core.stop_signals import stopping_in_order
 from conjure.lm.hardware import pick_device
 from conjure.lm.training.comparison import measure, write_report
@@ -27,6 +28,7 @@ from conjure.lm.training.finetune import FinetuneResult, run_training
 from conjure.lm.training.preparation import Prepared, prepare
 from conjure.lm.training.request import FinetuneRequest
 from conjure.lm.training.state import remove_training_state, state_folder
+from conjure.recipes.comparison_inputs import base_trainings
 from conjure.recipes.metrics import report_metrics, report_result
 from conjure.recipes.resource_lookup import model_lookup
 from conjure.reporting import RUN_VARIABLE
@@ -87,7 +89,8 @@ def _lead(request: FinetuneRequest, group: ProcessGroup, *, as_json: bool) -> in
     if not trained.interrupted:
         note("Measuring both models…")
         with MeasuringView() as measuring:
-            comparison = measure(prepared, trained, measuring.show)
+            known = base_trainings(Home.from_environment(), request.model)
+            comparison = measure(prepared, trained, measuring.show, base_trainings=known)
     result = FinetuneResult.of(prepared, trained, comparison)
     report_result(result)
     if comparison is not None:

@@ -219,6 +219,8 @@ def _scored(held_out: HeldOutFacts) -> str:
     scored, records = held_out.scored_records, held_out.records
     line = f"{scored:,} of {records:,}" if scored < records else f"all {records:,}"
     line += f" held-out record{'s' * (records != 1)}"
+    if held_out.seen_by_base:
+        line += f", without {held_out.seen_by_base:,} that the base model was trained on"
     if held_out.scored_groups < scored:
         line += f" in {held_out.scored_groups:,} groups, each counted once"
     return line

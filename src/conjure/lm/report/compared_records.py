@@ -120,11 +120,7 @@ class RemadeSplit:
 
     def trained_on(self, tokenizer: Tokenizer) -> Iterator[str]:
         """What the records say that were trained on."""
-        if self.text.kinds is None:
-            yield from record_texts(self.trained, tokenizer)
-            return
-        chosen = _record_numbers(self.text, self.trained)
-        yield from (record.text for record in _conversations(self.records, chosen))
+        yield from _said(self.records, self.text, self.trained, tokenizer)
 
     def held_out(self, tokenizer: Tokenizer) -> Iterator[HeldOutRecord]:
         """The records that were held out; of conversations, those that were held out as a whole."""
@@ -138,6 +134,17 @@ class RemadeSplit:
         if self.measured is self.records:
             chosen -= _record_numbers(self.text, self.split.train)
         yield from _conversations(self.measured, chosen)
+
+
+def _said(
+    records: RecordSet, text: TokenisedText, stream: TokenStream, tokenizer: Tokenizer
+) -> Iterator[str]:
+    """What the records of a stream say; of conversations, all that is said in them."""
+    if stream.kinds is None:
+        yield from record_texts(stream, tokenizer)
+        return
+    chosen = _record_numbers(text, stream)
+    yield from (record.text for record in _conversations(records, chosen))
 
 
 def _record_numbers(text: TokenisedText, stream: TokenStream) -> set[int]:
@@ -247,6 +254,36 @@ def remake_split(training: Training, tokenizer: Tokenizer, *, name: str = "") ->
     trained = _trained_on(training, text, split)
     whole = (records, text)
     return RemadeSplit(split, trained, records, text, *(measured if measured is not None else whole))
+
+
+def seen_in_training(
+    trainings: Sequence[Training],
+    records: RecordSet,
+    text: TokenisedText,
+    stream: TokenStream,
+    tokenizer: Tokenizer,
+) -> npt.NDArray[np.bool_]:
+    """Which records of a stream, or the like of them, a model was trained on, (R,).
+
+    Args:
+        trainings: Those of the model.
+        records: What the stream is of.
+        text: The same in tokens.
+        stream: The records to look at.
+        tokenizer: The model's.
+
+    Raises:
+        ConjureError: What it was trained on is no longer there, or cannot be read.
+    """
+    builder, trained = GroupBuilder(), 0
+    for training in trainings:
+        for said in remake_split(training, tokenizer).trained_on(tokenizer):
+            builder.add(said)
+            trained += 1
+    for said in _said(records, text, stream, tokenizer):
+        builder.add(said)
+    groups = builder.build()
+    return overlapping_training(groups, np.arange(len(groups.labels)) < trained)[trained:]
 
 
 def _trained_on(training: Training, text: TokenisedText, split: Split) -> TokenStream:

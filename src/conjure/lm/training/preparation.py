@@ -18,6 +18,7 @@ from conjure.errors import UsageError, option
 from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.base_model import base_difference, base_facts, how_to_restore
+from conjure.lm.checkpoints.describe import read_training
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.checkpoints.pretrained import check_can_save
 from conjure.lm.generation.request import GenerationRequest
@@ -63,6 +64,8 @@ class Prepared:
         records: The text.
         validation: The text to measure on, where it is one of its own.
         text: Its tokens.
+        measured: What the held-out part is of, and the same in tokens: `validation`, or `records`.
+        base_files: Names of the files that the base model was itself tuned on, if it was.
         split: What to learn from, and what to measure on.
         plan: What will be done.
         device: Where to train.
@@ -77,6 +80,8 @@ class Prepared:
     records: RecordSet
     validation: RecordSet | None
     text: TokenisedText
+    measured: tuple[RecordSet, TokenisedText]
+    base_files: tuple[str, ...]
     split: Split
     plan: Plan
     device: torch.device
@@ -179,6 +184,8 @@ def prepare(
         records=records,
         validation=validation,
         text=text,
+        measured=measured if measured is not None else (records, text),
+        base_files=_tuned_on(named.folder),
         split=split,
         plan=replace(
             _plan(request, base.origin, model, facts, split, device, dtype, micro_batch),
@@ -187,6 +194,17 @@ def prepare(
         device=device,
         dtype=dtype,
     )
+
+
+def _tuned_on(folder: Path) -> tuple[str, ...]:
+    """Names of the files that a model was tuned on; none where it was not, as far as it says."""
+    training = read_training(folder) or {}
+    if "settings" not in training:
+        return ()
+    try:
+        return tuple(Path(file["name"]).name for file in training["plan"]["data"]["files"])
+    except (KeyError, TypeError):
+        return ("other text",)
 
 
 def _refuse_unfinished_training(request: FinetuneRequest, output: Path) -> None:
