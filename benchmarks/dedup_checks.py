@@ -134,7 +134,7 @@ def _trained(name: str, corpus: Corpus, way: Dedup, seed: int, reserve: Sequence
         seed,
         [tally.tokens for tally in tallies],
         [tally.total for tally in tallies],
-        trained.history.targets,
+        trained.history.tokens,
         share.extracted if share is not None else 0,
         share.records if share is not None else 0,
     )

@@ -73,6 +73,9 @@ def test_answers_are_scored(model, data, capsys):
     scored = json.loads(out)
     assert (scored["records"], scored["bytes"]) == (40, sum(len(f"A {n * n}.") for n in range(40)))
     assert "contains conversations (messages); their answers are scored" in err
+    assert _run(["score", data, "--model", model]) == 0
+    table = capsys.readouterr().out
+    assert "protocol         answers, each after what comes before it, context " in table
 
 
 def test_adapters_and_options_that_do_not_fit_are_one_sentence(model, data, tmp_path, capsys):

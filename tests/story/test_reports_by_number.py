@@ -6,7 +6,7 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
-from conjure.recipes.comparison_inputs import tuned_models
+from conjure.recipes.comparison_inputs import base_trainings, tuned_models
 from conjure.recipes.report import learned_nothing
 from conjure.runs.lifecycle.open_store import open_store
 from support.terminal import conjure
@@ -67,3 +67,18 @@ def test_fine_tunes_are_compared_by_number(tuned, tmp_path):
     assert compared["headline"] in shown
     assert compared["headline"] in page.read_text("utf-8")
     assert 0 < compared["scored"] <= compared["candidates"]
+
+
+def test_what_the_base_was_trained_on_is_not_called_unseen(tuned, tmp_path):
+    tuned("--max-steps", "2", "--holdout", "0.1")
+    text = tmp_path / "jokes.txt"
+    options = [*SETTINGS, "--max-steps", "2", "--eval-every", "1", "--holdout", "0.5"]
+    run("finetune", text, "--model", "runs/1", *options)
+    facts = json.loads(run("report", "2", "--json").stdout)["held_out_facts"]
+    assert facts["base_files"] == []
+    assert 0 < facts["seen_by_base"] == facts["records"] - facts["scored_records"]
+
+    home = Home.from_environment()
+    (training,) = base_trainings(home, "runs/1")
+    assert training == tuned_models(home, ["1"])[0].trainings[0]
+    assert base_trainings(home, "sprite") == base_trainings(home, "runs/99") == ()

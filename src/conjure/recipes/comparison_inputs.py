@@ -1,15 +1,18 @@
 """The fine-tunes that are compared: where their models are, and what they were trained on.
 
-Main entry: `tuned_models`. Invariant: nothing is loaded here; a fine-tune whose data are unknown is refused.
+Main entries: `tuned_models`; and for a single fine-tune, `base_trainings`. Invariant: nothing is loaded here;
+of the fine-tunes to compare, one whose data are unknown is refused.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from conjure.core.home import Home
-from conjure.errors import CheckpointError, NotFoundError, UsageError
+from conjure.errors import CheckpointError, ConjureError, NotFoundError, UsageError
 from conjure.lm.checkpoints.describe import read_training
 from conjure.lm.report.compared_records import Training, TunedModel
+from conjure.metric_logging import RUN_VARIABLE
 from conjure.recipes.resource_lookup import CHECKPOINT_OUTPUT, is_resource, resolve_resource
 from conjure.recipes.run_specs import MODEL_MOUNT
 from conjure.runs.artifacts.mount_sources import locate
@@ -50,6 +53,29 @@ def tuned_models(home: Home, names: Sequence[str]) -> list[TunedModel]:
     return models
 
 
+def base_trainings(home: Home, model: str | Path) -> tuple[Training, ...]:
+    """What the model that a fine-tune starts from was trained on; none where that is not known.
+
+    Args:
+        home: Where the runs are.
+        model: As the fine-tune names it: where a run has it, the run that this process belongs to.
+    """
+    number = os.environ.get(RUN_VARIABLE)
+    try:
+        if not home.database.exists():
+            return ()
+        with open_store(home) as store:
+            if str(model) == MODEL_MOUNT and number is not None:
+                source = _source_of_model(store.get(int(number)))
+            elif is_resource(home, str(model)):
+                source = parse(str(model), store.lookup_link).number
+            else:
+                return ()
+            return _trainings(home, store, source) if source is not None else ()
+    except (ConjureError, OSError):
+        return ()  # such as in a sandbox, or where files were removed
+
+
 def _checkpoint(home: Home, number: int) -> Path:
     folder = resolve_resource(home, f"runs/{number}") / CHECKPOINT_OUTPUT
     if not (folder / _TRAINING_FILE).is_file():
@@ -62,7 +88,8 @@ def _trainings(home: Home, store: Database, number: int) -> tuple[Training, ...]
     record = store.get(number)
     if record.spec.kind != "finetune":
         raise UsageError(f"run {number} is not a fine-tune; its command is `{record.spec.command_text}`")
-    settings = (read_training(_checkpoint(home, number)) or {}).get("settings")
+    facts = read_training(_checkpoint(home, number)) or {}
+    settings, train_part = facts.get("settings"), facts.get("train_sha256")
     if not isinstance(settings, dict):
         raise CheckpointError(
             f"run {number} cannot be compared: {CHECKPOINT_OUTPUT}/{_TRAINING_FILE}, which says what it was"
@@ -76,10 +103,16 @@ def _trainings(home: Home, store: Database, number: int) -> tuple[Training, ...]
         data=tuple(_mounted(home, record, name) for name in data),
         settings=settings,
         validation=_mounted(home, record, validation) if validation is not None else None,
+        train_sha256=train_part if isinstance(train_part, str) else None,
     )
-    started_from = [mount.source_run for mount in record.mounts if mount.target == MODEL_MOUNT]
-    before = _trainings(home, store, started_from[0]) if started_from and started_from[0] is not None else ()
+    started_from = _source_of_model(record)
+    before = _trainings(home, store, started_from) if started_from is not None else ()
     return (*before, training)
+
+
+def _source_of_model(record: RunRecord) -> int | None:
+    """The run that the model of a fine-tune is from."""
+    return next((mount.source_run for mount in record.mounts if mount.target == MODEL_MOUNT), None)
 
 
 def _mounted(home: Home, record: RunRecord, name: str) -> str:

@@ -12,8 +12,9 @@ from conjure.metric_logging import log_metric
 def report_metrics(event: TuningEvent) -> None:
     """Hand what an event tells to the run this process belongs to, if to any."""
     if isinstance(event, StepDone):
-        log_metric("loss", event.loss, step=event.step)
-        log_metric("tokens_per_s", event.targets / event.seconds, step=event.step)
+        if event.loss is not None:
+            log_metric("loss", event.loss, step=event.step)
+        log_metric("tokens_per_s", event.tokens / event.seconds, step=event.step)
         log_metric("learning_rate_factor", event.learning_rate_factor, step=event.step)
         log_metric("grad_norm", event.grad_norm, step=event.step)
     elif isinstance(event, Evaluated):

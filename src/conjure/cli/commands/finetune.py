@@ -180,7 +180,7 @@ class Automatic(click.ParamType):
     type=Automatic(int),
     default="auto",
     show_default=True,
-    help="Steps between samples; 0: none.",
+    help="Steps between samples, which are written at evaluations; 0: none.",
 )
 @click.option(
     "--resume",

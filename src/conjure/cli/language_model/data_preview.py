@@ -130,7 +130,7 @@ def _facts(facts: DataFacts, parts: Split, vocabulary: str) -> dict[str, str]:
     rows = {
         "records": records_line(facts),
         "tokens": f"{facts.tokens:,} (vocabulary of {vocabulary})",
-        **_answers(facts),
+        **_answers(parts),
         "bytes": f"{facts.size_bytes:,} ({facts.size_bytes / facts.tokens:.2f} per token)",
         "lengths": f"{lengths.shortest:,} to {lengths.longest:,} tokens per record; "
         f"mean {lengths.mean:,.1f}, median {lengths.median:,.0f}, 90th percentile {lengths.p90:,.0f}",
@@ -144,9 +144,9 @@ def _facts(facts: DataFacts, parts: Split, vocabulary: str) -> dict[str, str]:
     return rows
 
 
-def _answers(facts: DataFacts) -> dict[str, str]:
-    count = facts.answer_tokens
-    return {} if count is None else {"answers": f"{count:,} tokens to train on ({count / facts.tokens:.0%})"}
+def _answers(parts: Split) -> dict[str, str]:
+    count, tokens = parts.train.answer_tokens, len(parts.train)
+    return {} if count is None else {"answers": f"{count:,} tokens to train on ({count / tokens:.0%})"}
 
 
 def _held_out(parts: Split) -> str:

@@ -69,7 +69,8 @@ def score(
         merged = data_path(adapter) if adapter is not None else None
         model = load_scorer(name, much=files, precision=precision, adapter=merged, lookups=[model_lookup])
         windows = Windows.of(model.scorer, context, stride)
-        result = _Result(model, windows, model.source.sha256 if as_objects else None)
+        sha256 = model.source.sha256 if as_objects else None
+        result = _Result(model, windows, sha256, are_chats=_are_chats(texts))
         for scored in _with_progress(result, texts):
             result.add(scored, keep=as_objects and (per_token or not files))
             if per_token and not as_json:
@@ -102,6 +103,10 @@ def _records(inputs: Sequence[str], column: str | None, split: str | None, layou
     return records
 
 
+def _are_chats(texts: RecordSet | Sequence[str]) -> bool:
+    return isinstance(texts, RecordSet) and bool(texts.chat_formats)
+
+
 def _note_bad_rows(records: Any) -> None:
     for bad in records.bad_rows.values():
         note(f"Left out: {records.describe(bad)}")
@@ -125,6 +130,7 @@ class _Result:
     model: LoadedScorer
     windows: Windows
     sha256: str | None
+    are_chats: bool
     records: int = 0
     scores: list[Score] = field(default_factory=list)
 
@@ -236,11 +242,14 @@ def _print_table(results: list[_Result]) -> None:
 
 
 def _facts(result: _Result) -> dict[str, str]:
-    tally, windows, start = result.tally, result.windows, result.model.tokenizer.start_token
+    tally, windows = result.tally, result.windows
+    after = f"after {result.model.tokenizer.start_token}"
+    if result.are_chats:
+        after = "answers, each after what comes before it"
     records, words = _count(result.records, "record"), _count(tally.words, "word")
     facts = {
         "model": f"{result.model.origin}, {result.model.precision}",
-        "protocol": f"after {start}, context {windows.context}, stride {windows.stride}",
+        "protocol": f"{after}, context {windows.context}, stride {windows.stride}",
         "text": f"{records}, {words}, {tally.bytes:,} bytes",
         "scored": _count(tally.tokens, "token"),
         "log-probability": f"{tally.total:,.3f} nats",

@@ -18,6 +18,7 @@ from conjure.cli.language_model.training_view import (
     result_lines,
 )
 from conjure.cli.render import StatusLine, note, write_json
+from conjure.core.home import Home
 from conjure.core.stop_signals import stopping_in_order
 from conjure.lm.hardware import pick_device
 from conjure.lm.training.base_model_comparison import measure, write_report
@@ -26,14 +27,16 @@ from conjure.lm.training.events import TuningEvent
 from conjure.lm.training.finetune import FinetuneResult, run_training
 from conjure.lm.training.preparation import Prepared, prepare
 from conjure.lm.training.request import FinetuneRequest
+from conjure.lm.training.state import remove_training_state, state_folder
 from conjure.metric_logging import RUN_VARIABLE
+from conjure.recipes.comparison_inputs import base_trainings
 from conjure.recipes.metrics import report_metrics, report_result
 from conjure.recipes.resource_lookup import model_lookup
 
 
 def show_plan(request: FinetuneRequest, *, as_json: bool) -> int:
     """Print what would be trained; the exit status."""
-    plan = _prepared(request).plan
+    plan = _prepared(request, writes=False).plan
     if as_json:
         write_json(plan.to_dict())
     else:
@@ -42,12 +45,13 @@ def show_plan(request: FinetuneRequest, *, as_json: bool) -> int:
     return 0
 
 
-def _prepared(request: FinetuneRequest) -> Prepared:
+def _prepared(request: FinetuneRequest, *, writes: bool = True) -> Prepared:
     with StatusLine() as status:
         return prepare(
             request,
             lookups=[model_lookup],
             progress=lambda done, total: status.show(f"Reading text… {done / max(1, total):.0%}"),
+            writes=writes,
         )
 
 
@@ -85,7 +89,8 @@ def _lead(request: FinetuneRequest, group: ProcessGroup, *, as_json: bool) -> in
     if not trained.interrupted:
         note("Measuring both models…")
         with MeasuringView() as measuring:
-            comparison = measure(prepared, trained, measuring.show)
+            known = base_trainings(Home.from_environment(), request.model)
+            comparison = measure(prepared, trained, measuring.show, base_trainings=known)
     result = FinetuneResult.of(prepared, trained, comparison)
     report_result(result)
     if comparison is not None:
@@ -98,6 +103,7 @@ def _lead(request: FinetuneRequest, group: ProcessGroup, *, as_json: bool) -> in
             Path.cwd() if number is not None else result.checkpoint,
             run=int(number) if number is not None else None,
         )
+        remove_training_state(state_folder(prepared.output))
     if as_json:
         write_json(result_json(result, report))
     else:

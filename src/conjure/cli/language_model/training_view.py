@@ -21,7 +21,6 @@ from conjure.core.quoting import printable, shell_words
 from conjure.core.text import plural
 from conjure.core.units import format_duration, format_number, format_size
 from conjure.lm.report.report_schema import HeldOutFacts
-from conjure.lm.text.token_cache import DataFacts
 from conjure.lm.training.events import Evaluated, Sampled, StepDone, TuningEvent
 from conjure.lm.training.finetune import FinetuneResult
 from conjure.lm.training.plan import Plan
@@ -40,7 +39,7 @@ def plan_lines(plan: Plan) -> list[str]:
         + ("" if plan.trainable == plan.parameters else f", {_count(plan.trainable)} trainable"),
         f"Text     {records_line(data)}{',' if data.groups == data.records else ';'} {data.tokens:,} tokens"
         f" (median {data.lengths.median:.0f}, max {data.lengths.longest:,})",
-        *_learned(data),
+        *_learned(plan),
         *(f"         {printable(sentence)}" for sentence in (*data.bad_rows, *data.remarks)),
         f"Split    {plan.train_tokens:,} training tokens{_dropped(plan)}, {_held_out(plan)}"
         + (f"; {plan.held_out_reason}" if plan.held_out_reason else ""),
@@ -72,11 +71,12 @@ def _processes(plan: Plan) -> str:
     return f"{plan.processes} processes{where} of {plural(plan.threads, 'thread')} each, "
 
 
-def _learned(data: DataFacts) -> Iterator[str]:
+def _learned(plan: Plan) -> Iterator[str]:
     """Of conversations, what is learned of them."""
-    if data.answer_tokens is not None:
-        formats = ", ".join(sorted({str(file["chat"]) for file in data.files}))
-        yield f"         conversations ({formats}): {data.answer_tokens:,} tokens of answers are trained on"
+    if plan.train_answer_tokens is not None:
+        formats = ", ".join(sorted({str(file["chat"]) for file in plan.data.files}))
+        count = plan.train_answer_tokens
+        yield f"         conversations ({formats}): {count:,} tokens of answers are trained on"
 
 
 def _dropped(plan: Plan) -> str:
@@ -135,13 +135,14 @@ class TrainingView:
             note(line)
 
     def _line(self, event: StepDone) -> str:
-        loss = sum(step.loss for step in self._recent) / len(self._recent)
-        rate = sum(step.targets for step in self._recent) / sum(step.seconds for step in self._recent)
+        losses = [step.loss for step in self._recent if step.loss is not None]
+        loss = f" · loss {sum(losses) / len(losses):.3f}" if losses else ""
+        rate = sum(step.tokens for step in self._recent) / sum(step.seconds for step in self._recent)
         done = event.step - (self._first_step or 0)
         left = (time.monotonic() - self._started) / done * (self._plan.steps - event.step)
         held_out = f" · eval loss {self._held_out:.3f}" if self._held_out is not None else ""
         return (
-            f"step {event.step:,} of {self._plan.steps:,} · loss {loss:.3f}{held_out}"
+            f"step {event.step:,} of {self._plan.steps:,}{loss}{held_out}"
             f" · {rate:,.0f} tokens/s · {format_duration(left)} left"
         )
 
@@ -220,6 +221,8 @@ def _scored(held_out: HeldOutFacts) -> str:
     scored, records = held_out.scored_records, held_out.records
     line = f"{scored:,} of {records:,}" if scored < records else f"all {records:,}"
     line += f" held-out record{'s' * (records != 1)}"
+    if held_out.seen_by_base:
+        line += f", without {held_out.seen_by_base:,} that the base model was trained on"
     if held_out.scored_groups < scored:
         line += f" in {held_out.scored_groups:,} groups, each counted once"
     return line
@@ -250,7 +253,7 @@ def result_json(result: FinetuneResult, report: Path | None) -> dict[str, Any]:
         "loss_before": result.loss_before,
         "loss_after": result.loss_after,
         "held_out": asdict(result.held_out) if result.held_out is not None else None,
-        "tokens_per_s": result.history.targets / result.history.seconds if result.history.seconds else None,
+        "tokens_per_s": result.history.tokens / result.history.seconds if result.history.seconds else None,
         "plan": result.plan.to_dict(),
     }
 

@@ -9,6 +9,7 @@ once more, and be split over several files.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -112,7 +113,7 @@ def save_checkpoint(
         CheckpointError: It cannot be written (disk full, no permission); what was there is untouched.
     """
     folder = real_path(folder)
-    _check_replaceable(folder)
+    _refuse_foreign_content(folder)
     stored = dtype if dtype is not None else model.dtype
     with saving(folder), replace_folder(folder) as fresh:
         write_weights(fresh / WEIGHTS_FILE, model, stored)
@@ -146,7 +147,23 @@ def checkpoint_tensors(model: CausalLM, dtype: torch.dtype) -> dict[str, Tensor]
     return tensors
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_can_save(folder: Path | str) -> None:
+    """Refuse a folder to which no checkpoint could be saved, as far as can be told without writing.
+
+    Raises:
+        ConflictError: The folder holds something that is not part of a checkpoint.
+        CheckpointError: There is no permission to write beside it.
+    """
+    folder = real_path(folder)
+    with saving(folder):
+        _refuse_foreign_content(folder)
+        nearest = next(parent for parent in folder.parents if parent.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            what = "not writable" if nearest.is_dir() else "not a folder"
+            raise CheckpointError(f"a checkpoint cannot be saved to {folder}: {nearest} is {what}")
+
+
+def _refuse_foreign_content(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():

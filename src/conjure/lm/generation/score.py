@@ -106,8 +106,8 @@ class Tally:
     Attributes:
         total: Log-probability of everything counted, nats, <= 0.
         tokens: Tokens scored; this and the following are whole numbers but for the mean of several texts.
-        words: Whitespace-separated words in the text.
-        bytes: UTF-8 bytes in the text.
+        words: Whitespace-separated words in the text that is scored.
+        bytes: UTF-8 bytes in that text.
     """
 
     total: float = 0.0
@@ -286,8 +286,9 @@ def score_chats(
         for chat, places, row, logprobs in zip(group, answers, rows, scored, strict=True):
             first = len(row) - len(chat.ids) - 1  # of the scored tokens, what stands at place 0 of the record
             found = logprobs[[first + place for place in places]].tolist()
-            text = chat.answer_text(tokenizer)
-            tally = Tally(math.fsum(found), len(found), len(text.split()), len(text.encode()))
+            words = len(chat.answer_text(tokenizer).split())
+            size = sum(map(len, chat.answer_bytes(tokenizer)))
+            tally = Tally(math.fsum(found), len(found), words, size)
             yield Score([chat.ids[place] for place in places], found, tally, windows)
 
 

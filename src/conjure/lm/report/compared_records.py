@@ -22,7 +22,14 @@ from conjure.lm.text.chat.formats import ChatFormat, Message
 from conjure.lm.text.near_duplicates import GroupBuilder
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
-from conjure.lm.text.split import Split, TokenStream, overlapping_training, split_records
+from conjure.lm.text.split import (
+    Split,
+    TokenStream,
+    all_records,
+    overlapping_training,
+    split_records,
+    train_part_of_0_1,
+)
 from conjure.lm.text.token_cache import TokenisedText, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -37,11 +44,13 @@ class Training:
         data: Files and folders.
         settings: Those of the fine-tune that decide about the records, as its checkpoint keeps them.
         validation: File that was held out; None where a part of `data` was.
+        train_sha256: Which records were trained on (`TokenStream.digest`); None where nothing says so.
     """
 
     data: tuple[str, ...]
     settings: dict[str, Any]
     validation: str | None = None
+    train_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +103,16 @@ class RemadeSplit:
     """The split that a fine-tune made, made again.
 
     Attributes:
-        split: The split.
-        records: What was trained on.
+        split: The split, as this version of conjure makes it.
+        trained: What was trained on; everything where the split was another then.
+        records: The data.
         text: The same in tokens.
         measured: What was held out lies in these records, …
         measured_text: … and in these tokens; for a share of `records` they are the same.
     """
 
     split: Split
+    trained: TokenStream
     records: RecordSet
     text: TokenisedText
     measured: RecordSet
@@ -109,11 +120,7 @@ class RemadeSplit:
 
     def trained_on(self, tokenizer: Tokenizer) -> Iterator[str]:
         """What the records say that were trained on."""
-        if self.text.kinds is None:
-            yield from record_texts(self.split.train, tokenizer)
-            return
-        chosen = _record_numbers(self.text, self.split.train)
-        yield from (record.text for record in _conversations(self.records, chosen))
+        yield from _said(self.records, self.text, self.trained, tokenizer)
 
     def held_out(self, tokenizer: Tokenizer) -> Iterator[HeldOutRecord]:
         """The records that were held out; of conversations, those that were held out as a whole."""
@@ -127,6 +134,17 @@ class RemadeSplit:
         if self.measured is self.records:
             chosen -= _record_numbers(self.text, self.split.train)
         yield from _conversations(self.measured, chosen)
+
+
+def _said(
+    records: RecordSet, text: TokenisedText, stream: TokenStream, tokenizer: Tokenizer
+) -> Iterator[str]:
+    """What the records of a stream say; of conversations, all that is said in them."""
+    if stream.kinds is None:
+        yield from record_texts(stream, tokenizer)
+        return
+    chosen = _record_numbers(text, stream)
+    yield from (record.text for record in _conversations(records, chosen))
 
 
 def _record_numbers(text: TokenisedText, stream: TokenStream) -> set[int]:
@@ -171,7 +189,7 @@ class TunedTexts:
     def learned(self) -> Iterator[str]:
         """What it could have learned to write: the texts it was trained on; of conversations, the answers."""
         for split in self._splits:
-            yield from record_texts(split.split.train, self._tokenizer)
+            yield from record_texts(split.trained, self._tokenizer)
 
     @property
     def reads_special_tokens(self) -> bool:
@@ -233,7 +251,46 @@ def remake_split(training: Training, tokenizer: Tokenizer, *, name: str = "") ->
         holdout=settings["holdout"],
         dedup=settings.get("dedup", "keep"),
     )
-    return RemadeSplit(split, records, text, *(measured if measured is not None else (records, text)))
+    trained = _trained_on(training, text, split)
+    whole = (records, text)
+    return RemadeSplit(split, trained, records, text, *(measured if measured is not None else whole))
+
+
+def seen_in_training(
+    trainings: Sequence[Training],
+    records: RecordSet,
+    text: TokenisedText,
+    stream: TokenStream,
+    tokenizer: Tokenizer,
+) -> npt.NDArray[np.bool_]:
+    """Which records of a stream, or the like of them, a model was trained on, (R,).
+
+    Args:
+        trainings: Those of the model.
+        records: What the stream is of.
+        text: The same in tokens.
+        stream: The records to look at.
+        tokenizer: The model's.
+
+    Raises:
+        ConjureError: What it was trained on is no longer there, or cannot be read.
+    """
+    builder, trained = GroupBuilder(), 0
+    for training in trainings:
+        for said in remake_split(training, tokenizer).trained_on(tokenizer):
+            builder.add(said)
+            trained += 1
+    for said in _said(records, text, stream, tokenizer):
+        builder.add(said)
+    groups = builder.build()
+    return overlapping_training(groups, np.arange(len(groups.labels)) < trained)[trained:]
+
+
+def _trained_on(training: Training, text: TokenisedText, split: Split) -> TokenStream:
+    """What a fine-tune was trained on, which an older version may have chosen otherwise."""
+    if training.train_sha256 is None and "dedup" not in training.settings:
+        return train_part_of_0_1(text, training.settings["holdout"])
+    return split.train if training.train_sha256 == split.train.digest else all_records(text)
 
 
 def _reads_special_tokens(settings: dict[str, Any]) -> bool:

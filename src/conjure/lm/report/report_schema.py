@@ -93,6 +93,8 @@ class HeldOutFacts:
         scored_records: Records scored: all, unless they have more tokens than training processed.
         scored_groups: Groups scored.
         excluded_shared: Records left out of these, because the like is also trained on.
+        seen_by_base: Held-out records that are not scored, because the base model was trained on the like.
+        base_files: What the base model was itself tuned on, where it is not known which records that was.
     """
 
     method: str
@@ -102,11 +104,13 @@ class HeldOutFacts:
     scored_records: int
     scored_groups: int
     excluded_shared: int
+    seen_by_base: int = 0
+    base_files: tuple[str, ...] = ()
 
     @property
     def nothing_comparable(self) -> bool:
-        """Whether all that could be held out is also trained on."""
-        return self.records == 0 and self.excluded_shared > 0
+        """Whether all that could be held out is also trained on, or was before."""
+        return self.records == self.seen_by_base and self.excluded_shared + self.seen_by_base > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ untouched base, or that could not be measured, is never called good.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from conjure.core.text import plural
@@ -80,7 +81,7 @@ def judge(figures: Figures) -> Verdict:
     base, tuned, normal = figures.base, figures.tuned, figures.normal
     copying = _copying(tuned, normal)
     findings = (
-        _better(base.held_out, tuned.held_out, figures.held_out)
+        _better(base.held_out, tuned.held_out, figures.held_out, figures.held_out_facts)
         if state == "learned"
         else Finding(_BETTER, "unknown", "Not measured", _WHY_NOT_MEASURED[state]),
         _shape(base, tuned, figures.lengths),
@@ -160,7 +161,10 @@ def _one_digit(value: float) -> str:
 
 
 def _better(
-    base: HeldOutScore | None, tuned: HeldOutScore | None, comparison: HeldOutComparison | None
+    base: HeldOutScore | None,
+    tuned: HeldOutScore | None,
+    comparison: HeldOutComparison | None,
+    facts: HeldOutFacts | None,
 ) -> Finding:
     assert base is not None
     assert tuned is not None
@@ -170,6 +174,7 @@ def _better(
         f"{base.loss:.2f} for the base model (lower is better).",
         _sure_of_change(comparison),
         _likelier(comparison),
+        *_seen_by_base(facts),
     ]
     if comparison.outcome == "unclear":
         detail = " ".join([*sentences, _what_is_clear(comparison)])
@@ -178,6 +183,21 @@ def _better(
     if comparison.outcome == "worse":
         return Finding(_BETTER, "bad", "It got worse at unseen text", detail)
     return Finding(_BETTER, "good", "It got better at unseen text", detail)
+
+
+_MOST_FILES = 3  # that a sentence names
+
+
+def _seen_by_base(facts: HeldOutFacts | None) -> Iterator[str]:
+    """What the base model may know of the held-out text."""
+    if facts is not None and facts.seen_by_base:
+        records = plural(facts.seen_by_base, "other held-out record")
+        are = "is" if facts.seen_by_base == 1 else "are"
+        yield f"{records} {are} not counted, because the base model was trained on the like."
+    if facts is not None and facts.base_files:
+        more = len(facts.base_files) - _MOST_FILES
+        files = ", ".join(facts.base_files[:_MOST_FILES]) + (f" and {more} more" if more > 0 else "")
+        yield f"The base model was itself tuned on {files}, and held-out text may be among that."
 
 
 def _sure_of_change(comparison: HeldOutComparison) -> str:

@@ -9,6 +9,7 @@ held-out token, never both.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from conjure.core.text import plural
 from conjure.errors import DataError, UsageError
+from conjure.lm.text.chat.encoding import ANSWER
 from conjure.lm.text.near_duplicates import DuplicateGroups, groups_of_equals
 from conjure.lm.text.records import RecordSet
 from conjure.lm.text.token_cache import TokenisedText, find_groups
@@ -25,6 +27,7 @@ DEDUP: tuple[Dedup, ...] = ("keep", "drop", "weight")
 DEFAULT_DEDUP: Dedup = "drop"  # of a fine-tune: measured (docs/data.md)
 
 MINIMUM_GROUPS = 8  # fewer by their hashes, and the share is made up with those next in order
+_READ_TOKENS = 1 << 20
 _TAIL = 0.1  # share of the tokens held out where there are too few groups
 _MOST_OF_A_TEXT = 0.5  # a group with more of the records than this is trained on
 
@@ -109,6 +112,15 @@ class TokenStream:
         return weights
 
     @property
+    def answer_tokens(self) -> int | None:
+        """How many of the tokens are answers; None of plain text."""
+        if self.kinds is None:
+            return None
+        starts = range(0, len(self), _READ_TOKENS)
+        spans = (self._places(start, min(start + _READ_TOKENS, len(self))) for start in starts)
+        return sum(int((self.kinds[places] == ANSWER).sum()) for places in spans)
+
+    @property
     def groups(self) -> int:
         """Number of groups of records in the stream."""
         return len(np.unique(self.labels))
@@ -125,6 +137,15 @@ class TokenStream:
             weights=weights,
             repeats=self.repeats[chosen] if self.repeats is not None else None,
         )
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of which parts of the text the stream has, and what they count."""
+        found = sha256(self.starts.tobytes())
+        found.update(self.ends.tobytes())
+        if self.weights is not None:
+            found.update(self.weights.tobytes())
+        return found.hexdigest()
 
     @property
     def repeat_numbers(self) -> Numbers:
@@ -221,6 +242,28 @@ def hold_out(
     groups = groups if groups is not None else groups_of_equals(text.hashes)
     everything = _all_records(text, groups)
     return _deduplicated(_split(text, everything, groups, fraction), dedup)
+
+
+def all_records(text: TokenisedText) -> TokenStream:
+    """The whole text; each record is a group of those that are equal."""
+    return _all_records(text, groups_of_equals(text.hashes))
+
+
+def train_part_of_0_1(text: TokenisedText, fraction: float) -> TokenStream:
+    """What conjure 0.1 trained on: it looked at each record by itself, and dropped none.
+
+    Args:
+        text: The text.
+        fraction: Share of the records that it held out.
+    """
+    everything, total = all_records(text), len(text.ids)
+    held_out = text.hashes < np.uint64(int(fraction * 2**64))
+    rest = everything.select(~held_out)
+    if fraction == 0 or (held_out.sum() >= MINIMUM_GROUPS and len(rest) >= 2):
+        return rest
+    if total < 3:
+        return everything
+    return _span(text, groups_of_equals(text.hashes), 0, total - max(1, round(_TAIL * total)))
 
 
 def hold_out_file(

@@ -4,17 +4,19 @@ Main entries: `measure`, `write_report`. Invariant: both models write from the s
 held-out texts by the same protocol.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from conjure.errors import ConjureError
 from conjure.lm.generation.request import GenerationRequest, prompt_text
 from conjure.lm.generation.score import Tally
 from conjure.lm.language_model import load
 from conjure.lm.models.base import CausalLM
 from conjure.lm.report import build
 from conjure.lm.report.analysis import Evidence, analyse
+from conjure.lm.report.compared_records import Training, seen_in_training
 from conjure.lm.report.measure_model import (
     FEWEST_SCORED_TOKENS,
     HeldOutTexts,
@@ -27,6 +29,7 @@ from conjure.lm.report.measure_model import (
 )
 from conjure.lm.report.report_schema import HeldOutFacts
 from conjure.lm.report.statistics import group_tallies
+from conjure.lm.text.split import TokenStream
 from conjure.lm.training.history import Trained
 from conjure.lm.training.preparation import Prepared
 
@@ -42,12 +45,16 @@ class Comparison:
         after: What was observed of the tuned model.
         held_out: The held-out texts that both scored.
         request: What both wrote.
+        seen_by_base: Held-out records that are left out, because the base model was trained on the like.
+        base_files: What the base model was itself tuned on, where it is not known which records that was.
     """
 
     before: Observation
     after: Observation
     held_out: HeldOutTexts
     request: GenerationRequest
+    seen_by_base: int = 0
+    base_files: tuple[str, ...] = ()
 
     def tally(self, observation: Observation) -> Tally | None:
         """Sums and counts over the held-out groups, each the mean of its records; None without any."""
@@ -65,11 +72,17 @@ class Comparison:
             scored_records=len(self.held_out.texts),
             scored_groups=len(set(self.held_out.groups)),
             excluded_shared=split.excluded,
+            seen_by_base=self.seen_by_base,
+            base_files=self.base_files,
         )
 
 
 def measure(
-    prepared: Prepared, trained: Trained, on_progress: Callable[[str, float], object] | None = None
+    prepared: Prepared,
+    trained: Trained,
+    on_progress: Callable[[str, float], object] | None = None,
+    *,
+    base_trainings: Sequence[Training] = (),
 ) -> Comparison:
     """Measure the base model and the tuned one in the output folder.
 
@@ -79,11 +92,13 @@ def measure(
         prepared: The fine-tune.
         trained: What training it came to.
         on_progress: Told which model is being measured, and the share of that which is done.
+        base_trainings: Those that the base model came of, where they are known.
     """
-    # What is scored is no more than training processed, unless that is very little.
-    most = max(FEWEST_SCORED_TOKENS, trained.history.targets)
+    # What is scored is no more than training read, unless that is very little.
+    most = max(FEWEST_SCORED_TOKENS, trained.history.tokens)
+    unseen, base_files = _unseen_by_base(prepared, base_trainings)
     held_out = held_out_texts(
-        prepared.split.heldout,
+        unseen,
         prepared.tokenizer,
         tokens=most,
         allow_special=prepared.request.reads_special_tokens,
@@ -107,7 +122,26 @@ def measure(
 
     before = observed(prepared.base.origin, prepared.base.model, told("the base model"))
     after = observed(str(prepared.request.output), load(prepared.output).model, told("the tuned model"))
-    return Comparison(before, after, held_out, request)
+    seen = prepared.split.heldout.records if prepared.split.heldout is not None else 0
+    seen -= unseen.records if unseen is not None else 0
+    return Comparison(before, after, held_out, request, seen, base_files)
+
+
+def _unseen_by_base(
+    prepared: Prepared, trainings: Sequence[Training]
+) -> tuple[TokenStream | None, tuple[str, ...]]:
+    """The held-out text without what the base model was trained on, or what files that was if not known."""
+    stream, files = prepared.split.heldout, prepared.base_files
+    if stream is None or not (trainings or files):
+        return stream, ()
+    try:
+        if not trainings:
+            return stream, files
+        seen = seen_in_training(trainings, *prepared.measured, stream, prepared.tokenizer)
+    except ConjureError:  # the files are no longer there, for instance
+        return stream, files
+    unseen = stream.select(~seen)
+    return (unseen if unseen.has_targets else None), ()
 
 
 def write_report(

@@ -17,18 +17,21 @@ class StepDone:
 
     Attributes:
         step: Steps made so far, this one included.
-        loss: Mean nats per target token over the step, before its update; weighted, where targets are.
+        loss: Mean nats per target token over the step, before its update; weighted, where targets are. None
+            where there is no target: of conversations, a step may have read questions only.
         learning_rate_factor: Share of the peak learning rate it was made with.
         grad_norm: Global 2-norm of the gradient, before clipping.
         targets: Target tokens it learned from.
+        tokens: Tokens it read.
         seconds: Wall-clock time it took.
     """
 
     step: int
-    loss: float
+    loss: float | None
     learning_rate_factor: float
     grad_norm: float
     targets: int
+    tokens: int
     seconds: float
 
 

@@ -2,21 +2,26 @@
 
 Main entries: `finetune` for one call; or `conjure.lm.training.preparation.prepare`, `train`, and then
 `conjure.lm.training.base_model_comparison.measure` and its `write_report`. Invariants: the output folder
-always holds a whole checkpoint, the one with the lowest held-out loss so far; and nothing that was learned is
-lost to an interruption.
+always holds a whole checkpoint, the one with the lowest held-out loss so far (one that was there before stays
+until there is something better than the base model); and nothing that was learned is lost to an interruption,
+until the report is written.
 """
 
 import json
 import math
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from conjure.errors import UsageError, option
+from torch import Tensor
+
+from conjure.errors import CheckpointError, UsageError, option
 from conjure.lm.checkpoints.adapters import save_adapter
+from conjure.lm.checkpoints.checkpoint_folder import CONFIG_FILE
+from conjure.lm.checkpoints.describe import read_training
 from conjure.lm.checkpoints.model_resolver import Lookup
 from conjure.lm.checkpoints.pretrained import save_checkpoint
 from conjure.lm.generation.generate import Sample, generate
@@ -24,6 +29,7 @@ from conjure.lm.generation.score import Tally, Windows
 from conjure.lm.hardware import worth_compiling
 from conjure.lm.models.base import CausalLM
 from conjure.lm.report.report_schema import HeldOutFacts
+from conjure.lm.text.split import train_part_of_0_1
 from conjure.lm.training.base_model_comparison import Comparison, measure, write_report
 from conjure.lm.training.distributed.process_group import ProcessGroup
 from conjure.lm.training.events import Evaluated, Event, Finished, Sampled, Saved, SavePoint, TuningEvent
@@ -33,21 +39,23 @@ from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.model_card import model_card
 from conjure.lm.training.packing import Blocks
 from conjure.lm.training.plan import Plan, automatic_interval
-from conjure.lm.training.preparation import Prepared, prepare
+from conjure.lm.training.preparation import Prepared, prepare, trainable_model
 from conjure.lm.training.request import FinetuneRequest
 from conjure.lm.training.state import (
     load_training_facts,
     load_training_state,
+    remove_training_state,
     save_training_state,
     state_folder,
 )
-from conjure.lm.training.trainer import Trainer, TrainSettings
+from conjure.lm.training.trainer import Progress, Trainer, TrainSettings
 
 # Held-out tokens that an evaluation reads: many, but fewer where a model is large, so that neither the first
 # step nor the rest of the training waits long for it.
 _FEWEST_EVALUATED, _MOST_EVALUATED = 1 << 14, 1 << 16
 _EVALUATED_WORK = 1 << 40  # tokens times parameters
 _SAMPLES, _SAMPLE_TOKENS = 3, 60  # at each evaluation
+_TRAIN_PART = "train_sha256"  # which of the records are trained on
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,7 @@ def finetune(
     trained = run_training(prepared, on_event=on_event)
     comparison = measure(prepared, trained)
     write_report(prepared, trained, comparison, prepared.output)
+    remove_training_state(state_folder(prepared.output))
     return FinetuneResult.of(prepared, trained, comparison)
 
 
@@ -167,6 +176,9 @@ def train(
 ) -> Iterator[TuningEvent | Trained]:
     """Train, yielding what happens and at the end what it came to; saves what is worth keeping.
 
+    The training state is saved at the end too, so that measuring can be repeated; `remove_training_state`
+    when the report is written.
+
     Args:
         prepared: The fine-tune; its `model` is what is trained, so that it can be trained once.
         should_stop: Asked after every event; once it is true, training ends after the step in hand, its
@@ -179,12 +191,15 @@ def train(
     """
     facts = _resumable_facts(prepared) if prepared.request.resume else None
     trainer = make_trainer(prepared, group)
-    begun = 0 if facts is None else facts["progress"]["step"]
-    trainer.group.agree({**_agreement(prepared), "micro_batch": prepared.plan.micro_batch, "step": begun})
-    history = History()
+    history, state, begun = History(), None, Progress()
     if facts is not None:
         history = History.from_dict(facts["history"])
-        trainer.restore(load_training_state(state_folder(prepared.output)))
+        state = load_training_state(state_folder(prepared.output))
+        begun = _with_best_of(prepared.output, state.progress, history)
+    noted = {"micro_batch": prepared.plan.micro_batch, "step": begun.step, "best_loss": begun.best_loss}
+    trainer.group.agree({**_agreement(prepared), **noted})
+    if state is not None:
+        trainer.restore(replace(state, progress=begun))
     reason = "interrupted"
     for event in trainer.run():
         history.note(event)
@@ -245,22 +260,34 @@ def _respond(
     prepared: Prepared, trainer: Trainer, history: History, event: Event
 ) -> Iterator[Saved | Sampled]:
     if isinstance(event, Evaluated):
-        if event.improved:
-            _save(prepared, trainer, history)
+        if event.improved and not (event.step == 0 and _has_checkpoint(prepared)):
+            _save_trained(prepared, trainer, history)
             yield Saved(event.step)
-        every = prepared.request.sample_every
-        if event.step > 0 and every != 0 and (every is None or event.step % every == 0):
+        if _is_to_sample(history, prepared.request.sample_every):
             yield Sampled(event.step, _samples(prepared, trainer.model))
     elif isinstance(event, SavePoint):
         _save_state(prepared, trainer, history)
     elif isinstance(event, Finished):
-        if trainer.held_out is None:
-            _save(prepared, trainer, history)
-            yield Saved(event.step)
         if event.reason == "interrupted":
             _save_state(prepared, trainer, history)
-        else:
-            shutil.rmtree(state_folder(prepared.output), ignore_errors=True)
+            return
+        if trainer.held_out is None:
+            _save_trained(prepared, trainer, history)
+            yield Saved(event.step)
+        elif trainer.progress.best_step == 0 and _saved_evaluation(prepared.output, history) is None:
+            _save_base(prepared, trainer, history)
+            yield Saved(0)
+        with suppress(CheckpointError):  # on a full disk, what was learned can still be measured
+            _save_state(prepared, trainer, history)
+
+
+def _is_to_sample(history: History, every: int | None) -> bool:
+    """Whether the last evaluation is the first one at or after a multiple of so many steps; see `request`."""
+    steps = [step for step, _ in history.held_out]
+    before = steps[-2] if len(steps) > 1 else 0
+    if every == 0 or steps[-1] == 0:
+        return False
+    return every is None or steps[-1] // every > before // every
 
 
 def _samples(prepared: Prepared, model: CausalLM) -> list[Sample]:
@@ -268,24 +295,78 @@ def _samples(prepared: Prepared, model: CausalLM) -> list[Sample]:
     return generate(model, prepared.tokenizer, prepared.generation_request(_SAMPLES, _SAMPLE_TOKENS))
 
 
-def _save(prepared: Prepared, trainer: Trainer, history: History) -> None:
+def _has_checkpoint(prepared: Prepared) -> bool:
+    """Whether there is a result already where this training's is to be."""
+    adapter = prepared.adapter_output if prepared.request.lora_output == "adapter" else prepared.output
+    return (prepared.output / CONFIG_FILE).is_file() or adapter.exists()
+
+
+def _saved_evaluation(output: Path, history: History) -> tuple[int, float] | None:
+    """Step and loss of the checkpoint in a folder; None if it is not of the training with this history."""
+    facts = read_training(output) or {}
+    try:
+        curve = [(step, loss) for step, loss in facts["history"]["held_out"]]
+        saved = facts["step"], facts["eval_loss"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    shared = min(len(curve), len(history.held_out))
+    return saved if shared > 0 and curve[:shared] == history.held_out[:shared] else None
+
+
+def _with_best_of(output: Path, progress: Progress, history: History) -> Progress:
+    """Progress to go on from, its best evaluation that of the checkpoint in the output folder.
+
+    If that is not of this training, or is gone, the best loss is infinite: the next weights are saved.
+    """
+    if progress.best_step == 0:
+        return progress  # the base model, or nothing is held out
+    saved = _saved_evaluation(output, history)
+    if saved is None:
+        return replace(progress, best_step=progress.step, best_loss=math.inf)
+    step, loss = saved
+    if step > progress.step:
+        return progress  # it was saved after the state, and training will come to the same weights
+    return replace(progress, best_step=step, best_loss=loss)
+
+
+def _save_trained(prepared: Prepared, trainer: Trainer, history: History) -> None:
+    """Save the weights as they are now."""
+    loss = trainer.progress.best_loss if trainer.held_out is not None else None
+    weights = trainer.optimizer.full_precision()
+    _save(prepared, trainer.full_precision_model(), weights, trainer.progress.step, loss, history)
+
+
+def _save_base(prepared: Prepared, trainer: Trainer, history: History) -> None:
+    """Save the base model, which is what the training came to."""
+    weights = trainable_model(prepared.base.model, prepared.request).state_dict()
+    _save(prepared, prepared.base.model, weights, 0, trainer.progress.best_loss, history)
+
+
+def _save(
+    prepared: Prepared,
+    model: CausalLM,
+    weights: Mapping[str, Tensor],
+    step: int,
+    loss: float | None,
+    history: History,
+) -> None:
     training = {
         "conjure": version("conjure"),
         "base": prepared.base_noted,
         "settings": prepared.request.settings(),
+        _TRAIN_PART: prepared.split.train.digest,
         "plan": prepared.plan.to_dict(),
-        "step": trainer.progress.step,
-        "eval_loss": trainer.progress.best_loss if trainer.held_out is not None else None,
+        "step": step,
+        "eval_loss": loss,
         "history": history.to_dict(),
     }
-    card = model_card(prepared.plan, trainer.progress.step, prepared.base_facts)
-    model = trainer.full_precision_model()
+    card = model_card(prepared.plan, step, prepared.base_facts)
     save_checkpoint(prepared.output, model, prepared.tokenizer, training=training, card=card)
     if prepared.request.lora_output == "adapter":
         save_adapter(
             prepared.adapter_output,
             model.config,
-            trainer.optimizer.full_precision(),
+            weights,
             alpha=ALPHA,
             base=str(prepared.request.model),
             base_sha256=prepared.base_noted["sha256"],
@@ -312,6 +393,7 @@ def _agreement(prepared: Prepared) -> dict[str, Any]:
         "tokenizer": prepared.tokenizer.digest,
         "block_size": prepared.plan.block_size,
         "batch_size": prepared.plan.batch_size,
+        _TRAIN_PART: prepared.split.train.digest,
     }
 
 
@@ -320,6 +402,7 @@ def _resumable_facts(prepared: Prepared) -> dict[str, Any]:
     # An option that the version which saved the state did not have was left at its default.
     then = {each.name: each.default for each in fields(FinetuneRequest)} | facts["agreement"]
     now = json.loads(json.dumps(_agreement(prepared)))
+    train_part = now.pop(_TRAIN_PART)
     changed = [
         f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if now[name] != then.get(name)
     ]
@@ -327,5 +410,12 @@ def _resumable_facts(prepared: Prepared) -> dict[str, Any]:
         raise UsageError(
             f"the data or options are not those of the interrupted training: {'; '.join(changed)}",
             hint=f"use the same command as before with {option('resume')}, or omit it to start again",
+        )
+    if train_part != then.get(_TRAIN_PART, train_part_of_0_1(prepared.text, prepared.request.holdout).digest):
+        raise UsageError(
+            "the interrupted training was on other records of the data: that version of conjure held out"
+            " others than this one does",
+            hint=f"install conjure {facts.get('conjure', '0.1.0')} to continue it,"
+            f" or omit {option('resume')} to start again",
         )
     return facts

@@ -15,15 +15,15 @@ class History:
     """The losses of a run, as its curves show them.
 
     Attributes:
-        train: (step, mean nats per token) of every step.
+        train: (step, mean nats per token) of every step that has a target.
         held_out: (step, mean nats per token) of every evaluation.
-        targets: Tokens learned from.
+        tokens: Tokens read in steps.
         seconds: Time spent in steps.
     """
 
     train: list[tuple[int, float]] = field(default_factory=list)
     held_out: list[tuple[int, float]] = field(default_factory=list)
-    targets: int = 0
+    tokens: int = 0
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -34,7 +34,8 @@ class History:
     def from_dict(cls, saved: dict[str, Any]) -> "History":
         """What `to_dict` gave."""
         curves = {name: [(step, loss) for step, loss in saved[name]] for name in ("train", "held_out")}
-        return cls(**curves, targets=saved["targets"], seconds=saved["seconds"])
+        # Before 0.2, targets were counted: of plain text, as many.
+        return cls(**curves, tokens=saved.get("tokens", saved.get("targets", 0)), seconds=saved["seconds"])
 
     def points(self) -> list[CurvePoint]:
         """The curves point by point, for a report."""
@@ -45,8 +46,9 @@ class History:
     def note(self, event: TuningEvent) -> None:
         """Keep what `event` tells."""
         if isinstance(event, StepDone):
-            self.train.append((event.step, event.loss))
-            self.targets += event.targets
+            if event.loss is not None:
+                self.train.append((event.step, event.loss))
+            self.tokens += event.tokens
             self.seconds += event.seconds
         elif isinstance(event, Evaluated):
             self.held_out.append((event.step, event.loss))

@@ -74,7 +74,8 @@ base_model_relation: finetune
 # A language model tuned with conjure
 
 Fine-tuned from `{plan.model}` ({plan.parameters:,} parameters, {plan.trainable:,} of them trained) on
-{facts.records:,} records ({facts.tokens:,} tokens) from {files}; the weights are those after {step:,} steps.
+{plan.train_records:,} records ({plan.train_tokens:,} tokens) from {files}; the weights are those after
+{step:,} steps.
 
 - base model: {_base(base)}
 - blocks of {plan.block_size} tokens, {plan.batch_size} per step; peak learning rate {rate}
@@ -100,7 +101,7 @@ def _base(base: BaseFacts) -> str:
 
 
 def _learned(plan: Plan) -> str:
-    count = plan.data.answer_tokens
+    count = plan.train_answer_tokens
     return "" if count is None else f"- trained on the answers of conversations: {count:,} tokens\n"
 
 

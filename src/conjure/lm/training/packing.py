@@ -44,6 +44,11 @@ class Batch(NamedTuple):
         return int((self.targets != IGNORE).sum())
 
     @property
+    def token_count(self) -> int:
+        """Tokens to read, the stream's end not exceeded."""
+        return int((self.segments != PADDING_SEGMENT).sum())
+
+    @property
     def total_weight(self) -> float:
         """What the targets count together."""
         if self.weights is None:

@@ -47,7 +47,9 @@ class Plan:
         device: Where it trains.
         dtype: Number format of forward and backward passes.
         data: Facts about the text.
+        train_records: Records to learn from, wholly or partly.
         train_tokens: Tokens to learn from, in one epoch.
+        train_answer_tokens: Those of them that are answers; None of plain text.
         train_dropped: Records that are not learned from, because the like of them is.
         held_out_tokens: Tokens to measure on.
         held_out_records: Records to measure on.
@@ -77,7 +79,9 @@ class Plan:
     device: str
     dtype: str
     data: DataFacts
+    train_records: int
     train_tokens: int
+    train_answer_tokens: int | None
     train_dropped: int
     held_out_tokens: int
     held_out_records: int

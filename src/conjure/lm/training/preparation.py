@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 
+from conjure.core.files import real_path
 from conjure.errors import UsageError, option
 from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.base_model import base_difference, base_facts, how_to_restore
+from conjure.lm.checkpoints.describe import read_training
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
+from conjure.lm.checkpoints.pretrained import check_can_save
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, pick_device, usable_cores
 from conjure.lm.language_model import LanguageModel, load_source
@@ -61,6 +64,8 @@ class Prepared:
         records: The text.
         validation: The text to measure on, where it is one of its own.
         text: Its tokens.
+        measured: What the held-out part is of, and the same in tokens: `validation`, or `records`.
+        base_files: Names of the files that the base model was itself tuned on, if it was.
         split: What to learn from, and what to measure on.
         plan: What will be done.
         device: Where to train.
@@ -75,6 +80,8 @@ class Prepared:
     records: RecordSet
     validation: RecordSet | None
     text: TokenisedText
+    measured: tuple[RecordSet, TokenisedText]
+    base_files: tuple[str, ...]
     split: Split
     plan: Plan
     device: torch.device
@@ -112,6 +119,7 @@ def prepare(
     lookups: Iterable[Lookup] = (),
     progress: BytesProgress | None = None,
     micro_batch: int | None = None,
+    writes: bool = True,
 ) -> Prepared:
     """Load the model, read the text, and work out the plan.
 
@@ -120,16 +128,26 @@ def prepare(
         lookups: Tell the folders of model names only the caller knows, such as ``runs/3``.
         progress: Told the bytes of text done and in all, while text is turned into tokens.
         micro_batch: Blocks per forward pass, if another process has worked it out already.
+        writes: Whether anything will be written to the output folder; for a plan alone, nothing is.
 
     Raises:
-        ConjureError: The model, the text or the settings cannot be used, or memory does not suffice.
+        ConjureError: The model, the text, the settings or the output folder cannot be used, or memory does
+            not suffice.
     """
     keep_freed_memory()
+    output = Path(request.output).absolute()
+    if writes:
+        check_can_save(output)
+        _refuse_unfinished_training(request, output)
     records = _read(request, request.data)
     named = resolve_model(request.model, lookups=lookups)
+    if writes and real_path(named.folder) == real_path(output):
+        raise UsageError(
+            f"{option('output')} is the folder of the model to start from", hint="use another folder"
+        )
     source = apply_adapter(named, request.adapter)
     if request.resume:
-        _refuse_other_base(request, source)
+        _refuse_other_base(output, source)
     noted = base_facts(source)  # now: an upgrade of conjure may replace an embedded model while it trains
     base = load_source(source)
     encode = partial(
@@ -156,7 +174,7 @@ def prepare(
     split = replace(split, train=replace(split.train, given_weight=request.prompt_loss_weight))
     device = pick_device()
     dtype = fast_dtype(device, request.precision)
-    model = _trainable_model(base.model, request)
+    model = trainable_model(base.model, request)
     return Prepared(
         request=request,
         base=base,
@@ -166,6 +184,8 @@ def prepare(
         records=records,
         validation=validation,
         text=text,
+        measured=measured if measured is not None else (records, text),
+        base_files=_tuned_on(named.folder),
         split=split,
         plan=replace(
             _plan(request, base.origin, model, facts, split, device, dtype, micro_batch),
@@ -176,8 +196,27 @@ def prepare(
     )
 
 
-def _refuse_other_base(request: FinetuneRequest, source: ModelSource) -> None:
-    output = Path(request.output).absolute()
+def _tuned_on(folder: Path) -> tuple[str, ...]:
+    """Names of the files that a model was tuned on; none where it was not, as far as it says."""
+    training = read_training(folder) or {}
+    if "settings" not in training:
+        return ()
+    try:
+        return tuple(Path(file["name"]).name for file in training["plan"]["data"]["files"])
+    except (KeyError, TypeError):
+        return ("other text",)
+
+
+def _refuse_unfinished_training(request: FinetuneRequest, output: Path) -> None:
+    state = state_folder(output)
+    if state.exists() and not request.resume:
+        raise UsageError(
+            f"there is an unfinished training in {state}",
+            hint=f"add {option('resume', True)} to continue it, or remove that folder to start again",
+        )
+
+
+def _refuse_other_base(output: Path, source: ModelSource) -> None:
     facts = load_training_facts(state_folder(output))
     difference = base_difference(source, facts.get("base"), output)
     if difference is not None:
@@ -192,7 +231,7 @@ def _read(request: FinetuneRequest, data: Sequence[str | Path]) -> RecordSet:
     return read_records(data, column=request.column, split=request.split, layout=request.layout)
 
 
-def _trainable_model(base: CausalLM, request: FinetuneRequest) -> CausalLM:
+def trainable_model(base: CausalLM, request: FinetuneRequest) -> CausalLM:
     """A second model with the base's weights, the request's dropout, and what is frozen marked so."""
     if request.freeze > base.n_layer:
         raise value_fault(
@@ -227,7 +266,7 @@ def _plan(
     parameters, held_out = model.config.parameter_count, split.heldout
     blocks = Blocks(split.train, _block_size(request, facts, model.config.context_length))
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    available = available_bytes(device)
+    available = _available_bytes(device, (request.processes or 1) // (request.nodes or 1))
     batch_size = min(request.batch_size * request.grad_accumulation, len(blocks))
     processes = request.processes if request.processes is not None else 1
     nodes = request.nodes if request.nodes is not None else 1
@@ -256,7 +295,9 @@ def _plan(
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
         data=facts,
+        train_records=split.train.records,
         train_tokens=len(split.train),
+        train_answer_tokens=split.train.answer_tokens,
         train_dropped=split.dropped,
         held_out_tokens=len(held_out) if held_out is not None else 0,
         held_out_records=held_out.records if held_out is not None else 0,
@@ -290,6 +331,11 @@ def _plan(
             device=device,
         ),
     )
+
+
+def _available_bytes(device: torch.device, processes: int) -> int:
+    """Memory for so many processes on one machine: each has a GPU of its own, where there are any."""
+    return available_bytes(device) * (processes if device.type == "cuda" else 1)
 
 
 def _micro_batch(request: FinetuneRequest, blocks: int) -> int:

@@ -93,7 +93,8 @@ class FinetuneRequest:
         max_steps: Most optimizer steps.
         eval_every: Optimizer steps between evaluations.
         save_every: Optimizer steps between saves of the training state; 0 saves when interrupted only.
-        sample_every: Optimizer steps between samples, taken at evaluations; 0 takes none.
+        sample_every: Optimizer steps between samples, taken at the first evaluation after so many; None takes
+            them at every evaluation, 0 takes none.
         resume: Go on from the training state beside `output`.
     """
 
@@ -154,6 +155,9 @@ class FinetuneRequest:
             faults.append(ValueFault("lora_output", words))
         elif self.lora_output == "adapter" and self.lora is None:
             faults.append(ValueFault("lora_output", f"is 'adapter', which needs {option('lora', 8)}"))
+        elif self.lora_output == "adapter" and self.adapter is not None:
+            words = f"is 'adapter', which cannot be combined with {option('adapter')}"
+            faults.append(ValueFault("lora_output", f"{words}: it would fit the merged model only"))
         faults += self._distributed_faults(faults)
         if self.dedup not in DEDUP:
             faults.append(ValueFault("dedup", f"is {self.dedup!r}; allowed: {', '.join(DEDUP)}"))

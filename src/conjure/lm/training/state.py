@@ -1,13 +1,14 @@
 """A training run's state on disk, from which it goes on.
 
-Main entries: `save_training_state`, `load_training_state`. The folder holds safetensors and JSON only, and
-lies beside the checkpoint, never in it. Invariant: it is replaced whole, so a crash leaves the state before
-or after.
+Main entries: `save_training_state`, `load_training_state`, `remove_training_state`. The folder holds
+safetensors and JSON only, and lies beside the checkpoint, never in it. Invariant: it is replaced whole, so a
+crash leaves the state before or after.
 """
 
 import json
 import math
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -57,6 +58,11 @@ def save_training_state(folder: Path, state: TrainingState, facts: Mapping[str, 
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"the training state could not be saved to {folder}: {reason}") from error
+
+
+def remove_training_state(folder: Path) -> None:
+    """Remove a state, once its training needs it no more."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_training_facts(folder: Path) -> dict[str, Any]:

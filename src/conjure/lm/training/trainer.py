@@ -168,7 +168,10 @@ class Trainer:
         return TrainingState(self.progress, self.optimizer.state())
 
     def restore(self, state: TrainingState) -> None:
-        """Go on from `state`."""
+        """Go on from `state`; a training that had ended there ends again, without another step.
+
+        A best loss of infinity makes the weights of `state` the best so far.
+        """
         self.progress = replace(state.progress)
         self.optimizer.restore(state.tensors, self._rounding_key(state.progress.step))
 
@@ -184,8 +187,12 @@ class Trainer:
         """
         settings = self.settings
         self._check_weights()
-        if self.progress.step == 0 and self.held_out is not None:
+        ended_early = self._gains_nothing and self.progress.step < self.total_steps
+        if self.progress.best_loss == math.inf and self.held_out is not None:
             yield self._evaluate()
+        if ended_early:  # before it was restored
+            yield Finished(self.progress.step, "early_stop")
+            return
         while self.progress.step < self.total_steps:
             with self.group.working(("step", len(self._rows(self.progress.step)))):
                 step_done = self._step()
@@ -196,8 +203,7 @@ class Trainer:
                 self._check_weights()
             if self.held_out is not None and (last or done % settings.eval_every == 0):
                 yield self._evaluate()
-                gains_nothing = self.progress.evaluations_without_gain >= settings.patience > 0
-                if gains_nothing and not last:
+                if self._gains_nothing and not last:
                     yield Finished(done, "early_stop")
                     return
             if not last and self.group.any(flag=self._stop_requested):
@@ -207,6 +213,11 @@ class Trainer:
                 yield SavePoint(done)
         yield Finished(self.progress.step, "completed")
 
+    @property
+    def _gains_nothing(self) -> bool:
+        """Whether patience has run out."""
+        return self.progress.evaluations_without_gain >= self.settings.patience > 0
+
     def _check_weights(self) -> None:
         with self.group.working("weights"):
             self.group.check_weights(self.optimizer.master_weights, self.progress.step)
@@ -214,9 +225,9 @@ class Trainer:
     def _step(self) -> StepDone:
         started = time.perf_counter()
         step = self.progress.step
-        loss, targets = self._gradients(step)
+        loss, targets, tokens = self._gradients(step)
         grad_norm = self.optimizer.clip(self.settings.max_grad_norm)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        if not all(math.isfinite(each) for each in (loss, grad_norm) if each is not None):
             raise TrainingError(
                 f"the loss became {loss} (gradient norm {grad_norm}) at step {step + 1}; training stopped",
                 hint=f"use a lower {option('learning_rate')}"
@@ -225,10 +236,11 @@ class Trainer:
         factor = self.schedule.factor(step)
         self.optimizer.step(factor, self._rounding_key(step + 1))
         self.progress = replace(self.progress, step=step + 1)
-        return StepDone(step + 1, loss, factor, grad_norm, targets, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return StepDone(step + 1, loss, factor, grad_norm, targets, tokens, seconds)
 
-    def _gradients(self, step: int) -> tuple[float, int]:
-        """Collect the gradients of a step; its mean loss, and how many targets it has.
+    def _gradients(self, step: int) -> tuple[float | None, int, int]:
+        """Collect the gradients of a step; its mean loss, how many targets it has, and tokens that it reads.
 
         Where a GPU's memory does not suffice after all, the micro-batch is halved for good.
         """
@@ -253,9 +265,10 @@ class Trainer:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _accumulate(self, step: int) -> tuple[float, int]:
+    def _accumulate(self, step: int) -> tuple[float | None, int, int]:
         batches = list(self._micro_batches(step))
         targets = sum(batch.target_count for batch in batches)
+        tokens = sum(batch.token_count for batch in batches)
         weight = sum(batch.total_weight for batch in batches)
         self.model.train()
         losses = []
@@ -268,7 +281,8 @@ class Trainer:
             sums.put(Span(number, number + 1), self.optimizer.take_gradients())
             losses.append(part.item())
         self.optimizer.set_gradients(self.group.total(sums, self.optimizer.trained))
-        return sum(self.group.gather(losses, len(batches))), targets
+        loss = sum(self.group.gather(losses, len(batches)))
+        return (loss if weight else None), targets, tokens
 
     def _micro_batches(self, step: int) -> Iterator[Batch]:
         rows = self._rows(step)

@@ -177,6 +177,28 @@ def test_answers_stand_beside_their_question():
     assert "2 of 25 are left out, because the chat template" in protocol(made)
 
 
+def test_what_is_not_known_to_be_unseen_counts_as_trained_on(tmp_path):
+    lines = [f"A line that says {number} and {number * number}." for number in range(60)]
+    (tmp_path / "lines.txt").write_text("\n".join([*lines, *lines[:30]]))
+    request = FinetuneRequest(data=["x"], output="y", split="lines", holdout=0.3)
+    now = request.settings()
+    older = {name: value for name, value in now.items() if name != "dedup"}
+    tokenizer = tiny_tokenizer()
+
+    def trained(settings, digest=None):
+        training = Training(data=(str(tmp_path / "lines.txt"),), settings=settings, train_sha256=digest)
+        made = remake_split(training, tokenizer)
+        return made.split.train.digest, list(made.trained_on(tokenizer))
+
+    digest, everything = trained(now)
+    assert everything == [*lines, *lines[:30]]
+    assert trained(now, "another")[1] == everything
+    part = trained(now, digest)[1]
+    assert len(part) < len(set(lines)) == 60
+    of_0_1 = trained(older)[1]
+    assert len(part) < len(of_0_1) < len(everything)
+
+
 @pytest.mark.parametrize("validation", [False, True])
 def test_data_are_read_again_as_the_fine_tune_read_them(tmp_path, validation):
     table, other = tmp_path / "jokes.csv", tmp_path / "others.csv"

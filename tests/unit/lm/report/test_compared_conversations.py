@@ -48,7 +48,8 @@ def tuned(folder, number, base, data, *, holdout=0.3, **options) -> TunedModel:
         **options,
     )
     run_training(prepare(request))
-    training = Training(data=(str(data),), settings=request.settings())
+    facts = json.loads((folder / f"tuned-{number}" / "training.json").read_text())
+    training = Training(data=(str(data),), settings=request.settings(), train_sha256=facts["train_sha256"])
     return TunedModel(run=number, folder=folder / f"tuned-{number}", trainings=(training,))
 
 

@@ -5,7 +5,7 @@ import pytest
 from conjure.errors import DataError, UsageError
 from conjure.lm.text.near_duplicates import group_records
 from conjure.lm.text.records import read_records
-from conjure.lm.text.split import hold_out, hold_out_file
+from conjure.lm.text.split import hold_out, hold_out_file, train_part_of_0_1
 from conjure.lm.text.token_cache import tokenise
 from support.models import tiny_tokenizer
 from support.records import many_records, write_records
@@ -42,6 +42,20 @@ def test_equal_records_are_on_the_same_side(text_of):
 def test_a_larger_share_holds_out_the_same_ones_and_more(text_of):
     text = text_of(many_records(300))
     assert set(texts_in(hold_out(text, 0.1).heldout)) < set(texts_in(hold_out(text, 0.3).heldout))
+
+
+def test_what_0_1_trained_on_is_known(text_of):
+    text = text_of(many_records(300))
+    assert train_part_of_0_1(text, 0.1).digest == hold_out(text).train.digest
+    assert train_part_of_0_1(text, 0).records == 300
+    text = text_of(many_records(300) * 2)
+    then = train_part_of_0_1(text, 0.1)
+    assert then.digest == hold_out(text).train.digest
+    assert then.digest != hold_out(text, dedup="drop").train.digest
+    assert hold_out(text, dedup="weight").train.digest != hold_out(text).train.digest
+    text = text_of(many_records(20))
+    cut = len(text.ids) - round(len(text.ids) / 10)
+    assert train_part_of_0_1(text, 0.1).read(0, cut).tolist() == text.ids[:cut].tolist()
 
 
 def test_few_records_hold_out_a_tenth_of_them(text_of):

@@ -7,22 +7,32 @@ import numpy as np
 import pytest
 import torch
 
+from conjure.cli.language_model.training_view import plan_lines, result_json
 from conjure.errors import DataError, UsageError
 from conjure.lm.generation.score import Windows, score_chats, score_documents
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import load
 from conjure.lm.nn.loss import IGNORE, linear_cross_entropy
-from conjure.lm.report.measure_model import held_out_texts, questions, record_texts
+from conjure.lm.report.measure_model import held_out_texts, questions, record_texts, some_records
 from conjure.lm.text.chat.encoding import ANSWER, FIRST, GIVEN, ChatEncoder, EncodedChat, conversation_encoder
 from conjure.lm.text.chat.formats import Message
 from conjure.lm.text.records import read_records
 from conjure.lm.text.split import hold_out
 from conjure.lm.text.token_cache import describe, find_groups, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
-from conjure.lm.training.finetune import finetune
+from conjure.lm.training import comparison
+from conjure.lm.training.events import StepDone
+from conjure.lm.training.finetune import FinetuneResult, finetune, run_training
+from conjure.lm.training.history import History, Trained
+from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.packing import Blocks
+from conjure.lm.training.preparation import prepare
+from conjure.lm.training.request import FinetuneRequest
+from conjure.lm.training.trainer import Trainer, TrainSettings
+from conjure.recipes import metrics
 from support.chats import FAMILIES, chat_checkpoint, chat_folder
-from support.models import tiny_checkpoint
+from support.models import tiny_checkpoint, tiny_model
+from support.training import token_blocks
 
 
 def records_of(path, count=40):
@@ -189,6 +199,93 @@ def test_a_tune_learns_answers_and_its_report_is_about_them(tmp_path):
     assert len(report["tuned"]["samples"]) >= result.held_out.records
     assert "the answers given what comes before them" in (tmp_path / "out" / "report.html").read_text()
     assert load(tmp_path / "out").tokenizer.chat_template == FAMILIES["chatml"].template
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_reports")
+def test_what_is_said_to_be_trained_on_is_what_is_trained_on(tmp_path):
+    folder = chat_checkpoint(tmp_path / "model", FAMILIES["chatml"], context_length=64)
+    rows = (tmp_path / "chat.jsonl", tmp_path / "twice.jsonl")
+    records_of(rows[0])
+    rows[1].write_text(rows[0].read_text() * 2)
+    request = FinetuneRequest(
+        data=[rows[1]], model=folder, output=tmp_path / "out", epochs=1, batch_size=4, sample_every=0
+    )
+    prepared = prepare(request)
+    plan, train = prepared.plan, prepared.split.train
+    chats = [record for record in some_records(train, prepared.tokenizer, train.records)]
+    answers = sum(chat.kinds.count(ANSWER) for chat in chats)
+    assert 0 < answers < plan.data.answer_tokens / 2
+    assert f"conversations (messages): {answers:,} tokens of answers are trained on" in "\n".join(
+        plan_lines(plan)
+    )
+    trained = run_training(prepared)
+    read = sum(len(chat.ids) for chat in chats)
+    assert trained.history.tokens == read - 1
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"{len(chats)} records ({read:,} tokens)" in card
+    assert f"- trained on the answers of conversations: {answers:,} tokens" in card
+    result = FinetuneResult.of(prepared, trained, None)
+    rate = result_json(result, None)["tokens_per_s"]
+    assert rate == pytest.approx((read - 1) / trained.history.seconds)
+
+
+def test_what_is_scored_is_limited_by_what_was_read(tmp_path, monkeypatch, tokenizer):
+    asked = []
+    monkeypatch.setattr(comparison, "FEWEST_SCORED_TOKENS", 1)
+    monkeypatch.setattr(comparison, "held_out_texts", lambda *_, tokens, **__: asked.append(tokens))
+    monkeypatch.setattr(comparison, "some_records", lambda *_: [])
+    folder = chat_checkpoint(tmp_path / "model", FAMILIES["chatml"], context_length=64)
+    records_of(tmp_path / "chat.jsonl")
+    prepared = prepare(FinetuneRequest(data=[tmp_path / "chat.jsonl"], model=folder, output=tmp_path / "out"))
+    monkeypatch.setattr(comparison, "measure_model", lambda *_, **__: None)
+    monkeypatch.setattr(comparison, "load", lambda _: prepared.base)
+    history = History()
+    history.note(StepDone(1, 1.0, 1.0, 1.0, targets=7, tokens=40, seconds=1.0))
+    comparison.measure(prepared, Trained("completed", 1, 1, history))
+    assert asked == [40]
+
+
+def test_of_several_answers_only_what_they_say_counts_in_bytes(tmp_path):
+    own = load(chat_checkpoint(tmp_path / "model", FAMILIES["chatml"], context_length=128))
+    says = ["Yes.", "Ça va."]
+    messages = [
+        message
+        for number, answer in enumerate(says)
+        for message in (Message("user", f"And {number}?"), Message("assistant", answer))
+    ]
+    chat = ChatEncoder.of(own.tokenizer, model="it").encode(messages)
+    windows = Windows(128, 64)
+    (scored,) = score_chats(TorchScorer(own.model), own.tokenizer, [chat], windows)
+    assert scored.tally.bytes == sum(len(answer.encode()) for answer in says)
+    assert (scored.tally.words, scored.tally.tokens) == (3, len(scored.token_ids))
+
+
+def test_a_step_without_an_answer_has_no_loss():
+    kinds = np.array([FIRST] + [GIVEN] * 31 + [ANSWER] * 32, np.uint8)
+    blocks = token_blocks(64)
+    stream = replace(blocks._stream, kinds=kinds)
+    trainer = Trainer(
+        tiny_model(0, 0.1),
+        Blocks(stream, 8),
+        None,
+        TrainSettings(epochs=1, batch_size=1, micro_batch=1),
+        adamw(1e-3, 0.0),
+    )
+    steps = [event for event in trainer.run() if isinstance(event, StepDone)]
+    without = [step for step in steps if step.targets == 0]
+    assert len(without) == 3
+    assert all(step.loss is None and step.tokens == 8 for step in without)
+    assert all(step.loss > 0 for step in steps if step.targets)
+    history, logged = History(), []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(metrics, "log_metric", lambda name, value, step: logged.append((name, step)))
+        for step in steps:
+            history.note(step)
+            metrics.report_metrics(step)
+    counted = [step.step for step in steps if step.targets]
+    assert [step for step, _ in history.train] == counted
+    assert [step for name, step in logged if name == "loss"] == counted
 
 
 def test_a_prompt_and_its_completion_train_a_base_model(tmp_path):

@@ -227,6 +227,18 @@ def test_samples_come_with_evaluations_and_from_equal_seeds(inputs, tmp_path):
     assert all(len(event.samples) == 3 for event in sampled)
 
 
+@pytest.mark.parametrize(("every", "steps"), [(3, [4, 6, 10, 12, 16]), (4, [4, 8, 12, 16]), (7, [8, 14])])
+def test_samples_come_with_the_first_evaluation_after_so_many_steps(inputs, tmp_path, every, steps):
+    _, events = tune(inputs, tmp_path / "tuned", sample_every=every, eval_every=2, max_steps=16)
+    assert [event.step for event in events if isinstance(event, Sampled)] == steps
+
+
+def test_an_adapter_of_a_model_with_an_adapter_is_refused():
+    with pytest.raises(UsageError, match="lora_output is 'adapter', which cannot be combined with adapter: "):
+        FinetuneRequest(data=["x"], output="y", adapter="z", lora=2, lora_output="adapter")
+    FinetuneRequest(data=["x"], output="y", adapter="z", lora=2)
+
+
 def test_memory_that_does_not_suffice_halves_the_micro_batch_to_the_same_losses(
     inputs, tmp_path, monkeypatch
 ):

@@ -7,8 +7,9 @@ def test_both_curves_meet_at_their_steps():
     history = History()
     for event in (
         Evaluated(0, 5.0, improved=True),
-        StepDone(1, 4.5, 1.0, 1.0, targets=100, seconds=0.5),
-        StepDone(2, 4.0, 1.0, 1.0, targets=60, seconds=0.25),
+        StepDone(1, 4.5, 1.0, 1.0, targets=100, tokens=120, seconds=0.5),
+        StepDone(2, 4.0, 1.0, 1.0, targets=60, tokens=80, seconds=0.25),
+        StepDone(3, None, 1.0, 0.0, targets=0, tokens=80, seconds=0.25),
         Evaluated(2, 4.2, improved=True),
     ):
         history.note(event)
@@ -17,5 +18,5 @@ def test_both_curves_meet_at_their_steps():
         CurvePoint(1, 4.5, None),
         CurvePoint(2, 4.0, 4.2),
     ]
-    assert (history.targets, history.seconds) == (160, 0.75)
+    assert (history.tokens, history.seconds) == (280, 1.0)
     assert History.from_dict(history.to_dict()) == history

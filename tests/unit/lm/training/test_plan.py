@@ -9,7 +9,7 @@ import torch
 
 from conjure.errors import TrainingError
 from conjure.lm.models.registry import build, read_model_config
-from conjure.lm.training import plan
+from conjure.lm.training import plan, preparation
 from conjure.lm.training.plan import (
     fitting_micro_batch,
     further_gradients,
@@ -141,3 +141,9 @@ def test_time_is_that_of_products_layers_and_updates(monkeypatch):
     assert seconds(steps=100, passes_per_step=8) - products == pytest.approx(
         100 * (8 * of_layers + of_updates)
     )
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(preparation, "available_bytes", lambda _: 100)
+    assert preparation._available_bytes(torch.device("cuda"), 4) == 400
+    assert preparation._available_bytes(torch.device("cpu"), 4) == 100

@@ -77,9 +77,12 @@ class EncodedChat:
 
     def answer_text(self, tokenizer: Tokenizer) -> str:
         """What the answers say, one below the other."""
+        return b"\n".join(self.answer_bytes(tokenizer)).decode("utf-8", "replace")
+
+    def answer_bytes(self, tokenizer: Tokenizer) -> list[bytes]:
+        """What each answer says, as UTF-8."""
         spans = self.answers(tokenizer.end_ids)
-        texts = (tokenizer.decode_bytes(self.ids[span.start : span.stop]) for span in spans)
-        return b"\n".join(texts).decode("utf-8", "replace")
+        return [tokenizer.decode_bytes(self.ids[span.start : span.stop]) for span in spans]
 
     def question(self, tokenizer: Tokenizer) -> tuple[str, list[int]]:
         """What comes before the last answer: its text without control tokens, and its tokens."""
