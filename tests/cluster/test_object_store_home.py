@@ -15,12 +15,13 @@ from conjure.runs.artifacts.team_runs import stored_database
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.postgres import PostgresDatabase
 from conjure.runs.host.process import all_processes
+from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.maintenance import team as team_module
 from conjure.runs.objects.base import ObjectsError
 from conjure.runs.objects.remote import open_objects
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import RunStatus
-from support.casting import UNTIL_GO, add_run, wait_until
+from support.casting import UNTIL_GO, add_run, release, wait_until
 from support.repositories import read_files, write_files
 from support.team_members import Member, make_team, running_team
 from support.terminal import conjure
@@ -522,3 +523,29 @@ def test_a_restored_backup_gets_what_was_made_since(project, address, store):
             connection.execute(f"DROP TABLE backup_{table}")
     bob.do("doctor", "--reindex")
     assert "mine\n" in bob.do("run", "-m", "uploads/data.txt:in.txt", "cat in.txt")
+
+
+@pytest.mark.parametrize("looks_first", [False, True])
+def test_a_run_that_went_on_at_the_backup_is_restored_as_it_ended(team, postgres, address, looks_first):
+    ada, bob = team
+    run = ada.client.run(f"echo begun; {UNTIL_GO}; echo gone; echo made > made.txt")
+    wait_until(lambda: bob.client.runs()[0].status is RunStatus.RUNNING, "its start")
+    dump = postgres.dump(address)
+    release(run)
+    run.wait(check=True)
+    wait_until(lambda: not unexported(address), "its record in the store")
+    postgres.restore(address, dump)
+    with psycopg.connect(address, autocommit=True) as connection:  # as after the minutes that it would take
+        connection.execute("UPDATE leases SET heartbeat_at = heartbeat_at - 10000")
+    if looks_first:
+        with open_store(bob.home) as store:
+            assert store.get(run.number).status is RunStatus.INTERRUPTED
+    assert "records of 1 run" in bob.call("doctor", "--reindex").stderr
+    assert bob.client.runs()[0].status is RunStatus.COMPLETE
+    assert bob.do("ls", "runs/1") == "made.txt\n"
+    assert bob.do("logs", "1") == "begun\ngone\n"
+
+
+def unexported(address):
+    with psycopg.connect(address) as connection:
+        return connection.execute("SELECT run FROM unexported").fetchall()

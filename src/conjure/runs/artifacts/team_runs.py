@@ -18,7 +18,7 @@ from conjure.errors import ConflictError, NotFoundError
 from conjure.runs.artifacts.checkpoints import Checkpoint
 from conjure.runs.artifacts.team_files import DamagedObjectError, SharedManifest, TeamFiles
 from conjure.runs.code.tree_packs import write_pack
-from conjure.runs.database.base import Link
+from conjure.runs.database.base import Link, RunFilter
 from conjure.runs.database.record_files import record_from_dict, record_to_dict
 from conjure.runs.objects import base
 from conjure.runs.objects.base import ObjectStore
@@ -26,6 +26,7 @@ from conjure.runs.objects.index import YOUNG_S, Place, Streams, UploadRow
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import KEPT_FILES, Resource
 from conjure.runs.schema.run_folder import LOG_FILE, METRICS_FILE, RunFolder
+from conjure.runs.schema.status import RunStatus
 from conjure.runs.telemetry.metrics import metric_summaries, read_points
 
 _AT_ONCE = 8
@@ -167,17 +168,25 @@ class TeamRuns(TeamFiles):
     def rebuild(self) -> tuple[list[int], list[int]]:
         """Rebuild the rows of runs from their records; runs that the database has stay as they are.
 
+        But a run ends once: where the record says how, and the row does not, the row is an older one that was
+        restored from a backup.
+
         Returns:
             Numbers that were rebuilt, and numbers whose record cannot be read. Neither will be given again.
         """
-        known = self.database.numbers()
+        known, active = self.database.numbers(), self.database.active_numbers()
+        interrupted = self._interrupted()
         rebuilt: list[int] = []
         unreadable: list[int] = []
         manifests: set[str] = set()
         for record in self.records():
             if isinstance(record, int):
                 unreadable.append(record)
-            elif record.number not in known:
+            elif (
+                record.number not in known
+                or (record.number in active and record.status.is_final)
+                or (record.number in interrupted and _ended_otherwise(record))
+            ):
                 self.database.put_record(record)
                 rebuilt.append(record.number)
                 outputs = record.outputs
@@ -194,6 +203,11 @@ class TeamRuns(TeamFiles):
                 with suppress(ConflictError):
                     self.database.set_link(link.name, link.resource)
         return rebuilt, unreadable
+
+    def _interrupted(self) -> set[int]:
+        """Runs that were closed for want of a supervisor, as one is whose row was just restored."""
+        wanted = RunFilter(statuses=(RunStatus.INTERRUPTED,), archived=True)
+        return {listed.number for listed in self.database.listing(wanted)}
 
     def records(self) -> Iterator[RunRecord | int]:
         """Every record in the store; in the place of one that cannot be read, its number."""
@@ -276,7 +290,7 @@ class TeamRuns(TeamFiles):
                     start + len(self.objects.get(name)) if name else 0
                     for name, start in (found[newest].get(each, ("", 0)) for each in (LOG_FILE, METRICS_FILE))
                 ]
-                self.index.set_streams(number, Streams(newest, *lengths))
+                self.index.restore_streams(number, Streams(newest, *lengths))
                 self._rebuild_summaries(number, newest, lengths[1])
 
     def _rebuild_summaries(self, number: int, attempt: int, length: int) -> None:
@@ -340,6 +354,10 @@ class TeamRuns(TeamFiles):
             if record.spec.on is not None and record.spec.retry
         ]
         return {found[1].manifest for found in kept if found is not None}
+
+
+def _ended_otherwise(record: RunRecord) -> bool:
+    return record.status.is_final and record.status is not RunStatus.INTERRUPTED
 
 
 def stored_database(objects: ObjectStore) -> str | None:

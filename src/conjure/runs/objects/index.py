@@ -255,6 +255,15 @@ class ObjectIndex:
         if not changed:
             raise SupersededError(f"run {number} was taken over: this is attempt {streams.attempt}")
 
+    def restore_streams(self, number: int, streams: Streams) -> None:
+        """Write down what was found of a run's log and metrics, whoever has it now; of no older attempt."""
+        self._session.execute(
+            "INSERT INTO run_streams AS known (run, attempt, log_bytes, metrics_bytes) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (run) DO UPDATE SET attempt = excluded.attempt, log_bytes = excluded.log_bytes,"
+            " metrics_bytes = excluded.metrics_bytes WHERE known.attempt <= excluded.attempt",
+            (number, streams.attempt, streams.log_bytes, streams.metrics_bytes),
+        )
+
     def streams(self, number: int) -> Streams | None:
         """How much of a run's log and metrics was sent; None for nothing."""
         rows = self._session.query(
