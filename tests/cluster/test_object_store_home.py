@@ -23,6 +23,7 @@ from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import RunStatus
 from support.casting import UNTIL_GO, add_run, release, wait_until
 from support.repositories import read_files, write_files
+from support.slurm_programs import SlurmPrograms
 from support.team_members import Member, make_team, running_team
 from support.terminal import conjure
 from support.tuning import OPTIONS, tuning_inputs
@@ -282,6 +283,43 @@ def test_a_damaged_object_is_found_and_not_used(project, address, tmp_path):
     assert "large was changed" in verified.stdout + verified.stderr
     assert "is damaged" in bob.call("cp", "runs/1", "out").stderr
     assert not Path("out/large").exists()
+
+
+@pytest.fixture
+def submitting(team, store, tmp_path, monkeypatch):
+    """A run that is being submitted to a cluster, and its files do not get on."""
+    ada, bob = team
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    SlurmPrograms(folder)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    for member in team:
+        member.home.config_file.write_text('[executors.gpu]\nkind = "slurm"\n')
+    Path("code.txt").write_text("code\n")
+    store.pause()
+    command = ada.start("run", "-b", "--on", "gpu", "true")
+    try:
+        with open_database(bob.home) as database:
+            wait_until(lambda: database.numbers() and database.get(1).code, "the run and its code")
+        yield command
+    finally:
+        store.go_on()
+
+
+def test_a_submission_to_a_cluster_that_is_cut_off_is_closed(team, submitting, store):
+    submitting.send_signal(signal.SIGKILL)
+    submitting.communicate()
+    store.go_on()
+    (run,) = json.loads(team[0].do("ps", "-a", "--json"))
+    assert (run["status"], run["end_reason"]) == ("interrupted", "supervisor_died")
+
+
+def test_a_submission_is_ended_by_another_machine(team, submitting, store):
+    team[1].do("stop", "1")
+    assert json.loads(team[1].do("ps", "-a", "--json"))[0]["status"] == "stopped"
+    store.go_on()
+    _, err = submitting.communicate()
+    assert (submitting.returncode, "internal error" in err) == (0, False)
 
 
 # ---- names, copies, secrets --------------------------------------------------------------------------------

@@ -221,6 +221,23 @@ def test_a_queued_run_is_closed_where_it_waits_and_nowhere_else(store):
         store.enqueue(waiting, Owner.queue("host", "boot"))
 
 
+def test_a_run_is_cancelled_only_while_it_is_submitted(store):
+    ending = Ending(EndReason.STOP_REQUESTED)
+    submitted, waiting, begun = (add_run(store).number for _ in range(3))
+    store.enqueue(waiting, Owner.queue("host", "boot"))
+    store.begin_attempt(begun, OWNER)
+    found = [store.cancel_submission(number, ending) for number in (submitted, waiting, begun, submitted)]
+    assert found == [True, False, False, False]
+    with pytest.raises(IllegalMoveError):
+        store.begin_attempt(submitted, OWNER)
+
+
+def test_what_is_submitted_to_a_cluster_takes_nothing_of_this_machine(store):
+    add_run(store, on="gpu")
+    add_run(store)
+    assert [claim.machine for claim in store.claims()] == [None, OWNER.host_id]
+
+
 # ---- the record's file -------------------------------------------------------------------------------------
 
 

@@ -85,7 +85,8 @@ def request_end(store: Database, number: int, what: str) -> bool:
         False if it has ended already.
     """
     try:
-        if cancel_queued(store, number, Ending(REASON_OF_REQUEST[what])):
+        ending = Ending(REASON_OF_REQUEST[what])
+        if cancel_queued(store, number, ending) or _cancel_submission(store, number, ending):
             return True
         return store.request_end(number, what)
     except StoreError:
@@ -111,6 +112,19 @@ def cancel_queued(store: Database, number: int, ending: Ending) -> bool:
             ClusterExecutor.named(store.home, record.spec.on).end(number)
     wake_scheduler(store.home)  # a later run may not have to wait behind it any more
     return True
+
+
+def _cancel_submission(store: Database, number: int, ending: Ending) -> bool:
+    """End a run that another machine submits, or began to before it went away; or one for a cluster.
+
+    One of this machine's own goes on to its supervisor at once, which hears of the wish.
+    """
+    record = store.get(number)
+    owner = record.owner
+    if owner is None or owner.is_executor:
+        return False
+    is_for_here = record.spec.on is None and owner.machine == machine_id(store.home)
+    return not is_for_here and store.cancel_submission(number, ending)
 
 
 def _end_before_start(store: Database, numbers: Sequence[int], what: str, executor: Executor) -> None:
