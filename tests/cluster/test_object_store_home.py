@@ -14,11 +14,13 @@ from conjure.core.team_settings import read_team
 from conjure.runs.artifacts.team_runs import stored_database
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.postgres import PostgresDatabase
+from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import all_processes
 from conjure.runs.lifecycle.ownership import open_store
 from conjure.runs.maintenance import team as team_module
 from conjure.runs.objects.base import ObjectsError
 from conjure.runs.objects.remote import open_objects
+from conjure.runs.scheduling.scheduler_start import scheduler_of
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import RunStatus
 from support.casting import UNTIL_GO, add_run, release, wait_until
@@ -96,6 +98,23 @@ def test_the_log_of_another_machine_is_followed_and_its_run_stopped(team):
         bob.do(word, str(run.number))
         bob.call("wait", str(run.number))
         assert run.status is status
+
+
+def test_what_waits_on_another_machine_is_stopped_though_that_is_away(team):
+    ada, bob = team
+    first = ada.client.run(UNTIL_GO, cpus=Capacity.of_this_machine().cpus)
+    wait_until(lambda: first.status is RunStatus.RUNNING, "its start")
+    near, far = (ada.client.run("true", cpus=1) for _ in range(2))
+    bob.do("stop", str(near.number))
+    wait_until(lambda: not ada.home.queued_request(near.number).exists(), "its secrets to be gone")
+    scheduler = scheduler_of(ada.home)
+    os.kill(scheduler.pid, signal.SIGKILL)
+    bob.do("kill", str(far.number))
+    with open_database(bob.home) as store:
+        assert [store.get(run.number).status for run in (near, far)] == [RunStatus.STOPPED, RunStatus.KILLED]
+    release(first)
+    first.wait(check=True)
+    assert far.status is RunStatus.KILLED
 
 
 def test_metrics_and_uploads_and_removal_reach_everybody(team, tmp_path):

@@ -99,13 +99,12 @@ def request_end(store: Database, number: int, what: str) -> bool:
 
 
 def cancel_queued(store: Database, number: int, ending: Ending) -> bool:
-    """End a run that waits in this machine's queue or a cluster's; False if it does not, or not any more."""
+    """End a run that waits in a queue; False if it does not, or not any more.
+
+    Its machine need not be there: no supervisor can begin what has ended.
+    """
     record = store.get(number)
-    owner = record.owner
-    is_ours = owner is not None and (owner.machine == machine_id(store.home) or record.spec.on is not None)
-    if owner is None or not owner.is_queue or not is_ours:
-        return False
-    if not close_queued(store, number, ending):
+    if not record.waits_in_queue or not close_queued(store, number, ending):
         return False
     if record.spec.on is not None:
         with suppress(ConjureError):  # a job that still comes finds nothing to do

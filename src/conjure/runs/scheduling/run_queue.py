@@ -103,3 +103,12 @@ def read_request(home: Home, number: int) -> SupervisorRequest | None:
         return SupervisorRequest.from_json(home.queued_request(number).read_bytes())
     except (OSError, ValueError, KeyError, TypeError, ConjureError):
         return None
+
+
+def numbers_of_requests(home: Home) -> set[int]:
+    """The runs of which something is kept for their supervisors."""
+    try:
+        names = [path.stem for path in home.queued_requests.iterdir()]
+    except OSError:
+        return set()
+    return {int(name) for name in names if name.isdecimal()}
