@@ -13,6 +13,7 @@ from conjure.runs.database.base import RunFilter
 from conjure.runs.database.migrations import Migration, NewerSchemaError
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number, upgrade
+from conjure.runs.objects.index import ObjectIndex, Streams
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError, RunStatus
@@ -57,6 +58,17 @@ def store(request, home, address):
 def second_store(home, address):
     with PostgresDatabase.open(home, address) as second:
         yield second
+
+
+def test_what_was_sent_of_a_run_is_still_known_when_its_record_is_put_back(store):
+    number = add_run(store).number
+    index, sent = ObjectIndex(store.session), Streams(1, 20, 10)
+    store.begin_attempt(number, HERE)
+    index.set_streams(number, sent)
+    finish(store, number, DONE)
+    store.put_record(store.get(number))
+    assert index.streams(number) == sent
+    assert store.newest_attempt(number) == 1
 
 
 # ---- the schema --------------------------------------------------------------------------------------------

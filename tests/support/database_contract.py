@@ -447,6 +447,17 @@ def test_summaries_are_replaced(store):
 # ---- rebuilding --------------------------------------------------------------------------------------------
 
 
+def test_a_record_that_is_put_back_replaces_what_stood_there(store):
+    finish(store, add_run(store, labels=("a",), description="early").number, DONE)
+    before = store.get(1)
+    store.add_label(1, "b")
+    store.set_summaries(1, [Summary("gone", 1, 0, 1.0, 1.0, 1.0)])
+    store.set_facts(1, outputs=OutputFacts(1, 2), identity="same")
+    store.put_record(before)
+    assert store.get(1) == before
+    assert store.summaries(1) == {}
+
+
 def test_a_folder_that_appears_later_is_stepped_over(home, store):
     add_run(store)
     (home.runs / "2").mkdir()
