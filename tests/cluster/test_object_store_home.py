@@ -521,6 +521,24 @@ def test_a_database_with_as_many_runs_of_another_home_is_left_as_it_is(project, 
     assert ada.do("logs", "1") == "of ada\n"
 
 
+def test_the_uploads_of_a_home_without_runs_are_shared(project, postgres, address, store):
+    ada, bob, eve = (Member(project.parent / name) for name in ("ada", "bob", "eve"))
+    write_files(project.parent, {"data/a.txt": "of ada", "other/a.txt": "of eve"})
+    objects = store.new_address()
+    ada.do("upload", "../data")
+    ada.do("team", "init", "--database", address, "--objects", objects)
+    bob.do("team", "join", "--database", address)
+    bob.do("cp", "uploads/data/a.txt", "out")
+    assert read_files(project / "out") == {"a.txt": "of ada"}
+    eve.do("upload", "-n", "data", "../other")
+    refused = eve.call("team", "join", "--database", address)
+    assert (refused.returncode, "has uploads, whose names and versions" in refused.stderr) == (1, True)
+    with psycopg.connect(address) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+    refused = eve.call("team", "init", "--database", postgres.new_database(), "--objects", objects)
+    assert (refused.returncode, "contains the uploads of another home" in refused.stderr) == (1, True)
+
+
 def test_a_beginning_that_was_interrupted_can_be_repeated(project, address, store, monkeypatch):
     ada, objects = Member(project.parent / "ada"), store.new_address()
     for number in (1, 2):
