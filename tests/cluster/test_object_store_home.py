@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -201,6 +202,32 @@ def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgre
     refused = eve.call("team", "init", "--database", postgres.new_database(), "--objects", objects)
     assert refused.returncode == 1
     assert "which is still there" in refused.stderr
+
+
+def test_what_a_lost_attempt_left_does_not_stand_for_the_run(team, address):
+    ada, bob = team
+    lost = ada.client.run(f"echo old > made.txt; echo old; {UNTIL_GO}")
+    wait_until(lambda: list(lost.logs()), "its start")
+    lost.kill()
+    bob.do("run", "echo new > made.txt; echo new")
+    left = ada.home.runs / "2"  # as if that had been an attempt at this run, on a cluster
+    lost.home.run_folder(lost.number).rename(left)
+    (left / "run.json").unlink()
+    with psycopg.connect(address) as connection:
+        on_cluster = """jsonb_set(spec::jsonb, '{on}', '"gpu"')"""
+        connection.execute(f"UPDATE runs SET spec = {on_cluster} WHERE number = 2")
+    refused = ada.call("recover", "2")
+    assert (refused.returncode, "was executed on another machine" in refused.stderr) == (1, True)
+    for command, said in (("logs 2", "new\n"), ("ls runs/2", "made.txt\n"), ("verify 2", "unchanged")):
+        shutil.rmtree(ada.home.fetched / "2")  # each is the first to find out
+        assert said in ada.do(*command.split())
+    shutil.rmtree(ada.home.fetched / "2", ignore_errors=True)
+    found = {each["name"]: each["text"] for each in json.loads(ada.call("doctor", "--json").stdout)}
+    assert "run files" not in found
+    assert "recover" not in ada.do("prune", "-f")
+    assert not left.exists()
+    ada.do("cp", "runs/2/made.txt", "out")
+    assert Path("out/made.txt").read_text() == "new\n"
 
 
 # ---- what goes away ----------------------------------------------------------------------------------------
