@@ -52,7 +52,10 @@ def admit(store: Database, number: int, request: SupervisorRequest) -> bool:
     Raises:
         IllegalMoveError: It has ended meanwhile.
     """
-    if store.facts(number).status is RunStatus.REQUESTED:
+    status = store.facts(number).status
+    if status is RunStatus.BUILDING:
+        return True  # it was let in, and its supervisor did not hear, for the server went away
+    if status is RunStatus.REQUESTED:
         store.move(number, RunStatus.QUEUED)
     if not request.spec.resources.asks or request.executor != LOCAL:  # another executor counts by itself
         store.move(number, RunStatus.BUILDING)
