@@ -648,6 +648,27 @@ def test_a_run_that_went_on_at_the_backup_is_restored_as_it_ended(team, postgres
     assert bob.do("logs", "1") == "begun\ngone\n"
 
 
+def test_what_was_pruned_after_the_backup_is_sent_again(team, postgres, address):
+    ada, bob = team
+    command = "seq 1000 > small.txt; head -c 500000 /dev/zero > large"
+    ada.do("run", command)
+    ada.do("run", "echo kept > kept.txt")
+    dump = postgres.dump(address)
+    ada.do("rm", "-f", "runs/1")
+    ada.do("ps")
+    wait_until(lambda: not unexported(address), "its record in the store")
+    with bob.files() as files:
+        assert files.prune(unused_s=0)[0] > 0
+    postgres.restore(address, dump)
+    stored = json.loads(bob.do("team", "status", "--json"))["stored_bytes"]
+    bob.do("doctor", "--reindex")
+    assert json.loads(bob.do("team", "status", "--json"))["stored_bytes"] < stored - 500000
+    assert "were removed" in bob.call("ls", "runs/1").stderr
+    bob.do("run", command)
+    assert "unchanged" in ada.do("verify", "2")
+    assert "unchanged" in ada.do("verify", "3")
+
+
 def unexported(address):
     with psycopg.connect(address) as connection:
         return connection.execute("SELECT run FROM unexported").fetchall()
