@@ -447,6 +447,7 @@ def test_a_members_role_in_the_database_decides_what_they_may_do(project, postgr
     ada.do("team", "init", "--database", address("ada"), "--objects", f"file://{tmp_path}/objects")
     with psycopg.connect(address("ada"), autocommit=True) as connection:
         connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO eve")
+        connection.execute("REVOKE ALL ON requests FROM eve")
     bob.do("team", "join", "--database", address("bob"))
     bob.do("run", "echo printed; echo made > made.txt")
     ada.do("label", "1", "of another")
@@ -466,6 +467,8 @@ def test_a_members_role_in_the_database_decides_what_they_may_do(project, postgr
         refused = eve.call(*command)
         assert refused.returncode != 0
         assert "does not have the permission for this: permission denied" in refused.stderr
+    with psycopg.connect(address("eve")) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute("SELECT * FROM requests")
     refused = mallory.call("team", "join", "--database", address("mallory"))
     assert "does not have the permission for this" in refused.stderr
     assert json.loads(ada.do("info", "1", "--json"))["labels"] == ["of another"]
@@ -667,6 +670,16 @@ def test_what_was_pruned_after_the_backup_is_sent_again(team, postgres, address)
     bob.do("run", command)
     assert "unchanged" in ada.do("verify", "2")
     assert "unchanged" in ada.do("verify", "3")
+
+
+def test_a_backup_has_no_secrets_of_active_runs(team, postgres, address):
+    with open_database(team[0].home) as store:
+        number = add_run(store, on="gpu").number
+        store.set_request(number, '{"API_KEY": "hunter2"}')
+    postgres.restore(address, postgres.dump(address))
+    with open_database(team[0].home) as store:
+        assert store.get(number).status is RunStatus.REQUESTED
+        assert store.request(number) is None
 
 
 def unexported(address):
