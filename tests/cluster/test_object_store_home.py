@@ -101,6 +101,16 @@ def test_the_log_of_another_machine_is_followed_and_its_run_stopped(team):
         assert run.status is status
 
 
+def test_ending_a_run_of_another_machine_from_python_returns_when_it_has_ended(team):
+    ada, bob = team
+    for word, status in (("stop", RunStatus.STOPPED), ("kill", RunStatus.KILLED)):
+        run = ada.client.run(UNTIL_GO)
+        wait_until(lambda run=run: run.status is RunStatus.RUNNING, "its start")
+        seen = getattr(bob.client.runs()[0], word)()
+        with open_database(bob.home) as store:
+            assert store.get(seen.number).status is status
+
+
 def test_what_waits_on_another_machine_is_stopped_though_that_is_away(team):
     ada, bob = team
     first = ada.client.run(UNTIL_GO, cpus=Capacity.of_this_machine().cpus)
