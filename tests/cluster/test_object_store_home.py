@@ -6,18 +6,21 @@ import re
 import shutil
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from conjure.core.team_settings import read_team
-from conjure.runs.artifacts.team_runs import stored_database
+from conjure.runs.artifacts.team_runs import TeamRuns, stored_database
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.postgres import PostgresDatabase
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.host.process import all_processes
+from conjure.runs.host.process import all_processes, this_process
+from conjure.runs.lifecycle import run_upload
 from conjure.runs.lifecycle.ownership import open_store
+from conjure.runs.lifecycle.run_upload import RunUploader
 from conjure.runs.maintenance import team as team_module
 from conjure.runs.objects.base import ObjectsError
 from conjure.runs.objects.remote import open_objects
@@ -238,6 +241,26 @@ def test_what_a_lost_attempt_left_does_not_stand_for_the_run(team, address):
     assert not left.exists()
     ada.do("cp", "runs/2/made.txt", "out")
     assert Path("out/made.txt").read_text() == "new\n"
+
+
+def test_what_is_printed_is_sent_while_inputs_are_still_under_way(team, monkeypatch):
+    ada, bob = team
+    is_sent, beats = threading.Event(), []
+    monkeypatch.setattr(TeamRuns, "send_inputs", lambda *_: is_sent.wait(60))
+    monkeypatch.setattr(run_upload, "_PATIENCE_WITH_THREAD_S", 0.1)
+    with open_database(ada.home) as store:
+        number = add_run(store).number
+        log = ada.home.run_folder(number) / "log.jsonl"
+        log.write_text("first\n")
+        uploader = RunUploader(store, number, store.begin_attempt(number, this_process(ada.home)))
+        uploader.start()
+        with bob.files() as files:
+            wait_until(lambda: files.index.streams(number), "the log")
+            log.write_text("first\nlast\n")
+            uploader.finish(0.5, lambda: beats.append("beat"))
+            assert files.index.streams(number).log_bytes == len("first\nlast\n")
+        assert beats
+        is_sent.set()
 
 
 # ---- what goes away ----------------------------------------------------------------------------------------
