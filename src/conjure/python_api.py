@@ -152,13 +152,17 @@ class Run:
         return plan.destination
 
     def stop(self) -> "Run":
-        """End the run and save its outputs; returns when it has ended."""
-        end_runs(self.home, [self.number], STOP, executor=self.executor)
-        return self
+        """End the run and save its outputs; returns when it has ended, wherever it is."""
+        return self._end(STOP)
 
     def kill(self) -> "Run":
-        """End the run at once, saving nothing; returns when it has ended."""
-        end_runs(self.home, [self.number], KILL, executor=self.executor)
+        """End the run at once, saving nothing; returns when it has ended, wherever it is."""
+        return self._end(KILL)
+
+    def _end(self, what: str) -> "Run":
+        ((record, _),) = end_runs(self.home, [self.number], what, executor=self.executor)
+        if not record.status.is_final:  # on another machine, which is still to hear of it
+            wait_for_end(self.home, self.number, self.executor)
         return self
 
     def rerun(self) -> "Run":

@@ -3,25 +3,33 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from conjure.core.team_settings import read_team
-from conjure.runs.artifacts.team_runs import stored_database
+from conjure.runs.artifacts.team_runs import TeamRuns, stored_database
+from conjure.runs.artifacts.team_upload import RunUploader
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.postgres import PostgresDatabase
-from conjure.runs.host.process import all_processes
+from conjure.runs.host.capacity import Capacity
+from conjure.runs.host.process import all_processes, this_process
+from conjure.runs.lifecycle import run_upload
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.maintenance import team as team_module
 from conjure.runs.objects.base import ObjectsError
 from conjure.runs.objects.remote import open_objects
+from conjure.runs.scheduling.scheduler_start import scheduler_of
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import RunStatus
-from support.casting import UNTIL_GO, add_run, wait_until
+from support.casting import UNTIL_GO, add_run, release, wait_until
 from support.repositories import read_files, write_files
+from support.slurm_programs import SlurmPrograms
 from support.team_members import Member, make_team, running_team
 from support.terminal import conjure
 from support.tuning import OPTIONS, tuning_inputs
@@ -94,6 +102,33 @@ def test_the_log_of_another_machine_is_followed_and_its_run_stopped(team):
         bob.do(word, str(run.number))
         bob.call("wait", str(run.number))
         assert run.status is status
+
+
+def test_ending_a_run_of_another_machine_from_python_returns_when_it_has_ended(team):
+    ada, bob = team
+    for word, status in (("stop", RunStatus.STOPPED), ("kill", RunStatus.KILLED)):
+        run = ada.client.run(UNTIL_GO)
+        wait_until(lambda run=run: run.status is RunStatus.RUNNING, "its start")
+        seen = getattr(bob.client.runs()[0], word)()
+        with open_database(bob.home) as store:
+            assert store.get(seen.number).status is status
+
+
+def test_what_waits_on_another_machine_is_stopped_though_that_is_away(team):
+    ada, bob = team
+    first = ada.client.run(UNTIL_GO, cpus=Capacity.of_this_machine().cpus)
+    wait_until(lambda: first.status is RunStatus.RUNNING, "its start")
+    near, far = (ada.client.run("true", cpus=1) for _ in range(2))
+    bob.do("stop", str(near.number))
+    wait_until(lambda: not ada.home.queued_request(near.number).exists(), "its secrets to be gone")
+    scheduler = scheduler_of(ada.home)
+    os.kill(scheduler.pid, signal.SIGKILL)
+    bob.do("kill", str(far.number))
+    with open_database(bob.home) as store:
+        assert [store.get(run.number).status for run in (near, far)] == [RunStatus.STOPPED, RunStatus.KILLED]
+    release(first)
+    first.wait(check=True)
+    assert far.status is RunStatus.KILLED
 
 
 def test_metrics_and_uploads_and_removal_reach_everybody(team, tmp_path):
@@ -180,6 +215,52 @@ def test_a_store_is_not_taken_from_a_team_that_has_its_database(project, postgre
     refused = eve.call("team", "init", "--database", postgres.new_database(), "--objects", objects)
     assert refused.returncode == 1
     assert "which is still there" in refused.stderr
+
+
+def test_what_a_lost_attempt_left_does_not_stand_for_the_run(team, address):
+    ada, bob = team
+    lost = ada.client.run(f"echo old > made.txt; echo old; {UNTIL_GO}")
+    wait_until(lambda: list(lost.logs()), "its start")
+    lost.kill()
+    bob.do("run", "echo new > made.txt; echo new")
+    left = ada.home.runs / "2"  # as if that had been an attempt at this run, on a cluster
+    lost.home.run_folder(lost.number).rename(left)
+    (left / "run.json").unlink()
+    with psycopg.connect(address) as connection:
+        on_cluster = """jsonb_set(spec::jsonb, '{on}', '"gpu"')"""
+        connection.execute(f"UPDATE runs SET spec = {on_cluster} WHERE number = 2")
+    refused = ada.call("recover", "2")
+    assert (refused.returncode, "was executed on another machine" in refused.stderr) == (1, True)
+    for command, said in (("logs 2", "new\n"), ("ls runs/2", "made.txt\n"), ("verify 2", "unchanged")):
+        shutil.rmtree(ada.home.fetched / "2")  # each is the first to find out
+        assert said in ada.do(*command.split())
+    shutil.rmtree(ada.home.fetched / "2", ignore_errors=True)
+    found = {each["name"]: each["text"] for each in json.loads(ada.call("doctor", "--json").stdout)}
+    assert "run files" not in found
+    assert "recover" not in ada.do("prune", "-f")
+    assert not left.exists()
+    ada.do("cp", "runs/2/made.txt", "out")
+    assert Path("out/made.txt").read_text() == "new\n"
+
+
+def test_what_is_printed_is_sent_while_inputs_are_still_under_way(team, monkeypatch):
+    ada, bob = team
+    is_sent, beats = threading.Event(), []
+    monkeypatch.setattr(TeamRuns, "send_inputs", lambda *_: is_sent.wait(60))
+    monkeypatch.setattr(run_upload, "_PATIENCE_WITH_THREAD_S", 0.1)
+    with open_database(ada.home) as store:
+        number = add_run(store).number
+        log = ada.home.run_folder(number) / "log.jsonl"
+        log.write_text("first\n")
+        uploader = RunUploader(store, number, store.begin_attempt(number, this_process(ada.home)))
+        uploader.start()
+        with bob.files() as files:
+            wait_until(lambda: files.index.streams(number), "the log")
+            log.write_text("first\nlast\n")
+            uploader.finish(0.5, lambda: beats.append("beat"))
+            assert files.index.streams(number).log_bytes == len("first\nlast\n")
+        assert beats
+        is_sent.set()
 
 
 # ---- what goes away ----------------------------------------------------------------------------------------
@@ -283,6 +364,43 @@ def test_a_damaged_object_is_found_and_not_used(project, address, tmp_path):
     assert not Path("out/large").exists()
 
 
+@pytest.fixture
+def submitting(team, store, tmp_path, monkeypatch):
+    """A run that is being submitted to a cluster, and its files do not get on."""
+    ada, bob = team
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    SlurmPrograms(folder)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    for member in team:
+        member.home.config_file.write_text('[executors.gpu]\nkind = "slurm"\n')
+    Path("code.txt").write_text("code\n")
+    store.pause()
+    command = ada.start("run", "-b", "--on", "gpu", "true")
+    try:
+        with open_database(bob.home) as database:
+            wait_until(lambda: database.numbers() and database.get(1).code, "the run and its code")
+        yield command
+    finally:
+        store.go_on()
+
+
+def test_a_submission_to_a_cluster_that_is_cut_off_is_closed(team, submitting, store):
+    submitting.send_signal(signal.SIGKILL)
+    submitting.communicate()
+    store.go_on()
+    (run,) = json.loads(team[0].do("ps", "-a", "--json"))
+    assert (run["status"], run["end_reason"]) == ("interrupted", "supervisor_died")
+
+
+def test_a_submission_is_ended_by_another_machine(team, submitting, store):
+    team[1].do("stop", "1")
+    assert json.loads(team[1].do("ps", "-a", "--json"))[0]["status"] == "stopped"
+    store.go_on()
+    _, err = submitting.communicate()
+    assert (submitting.returncode, "internal error" in err) == (0, False)
+
+
 # ---- names, copies, secrets --------------------------------------------------------------------------------
 
 
@@ -362,6 +480,7 @@ def test_a_members_role_in_the_database_decides_what_they_may_do(project, postgr
     ada.do("team", "init", "--database", address("ada"), "--objects", f"file://{tmp_path}/objects")
     with psycopg.connect(address("ada"), autocommit=True) as connection:
         connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO eve")
+        connection.execute("REVOKE ALL ON requests FROM eve")
     bob.do("team", "join", "--database", address("bob"))
     bob.do("run", "echo printed; echo made > made.txt")
     ada.do("label", "1", "of another")
@@ -381,6 +500,8 @@ def test_a_members_role_in_the_database_decides_what_they_may_do(project, postgr
         refused = eve.call(*command)
         assert refused.returncode != 0
         assert "does not have the permission for this: permission denied" in refused.stderr
+    with psycopg.connect(address("eve")) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute("SELECT * FROM requests")
     refused = mallory.call("team", "join", "--database", address("mallory"))
     assert "does not have the permission for this" in refused.stderr
     assert json.loads(ada.do("info", "1", "--json"))["labels"] == ["of another"]
@@ -463,6 +584,24 @@ def test_a_database_with_as_many_runs_of_another_home_is_left_as_it_is(project, 
     assert ada.do("logs", "1") == "of ada\n"
 
 
+def test_the_uploads_of_a_home_without_runs_are_shared(project, postgres, address, store):
+    ada, bob, eve = (Member(project.parent / name) for name in ("ada", "bob", "eve"))
+    write_files(project.parent, {"data/a.txt": "of ada", "other/a.txt": "of eve"})
+    objects = store.new_address()
+    ada.do("upload", "../data")
+    ada.do("team", "init", "--database", address, "--objects", objects)
+    bob.do("team", "join", "--database", address)
+    bob.do("cp", "uploads/data/a.txt", "out")
+    assert read_files(project / "out") == {"a.txt": "of ada"}
+    eve.do("upload", "-n", "data", "../other")
+    refused = eve.call("team", "join", "--database", address)
+    assert (refused.returncode, "has uploads, whose names and versions" in refused.stderr) == (1, True)
+    with psycopg.connect(address) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+    refused = eve.call("team", "init", "--database", postgres.new_database(), "--objects", objects)
+    assert (refused.returncode, "contains the uploads of another home" in refused.stderr) == (1, True)
+
+
 def test_a_beginning_that_was_interrupted_can_be_repeated(project, address, store, monkeypatch):
     ada, objects = Member(project.parent / "ada"), store.new_address()
     for number in (1, 2):
@@ -522,3 +661,60 @@ def test_a_restored_backup_gets_what_was_made_since(project, address, store):
             connection.execute(f"DROP TABLE backup_{table}")
     bob.do("doctor", "--reindex")
     assert "mine\n" in bob.do("run", "-m", "uploads/data.txt:in.txt", "cat in.txt")
+
+
+@pytest.mark.parametrize("looks_first", [False, True])
+def test_a_run_that_went_on_at_the_backup_is_restored_as_it_ended(team, postgres, address, looks_first):
+    ada, bob = team
+    run = ada.client.run(f"echo begun; {UNTIL_GO}; echo gone; echo made > made.txt")
+    wait_until(lambda: bob.client.runs()[0].status is RunStatus.RUNNING, "its start")
+    dump = postgres.dump(address)
+    release(run)
+    run.wait(check=True)
+    wait_until(lambda: not unexported(address), "its record in the store")
+    postgres.restore(address, dump)
+    with psycopg.connect(address, autocommit=True) as connection:  # as after the minutes that it would take
+        connection.execute("UPDATE leases SET heartbeat_at = heartbeat_at - 10000")
+    if looks_first:
+        with open_store(bob.home) as store:
+            assert store.get(run.number).status is RunStatus.INTERRUPTED
+    assert "records of 1 run" in bob.call("doctor", "--reindex").stderr
+    assert bob.client.runs()[0].status is RunStatus.COMPLETE
+    assert bob.do("ls", "runs/1") == "made.txt\n"
+    assert bob.do("logs", "1") == "begun\ngone\n"
+
+
+def test_what_was_pruned_after_the_backup_is_sent_again(team, postgres, address):
+    ada, bob = team
+    command = "seq 1000 > small.txt; head -c 500000 /dev/zero > large"
+    ada.do("run", command)
+    ada.do("run", "echo kept > kept.txt")
+    dump = postgres.dump(address)
+    ada.do("rm", "-f", "runs/1")
+    ada.do("ps")
+    wait_until(lambda: not unexported(address), "its record in the store")
+    with bob.files() as files:
+        assert files.prune(unused_s=0)[0] > 0
+    postgres.restore(address, dump)
+    stored = json.loads(bob.do("team", "status", "--json"))["stored_bytes"]
+    bob.do("doctor", "--reindex")
+    assert json.loads(bob.do("team", "status", "--json"))["stored_bytes"] < stored - 500000
+    assert "were removed" in bob.call("ls", "runs/1").stderr
+    bob.do("run", command)
+    assert "unchanged" in ada.do("verify", "2")
+    assert "unchanged" in ada.do("verify", "3")
+
+
+def test_a_backup_has_no_secrets_of_active_runs(team, postgres, address):
+    with open_database(team[0].home) as store:
+        number = add_run(store, on="gpu").number
+        store.set_request(number, '{"API_KEY": "hunter2"}')
+    postgres.restore(address, postgres.dump(address))
+    with open_database(team[0].home) as store:
+        assert store.get(number).status is RunStatus.REQUESTED
+        assert store.request(number) is None
+
+
+def unexported(address):
+    with psycopg.connect(address) as connection:
+        return connection.execute("SELECT run FROM unexported").fetchall()

@@ -9,10 +9,15 @@ import pytest
 from conjure.core.home import Home
 from conjure.errors import ConflictError, StoreError
 from conjure.runs.database import postgres_migrations
-from conjure.runs.database.base import RunFilter
+from conjure.runs.database.base import DatabaseAwayError, RunFilter, SupersededError
 from conjure.runs.database.migrations import Migration, NewerSchemaError
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number, upgrade
+from conjure.runs.lifecycle import heartbeat
+from conjure.runs.lifecycle.heartbeat import when_reachable
+from conjure.runs.lifecycle.submission import request_of_this_process
+from conjure.runs.lifecycle.supervisor import _enter
+from conjure.runs.objects.index import ObjectIndex, Streams
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError, RunStatus
@@ -57,6 +62,42 @@ def store(request, home, address):
 def second_store(home, address):
     with PostgresDatabase.open(home, address) as second:
         yield second
+
+
+def test_what_was_sent_of_a_run_is_still_known_when_its_record_is_put_back(store):
+    number = add_run(store).number
+    index, sent = ObjectIndex(store.session), Streams(1, 20, 10)
+    store.begin_attempt(number, HERE)
+    index.set_streams(number, sent)
+    finish(store, number, DONE)
+    store.put_record(store.get(number))
+    assert index.streams(number) == sent
+    assert store.newest_attempt(number) == 1
+
+
+@pytest.mark.parametrize("lost", range(3))
+def test_a_supervisor_to_which_an_answer_is_lost_has_its_attempt(home, store, monkeypatch, lost):
+    record = add_run(store, on="gpu")
+    request = request_of_this_process(home, record.spec, 0.0, "gpu")
+    monkeypatch.setattr(heartbeat, "_TRY_EVERY_S", 0)
+    monkeypatch.setattr(store.session, "transact", losing_one_answer(store.session.transact, lost))
+    assert when_reachable(lambda: _enter(home, store, record.number, request, 1), 60) == 1
+    assert store.facts(record.number).status is RunStatus.BUILDING
+    with pytest.raises(SupersededError):  # no other one has it, too
+        store.begin_attempt(record.number, HERE, expected=1)
+
+
+def losing_one_answer(transact, number):
+    """Transactions of which one is done, and that is not heard of."""
+    done = iter(range(99))
+
+    def act(change):
+        result = transact(change)
+        if next(done) == number:
+            raise DatabaseAwayError("the server went away")
+        return result
+
+    return act
 
 
 # ---- the schema --------------------------------------------------------------------------------------------

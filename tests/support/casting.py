@@ -8,9 +8,10 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.python_api import Client, Run
-from conjure.runs.database.base import Database
+from conjure.runs.database.base import KILL, Database
 from conjure.runs.database.open_database import open_database
 from conjure.runs.host.process import Process, find_process
+from conjure.runs.lifecycle.stop_requests import end_runs
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.run_folder import LOG_FILE
@@ -133,4 +134,4 @@ def ending_runs(home: Home) -> Iterator[Client]:
         with open_database(home) as store:
             going_on = [record.number for record in store.active()]
         for number in going_on:
-            Run(home, number).kill()
+            end_runs(home, [number], KILL)  # and wait for none whose machine a test has lost

@@ -221,6 +221,23 @@ def test_a_queued_run_is_closed_where_it_waits_and_nowhere_else(store):
         store.enqueue(waiting, Owner.queue("host", "boot"))
 
 
+def test_a_run_is_cancelled_only_while_it_is_submitted(store):
+    ending = Ending(EndReason.STOP_REQUESTED)
+    submitted, waiting, begun = (add_run(store).number for _ in range(3))
+    store.enqueue(waiting, Owner.queue("host", "boot"))
+    store.begin_attempt(begun, OWNER)
+    found = [store.cancel_submission(number, ending) for number in (submitted, waiting, begun, submitted)]
+    assert found == [True, False, False, False]
+    with pytest.raises(IllegalMoveError):
+        store.begin_attempt(submitted, OWNER)
+
+
+def test_what_is_submitted_to_a_cluster_takes_nothing_of_this_machine(store):
+    add_run(store, on="gpu")
+    add_run(store)
+    assert [claim.machine for claim in store.claims()] == [None, OWNER.host_id]
+
+
 # ---- the record's file -------------------------------------------------------------------------------------
 
 
@@ -428,6 +445,17 @@ def test_summaries_are_replaced(store):
 
 
 # ---- rebuilding --------------------------------------------------------------------------------------------
+
+
+def test_a_record_that_is_put_back_replaces_what_stood_there(store):
+    finish(store, add_run(store, labels=("a",), description="early").number, DONE)
+    before = store.get(1)
+    store.add_label(1, "b")
+    store.set_summaries(1, [Summary("gone", 1, 0, 1.0, 1.0, 1.0)])
+    store.set_facts(1, outputs=OutputFacts(1, 2), identity="same")
+    store.put_record(before)
+    assert store.get(1) == before
+    assert store.summaries(1) == {}
 
 
 def test_a_folder_that_appears_later_is_stepped_over(home, store):

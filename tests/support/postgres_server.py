@@ -49,7 +49,7 @@ class PostgresServer:
         self.certificates = certificates
         self.port = 5432 if certificates is None else _free_port()
         self._bin = _binaries()
-        self._databases = 0
+        self._databases = self._dumps = 0
         self._data = folder / "data"
         # PostgreSQL refuses to run as root, which tests in a container may be.
         self._as_user = [] if os.getuid() else ["setpriv", "--reuid", _ORDINARY, "--clear-groups"]
@@ -161,6 +161,19 @@ class PostgresServer:
         with psycopg.connect(self.address(), autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
         return self.address(name)
+
+    def dump(self, address: str) -> Path:
+        """A backup of a database, as the documentation makes it."""
+        self._dumps += 1
+        path = self._folder / f"backup-{self._dumps}.dump"
+        self._call("pg_dump", "-Fc", "--exclude-table-data=requests", "-f", str(path), "-d", address)
+        return path
+
+    def restore(self, address: str, dump: Path) -> None:
+        """Make a database anew from a backup, whoever is connected."""
+        name = urlsplit(address).path.removeprefix("/")
+        self.execute(f'DROP DATABASE "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"')
+        self._call("pg_restore", "-d", address, str(dump))
 
     def execute(self, *statements: str) -> None:
         """Do something as the administrator; a role called `locked` logs in with its password only."""

@@ -6,13 +6,14 @@ import pytest
 
 from conjure.errors import ExecutorError
 from conjure.python_api import Client
-from conjure.runs.database.base import SupersededError
+from conjure.runs.database.base import STOP, SupersededError
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.executors.base import SupervisorState
 from conjure.runs.executors.local import LocalExecutor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.abandoned_runs import mark_interrupted
 from conjure.runs.lifecycle.open_store import open_store
+from conjure.runs.lifecycle.stop_requests import end_runs
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import nap, outputs, wait_for_status
@@ -55,7 +56,7 @@ def test_one_whose_supervisor_may_still_come_only_notes_the_wish(home, client, e
     run = client.run("true")
     monkeypatch.setattr(executor, "end", lambda _: None)
     executor.states[run.number] = SupervisorState.UNKNOWN
-    run.stop()
+    end_runs(home, [run.number], STOP, executor=executor)
     assert run.status is RunStatus.REQUESTED
     with play_supervisor(home, executor, run.number, to=RunStatus.QUEUED) as store:
         assert store.end_request(run.number) == "stop"

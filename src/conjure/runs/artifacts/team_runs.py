@@ -18,7 +18,7 @@ from conjure.errors import ConflictError, NotFoundError
 from conjure.runs.artifacts.checkpoints import Checkpoint
 from conjure.runs.artifacts.team_files import DamagedObjectError, SharedManifest, TeamFiles
 from conjure.runs.code.snapshot_packs import write_pack
-from conjure.runs.database.base import Link
+from conjure.runs.database.base import Link, RunFilter
 from conjure.runs.database.record_files import record_from_dict, record_to_dict
 from conjure.runs.objects import base
 from conjure.runs.objects.base import ObjectStore
@@ -26,9 +26,11 @@ from conjure.runs.objects.index import YOUNG_S, Place, Streams, UploadRow
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import KEPT_FILES, Resource
 from conjure.runs.schema.run_folder import LOG_FILE, METRICS_FILE, RunFolder
+from conjure.runs.schema.status import RunStatus
 from conjure.runs.telemetry.metrics import metric_summaries, read_points
 
 _AT_ONCE = 8
+_INDEXED = ("blobs", "packs", "code", "manifests")
 _NOTHING_SENT = Streams(0, 0, 0)
 
 
@@ -167,25 +169,35 @@ class TeamRuns(TeamFiles):
     def rebuild(self) -> tuple[list[int], list[int]]:
         """Rebuild the rows of runs from their records; runs that the database has stay as they are.
 
+        But a run ends once, and its files are removed once: where the record says so, and the row does not,
+        the row is an older one that was restored from a backup.
+
         Returns:
             Numbers that were rebuilt, and numbers whose record cannot be read. Neither will be given again.
         """
-        known = self.database.numbers()
+        known, active = self.database.numbers(), self.database.active_numbers()
+        interrupted, saved = self._interrupted(), self._saved()
         rebuilt: list[int] = []
         unreadable: list[int] = []
         manifests: set[str] = set()
         for record in self.records():
             if isinstance(record, int):
                 unreadable.append(record)
-            elif record.number not in known:
+            elif (
+                record.number not in known
+                or (record.number in active and record.status.is_final)
+                or (record.number in interrupted and _ended_otherwise(record))
+                or (record.number in saved and record.outputs is not None and record.outputs.removed)
+            ):
                 self.database.put_record(record)
                 rebuilt.append(record.number)
                 outputs = record.outputs
                 if outputs is not None and outputs.manifest is not None and not outputs.removed:
                     manifests.add(outputs.manifest)
         self.database.session.skip_numbers(max([0, *rebuilt, *unreadable]))
-        if rebuilt or not known or self._lacks_uploads():
-            self.rebuild_index(manifests)
+        lacked = bool(rebuilt) or not known or self._lacks_uploads()
+        self.rebuild_index(manifests)
+        if lacked:
             self.rebuild_streams(rebuilt)
             for number in sorted(self.database.active_numbers() & set(rebuilt)):
                 streams = self.index.streams(number)
@@ -194,6 +206,15 @@ class TeamRuns(TeamFiles):
                 with suppress(ConflictError):
                     self.database.set_link(link.name, link.resource)
         return rebuilt, unreadable
+
+    def _interrupted(self) -> set[int]:
+        """Runs that were closed for want of a supervisor, as one is whose row was just restored."""
+        wanted = RunFilter(statuses=(RunStatus.INTERRUPTED,), archived=True)
+        return {listed.number for listed in self.database.listing(wanted)}
+
+    def _saved(self) -> set[int]:
+        """Runs whose outputs are there, as their rows say."""
+        return {size.number for size in self.database.sizes() if size.was_saved}
 
     def records(self) -> Iterator[RunRecord | int]:
         """Every record in the store; in the place of one that cannot be read, its number."""
@@ -223,30 +244,44 @@ class TeamRuns(TeamFiles):
             return []
 
     def rebuild_index(self, manifests: set[str]) -> None:
-        """Write down anew what is in the store.
+        """Write down what is in the store and was not known, and forget what is not there.
 
         Args:
-            manifests: Those of the runs; those of the uploads are found here.
+            manifests: Those of runs that were not known; those of such uploads are found here.
         """
         for name in self.objects.names(base.UPLOADS):
             row = self._upload_row(name)
-            if row is not None:
-                self.index.add_upload(row)
+            if row is not None and self.index.add_upload(row):
                 manifests.add(row.manifest)
-        places: dict[str, Place] = {}
-        for prefix in ("blobs", "packs", "code", "manifests"):
-            places |= {name: Place(0) for name in self.objects.names(prefix)}
+        since, known = self.index.known()
+        found = {name for prefix in _INDEXED for name in self.objects.names(prefix)}
+        missing = {
+            name for name, pack in known.items() if (name if pack is None else base.pack(pack)) not in found
+        }
+        self.index.forget(missing, since)
+        places = self._places(manifests, found)
+        # What is known already may be going to be removed at this moment.
+        new = places.keys() - (known.keys() - missing)
+        self.index.add({name: places[name] for name in new})
+
+    def _places(self, manifests: set[str], found: set[str]) -> dict[str, Place]:
+        """Where the objects in the store are, and what is packed in them as far as some manifests tell."""
+        places = {name: Place(0) for name in found}
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             for shared in threads.map(self._load_if_whole, sorted(manifests)):
                 if shared is None:
                     continue  # whoever asks for these files is told
-                places |= {base.blob(digest): place for digest, place in shared.places.items()}
+                places |= {
+                    base.blob(digest): place
+                    for digest, place in shared.places.items()
+                    if place.pack is not None and base.pack(place.pack) in found
+                }
                 places |= {
                     base.blob(entry.digest): Place(entry.size_bytes)
                     for entry in shared.manifest.entries
                     if base.blob(entry.digest) in places and entry.digest not in shared.places
                 }
-        self.index.add(places)
+        return places
 
     def _lacks_uploads(self) -> bool:
         """Whether the store has an upload that the database knows nothing of."""
@@ -276,7 +311,7 @@ class TeamRuns(TeamFiles):
                     start + len(self.objects.get(name)) if name else 0
                     for name, start in (found[newest].get(each, ("", 0)) for each in (LOG_FILE, METRICS_FILE))
                 ]
-                self.index.set_streams(number, Streams(newest, *lengths))
+                self.index.restore_streams(number, Streams(newest, *lengths))
                 self._rebuild_summaries(number, newest, lengths[1])
 
     def _rebuild_summaries(self, number: int, attempt: int, length: int) -> None:
@@ -340,6 +375,10 @@ class TeamRuns(TeamFiles):
             if record.spec.on is not None and record.spec.retry
         ]
         return {found[1].manifest for found in kept if found is not None}
+
+
+def _ended_otherwise(record: RunRecord) -> bool:
+    return record.status.is_final and record.status is not RunStatus.INTERRUPTED
 
 
 def stored_database(objects: ObjectStore) -> str | None:

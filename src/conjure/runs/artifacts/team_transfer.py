@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from conjure.core.config import load_config
-from conjure.core.files import locked, write_atomically
+from conjure.core.files import is_locked, locked, write_atomically
 from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings, objects_team
 from conjure.core.trees import remove_tree, tree_size_bytes
@@ -28,6 +28,8 @@ from conjure.installation import install_command
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.code.snapshot_packs import has_tree, read_pack
 from conjure.runs.database.base import Database
+from conjure.runs.database.record_files import read_record
+from conjure.runs.host.process import machine_id
 from conjure.runs.objects import base
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import KEPT_FILES, UPLOADS, Resource
@@ -89,6 +91,37 @@ def send_inputs(home: Home, number: int) -> None:
 # ---- runs --------------------------------------------------------------------------------------------------
 
 
+def is_left_over(home: Home, record: RunRecord) -> bool:
+    """Whether a home of a team can only have the folder of an attempt that another machine has followed."""
+    owner = record.owner
+    if record.spec.on is None or owner is None or record.waits_in_queue:
+        return False
+    return owner.machine != machine_id(home)
+
+
+def leave_behind(home: Home, record: RunRecord) -> None:
+    """Have the folder of an attempt that was lost here not stand for a run that another machine has.
+
+    In a home of its own, or one whose folder is on a shared disk, it does nothing.
+    """
+    if objects_team(home) is None or home.is_elsewhere(record.number) or not is_left_over(home, record):
+        return
+    if not is_locked(RunFolder(home.runs / str(record.number)).lock):  # else its supervisor is still to hear
+        _cache_folder(home, record.number)
+
+
+def _is_elsewhere(home: Home, number: int) -> bool:
+    """Whether another machine has a run; to be asked in a home of a team."""
+    if not home.is_elsewhere(number):
+        here = read_record(home.runs / str(number))
+        if here is None or here.spec.on is not None:  # any other stays where it was asked for
+            team = objects_team(home)
+            assert team is not None
+            with shared_files(home, team) as files, suppress(NotFoundError):
+                leave_behind(home, files.database.get(number))
+    return home.is_elsewhere(number)
+
+
 def bring_files(home: Home, resource: Resource) -> None:
     """Have a run's or an upload's files here, or those at and below a path in it.
 
@@ -110,6 +143,7 @@ def _bring_outputs(home: Home, team: TeamSettings, number: int, parts: tuple[str
         record = files.database.get(number)
         if record.outputs is not None and record.outputs.removed:
             raise NotFoundError(f"the files of run {number} were removed")
+        leave_behind(home, record)
         if not home.is_elsewhere(number):
             return
         shared = _manifest_of(files, record)
@@ -153,7 +187,7 @@ def bring_manifest(home: Home, number: int) -> Manifest | None:
         NotFoundError, StoreError: As `bring_files`.
     """
     team = objects_team(home)
-    if team is None or not home.is_elsewhere(number):
+    if team is None or not _is_elsewhere(home, number):
         return None
     with shared_files(home, team) as files:
         return _manifest_of(files, files.database.get(number)).manifest
@@ -191,7 +225,8 @@ class StreamFollower:
     def __init__(self, home: Home, number: int) -> None:
         self._home = home
         self._number = number
-        team = objects_team(home) if home.is_elsewhere(number) else None
+        team = objects_team(home)
+        team = team if team is not None and _is_elsewhere(home, number) else None
         if team is not None:
             (_cache_folder(home, number) / LOG_FILE).touch()  # from now on this is where it is looked for
         self._opened = None if team is None else shared_files(home, team)
@@ -281,7 +316,7 @@ def bring_attempt(home: Home, number: int, place: int) -> None:
         StoreError: The database or the object store cannot be reached.
     """
     team = objects_team(home)
-    if team is None or not home.is_elsewhere(number):
+    if team is None or not _is_elsewhere(home, number):
         return
     folder = RunFolder(_cache_folder(home, number)).attempt(place).path
     if (folder / LOG_FILE).exists():

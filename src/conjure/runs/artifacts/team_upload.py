@@ -36,7 +36,7 @@ _SHARE_OF_TIME = 10
 
 
 class RunUploader:
-    """Sends a run's code, the files it was given, its log and its metrics from a thread of its own.
+    """Sends a run's log and metrics from a thread of its own, and from another the files it was given.
 
     In a home of its own, or one whose folder is on a shared disk, it does nothing.
 
@@ -57,7 +57,13 @@ class RunUploader:
         self._stack = ExitStack()
         self._files: TeamRuns | None = None
         self._gave_inputs = False
-        self._thread = threading.Thread(target=self._run, name="run-upload", daemon=True)
+        self._thread = threading.Thread(
+            target=self._send_again, args=(self._send_until_over,), name="run-upload", daemon=True
+        )
+        # What a run is given may take longer to send than the run takes.
+        self._input_thread = threading.Thread(
+            target=self._send_again, args=(self._give_inputs,), name="input-upload", daemon=True
+        )
         self._checkpoints: CheckpointSender | None = None
         self._checkpoint_thread = threading.Thread(
             target=self._send_checkpoints, name="checkpoints", daemon=True
@@ -69,6 +75,7 @@ class RunUploader:
         """Begin to send."""
         if self._team is not None:
             self._thread.start()
+            self._input_thread.start()
 
     def store_outputs(self, folder: Path, manifest: Manifest) -> str | None:
         """Send the files that a run saved; the digest of their list there, None without an object store.
@@ -150,21 +157,28 @@ class RunUploader:
 
         Args:
             patience_s: How long to try where it cannot be sent.
-            go_on: Called before each further try; may raise to end it.
+            go_on: Called now and then while it waits; may raise to end it.
         """
         if self._team is None or self._thread.ident is None:
             return
         self.end_checkpoints()
         self._is_over.set()
-        self._thread.join(max(patience_s, _PATIENCE_WITH_THREAD_S))
-        if self._thread.is_alive():
-            return  # the store neither answers nor refuses
-        until = time.monotonic() + patience_s
+        # The inputs last: what the run printed must not be lost for them.
+        for thread, send in ((self._thread, self._send), (self._input_thread, self._give_inputs)):
+            until = time.monotonic() + patience_s
+            if not _has_ended(thread, max(patience_s, _PATIENCE_WITH_THREAD_S), go_on):
+                return  # the store neither answers nor refuses
+            self._send_here(send, until, go_on)
+
+    def _send_here(
+        self, send: "Callable[[TeamRuns], object]", until: float, go_on: Callable[[], object]
+    ) -> None:
+        """Send something from the thread that supervises; again, until some time, where that fails."""
         while True:
             with suppress(SupersededError):
                 try:
                     with self._here() as files:
-                        self._send(files)
+                        send(files)
                 except (ConjureError, OSError):
                     if time.monotonic() < until:
                         time.sleep(_PAUSE_S)
@@ -197,14 +211,15 @@ class RunUploader:
             self._store.close()
             raise
 
-    def _run(self) -> None:
+    def _send_again(self, send: "Callable[[TeamRuns], object]") -> None:
+        """Send something from a thread of its own; again, while the run goes on, where that fails."""
         pause = _PAUSE_S
         assert self._team is not None
         while not self._is_over.is_set():
             try:
                 with shared_files(self._home, self._team, tries=2) as files:
-                    self._send_until_over(files)
-                    pause = _PAUSE_S
+                    send(files)
+                    return
             except SupersededError:
                 return  # the heartbeat finds it out too, and ends the run
             except (ConjureError, OSError):
@@ -224,9 +239,21 @@ class RunUploader:
         self._sent = files.send_streams(
             self._home.run_folder(self._number), self._number, self._attempt, self._sent
         )
-        if not self._gave_inputs:
-            record = files.database.get(self._number)
-            files.send_inputs(self._home, record)
-            if record.spec.retry:
-                files.note_attempt(self._number, len(record.attempts) + 1, self._attempt)
-            self._gave_inputs = True
+
+    def _give_inputs(self, files: "TeamRuns") -> None:
+        if self._gave_inputs:
+            return
+        record = files.database.get(self._number)
+        if record.spec.retry:
+            files.note_attempt(self._number, len(record.attempts) + 1, self._attempt)
+        files.send_inputs(self._home, record)
+        self._gave_inputs = True
+
+
+def _has_ended(thread: threading.Thread, patience_s: float, meanwhile: Callable[[], object]) -> bool:
+    """Wait until a thread has ended; False if it does not in time."""
+    until = time.monotonic() + patience_s
+    while thread.is_alive() and time.monotonic() < until:
+        thread.join(min(_PAUSE_S, max(until - time.monotonic(), 0)))
+        meanwhile()
+    return not thread.is_alive()

@@ -12,7 +12,7 @@ from conjure.core.text import plural
 from conjure.errors import ConflictError, NotFoundError
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import parse, pin
-from conjure.runs.artifacts.team_transfer import shared_files, upload_elsewhere
+from conjure.runs.artifacts.team_transfer import leave_behind, shared_files, upload_elsewhere
 from conjure.runs.database.base import Database
 from conjure.runs.schema.resource import UPLOADS, Resource
 from conjure.runs.schema.run_folder import MANIFEST, RunFolder
@@ -67,6 +67,7 @@ def verify(home: Home, store: Database, text: str) -> Verified:
             )
         if record.outputs is not None and record.outputs.removed:
             raise NotFoundError(f"the files of run {record.number} were removed")
+        leave_behind(home, record)
         folder = home.run_folder(record.number)
         content = RunFolder(folder).outputs
         if record.outputs is None and not (folder / MANIFEST).exists():

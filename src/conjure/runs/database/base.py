@@ -288,6 +288,14 @@ class Runs(Protocol):
         """
         ...
 
+    def cancel_submission(self, number: int, ending: Ending) -> bool:
+        """End a run that was asked for and not yet left to a queue or a supervisor.
+
+        Returns:
+            Whether it did; the process that submits it, if it lives, finds that out.
+        """
+        ...
+
     def retry_run(
         self, number: int, ending: Ending, queue: Owner, *, host: str | None, delay_s: float
     ) -> None:

@@ -13,14 +13,15 @@ from conjure.runs.database.base import KeptParts, RunSize
 from conjure.runs.database.label_statements import LabelStatements
 from conjure.runs.database.metric_statements import MetricStatements
 from conjure.runs.database.record_files import folder_numbers, read_links, read_record
-from conjure.runs.database.rows import RECORD, is_as_written
+from conjure.runs.database.rows import RECORD, is_as_written, to_columns
 from conjure.runs.database.statements import DamagedError, reading_rows
 from conjure.runs.schema.record import RunRecord, from_iso
 from conjure.runs.schema.run_folder import RECORD_FILE
 from conjure.runs.telemetry.metrics import Summary
 
 _BATCH = 100
-_TABLES_OF_RUNS = ("run_labels", "run_sources", "metrics", "leases")
+_PARTS_OF_RECORDS = ("run_labels", "run_sources", "metrics")
+_TABLES_OF_RUNS = (*_PARTS_OF_RECORDS, "leases")
 
 
 class MaintenanceStatements(LabelStatements, MetricStatements):
@@ -171,17 +172,18 @@ class MaintenanceStatements(LabelStatements, MetricStatements):
             return []
 
     def _put(self, record: RunRecord, summaries: Iterable[Summary]) -> None:
-        leases = self._session.query(
-            "SELECT attempt, heartbeat_at FROM leases WHERE run = ?", (record.number,)
-        )
-        self._session.execute("DELETE FROM runs WHERE number = ?", (record.number,))
-        self._insert(record)
-        for lease in leases:  # else an earlier supervisor could write again
-            self._session.execute(
-                "INSERT INTO leases (run, attempt, heartbeat_at) VALUES (?, ?, ?)",
-                (record.number, lease["attempt"], lease["heartbeat_at"]),
-            )
-        self._set_summaries(record.number, summaries)
+        # In place: its lease keeps earlier supervisors away, and others find its log by `run_streams`.
+        number = record.number
+        if self._value("SELECT count(*) FROM runs WHERE number = ?", (number,)):
+            for table in _PARTS_OF_RECORDS:
+                self._session.execute(f"DELETE FROM {table} WHERE run = ?", (number,))
+            if record.status.is_final:
+                self._session.execute("DELETE FROM requests WHERE run = ?", (number,))
+            self._set(number, to_columns(record))
+            self._insert_parts(record)
+        else:
+            self._insert(record)
+        self._set_summaries(number, summaries)
 
     def _rebuild_links(self) -> None:
         """The file is as new as the database; a home from before there was such a file gets one now."""

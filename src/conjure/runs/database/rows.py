@@ -46,7 +46,7 @@ LISTED = (
 )
 CLAIM = (
     "number, cpus, gpus, memory_bytes, after, owner_pid, owner_host_id, building_at, gpu_ids, end_request,"
-    " retry_at"
+    " retry_at, CASE WHEN queued_at IS NULL THEN spec END AS submitted_spec"
 )
 IN_QUEUE = "end_reason IS NULL AND coalesce(owner_pid, 1) = 0"
 
@@ -307,10 +307,12 @@ def to_claim(row: Mapping[str, Any]) -> ResourceClaim:
     """A row with the `CLAIM` columns as what the run takes of its machine."""
     pid = row["owner_pid"]
     owner = None if pid is None else Owner(row["owner_host_id"], "", pid, "")
+    # What is being submitted to a cluster takes nothing of the machine that submits it.
+    goes_on = row["submitted_spec"] is not None and json.loads(row["submitted_spec"]).get("on") is not None
     return ResourceClaim(
         row["number"],
         ComputeRequest(row["cpus"], row["gpus"], row["memory_bytes"]),
-        None if owner is None else owner.machine,
+        None if owner is None or goes_on else owner.machine,
         in_queue=owner is not None and owner.is_queue,
         started=row["building_at"] is not None,
         after=_numbers(row["after"]),

@@ -167,6 +167,17 @@ class RunStatements(SweepStatements):
 
         return self._change(number, end)
 
+    def cancel_submission(self, number: int, ending: Ending) -> bool:
+        """End a run that was asked for and not yet left to a queue or a supervisor."""
+
+        def end() -> bool:
+            is_submitted = self.get(number).status is RunStatus.REQUESTED and not self.newest_attempt(number)
+            if is_submitted:
+                self._end(number, ending, None, None)
+            return is_submitted
+
+        return self._change(number, end)
+
     def retry_run(
         self, number: int, ending: Ending, queue: Owner, *, host: str | None, delay_s: float
     ) -> None:

@@ -92,6 +92,10 @@ class Statements:
         self._session.execute(
             f"INSERT INTO runs ({', '.join(columns)}) VALUES ({sql_placeholders(columns)})", columns.values()
         )
+        self._insert_parts(record)
+
+    def _insert_parts(self, record: RunRecord) -> None:
+        """What stands of a record in tables beside the one of runs."""
         for label in record.labels:
             self._insert_label(record.number, label)
         self._set_sources(record.number, record.mounts)

@@ -9,8 +9,8 @@ has been silent, too.
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from conjure.core.config import ExecutorSettings, read_executors
@@ -33,6 +33,7 @@ from conjure.runs.executors.cluster import (
     UnreachableError,
 )
 from conjure.runs.executors.ray import RayCluster
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.slurm import SlurmCluster
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.schema.process_facts import Owner
@@ -109,8 +110,20 @@ class ClusterExecutor(Executor):
 
     # ---- the seam ------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def prepare(self, number: int, lock: RunLock, request: SupervisorRequest) -> Iterator[Callable[[], None]]:
+        """Leave the lock with the caller until the run waits in the queue: free before, it means a loss."""
+
+        def start() -> None:
+            self.start(number, request)
+            lock.release()  # for its supervisor, where the nodes share the folder
+            with open_database(self._home, must_exist=True) as store, suppress(ExecutorError):
+                self.submit_waiting(store)  # else it waits; whoever looks after the queue tries again
+
+        yield start
+
     def start(self, number: int, request: SupervisorRequest) -> None:
-        """Put a run into the cluster's queue, and hand over what fits.
+        """Put a run into the cluster's queue.
 
         Raises:
             ExecutorError: The run cannot be left there.
@@ -119,11 +132,9 @@ class ClusterExecutor(Executor):
             store.set_request(number, self.request_text(request))
             if objects_team(self._home) is None:
                 RunFolder.of(self._home, number).log.touch(mode=0o600)
-            else:
-                remove_tree(self._home.runs / str(number))  # from now on it is another machine's run
             store.enqueue(number, self.queue)
-            with suppress(ExecutorError):  # it waits; whoever looks after the queue tries again
-                self.submit_waiting(store)
+            if objects_team(self._home) is not None:
+                remove_tree(self._home.runs / str(number))  # from now on it is another machine's run
 
     def state(self, number: int) -> SupervisorState:
         """What the cluster knows of the newest job for a run."""

@@ -24,7 +24,7 @@ from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
 from conjure.errors import ConjureError
 from conjure.metric_logging import OWN_VARIABLES
-from conjure.runs.artifacts.team_transfer import move_to_cache, shared_files
+from conjure.runs.artifacts.team_transfer import is_left_over, move_to_cache, shared_files
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.database.open_database import open_database
@@ -34,7 +34,7 @@ from conjure.runs.executors.cluster import JOB_VARIABLE
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.supervisor_request import Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
-from conjure.runs.host.process import boot_id, machine_id
+from conjure.runs.host.process import boot_id
 from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER, when_reachable
 from conjure.runs.lifecycle.supervisor import become_supervisor
@@ -158,8 +158,7 @@ def tidy_part_folders(home: Home) -> None:
 
 def _release(home: Home, record: RunRecord) -> None:
     folder = RunFolder(home.runs / str(record.number))
-    is_ours = record.owner is not None and record.owner.machine == machine_id(home)
-    if not is_ours and not record.waits_in_queue:
+    if is_left_over(home, record):
         snapshot.release_tree(home, record.number)
         remove_tree(folder.path)
     elif record.outputs is not None and record.outputs.manifest is not None and not folder.work.exists():

@@ -13,6 +13,7 @@ from conjure.errors import ConflictError, NotFoundError, StoreError
 from conjure.runs.artifacts.attempts import bring_back, newest_kept_attempt
 from conjure.runs.artifacts.outputs import Baseline
 from conjure.runs.artifacts.run_folders import RunFolders, check_run_folder
+from conjure.runs.artifacts.team_transfer import leave_behind
 from conjure.runs.artifacts.team_upload import RunUploader
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.execution import collect_outputs, kept_words
@@ -41,9 +42,10 @@ def recover(home: Home, number: int, report: Callable[[str], None] = _say_nothin
         ConflictError: The run is still going on, or its working folder is no longer there but another.
         StoreError: The disk is full; nothing is lost, and it can be tried again.
     """
-    folder = home.run_folder(number)
     with open_store(home) as store:
         record = store.get(number)
+        leave_behind(home, record)
+        folder = home.run_folder(number)
         if objects_team(home) is not None and home.is_elsewhere(number):
             raise ConflictError(
                 f"run {number} was executed on another machine, where its working folder is",

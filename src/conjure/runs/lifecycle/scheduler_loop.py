@@ -23,7 +23,7 @@ from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import machine_id, reap_children
 from conjure.runs.lifecycle.abandoned_runs import mark_abandoned
 from conjure.runs.lifecycle.supervisor import become_supervisor
-from conjure.runs.scheduling.run_queue import read_request
+from conjure.runs.scheduling.run_queue import numbers_of_requests, read_request
 from conjure.runs.scheduling.scheduler import startable
 from conjure.runs.scheduling.scheduler_start import (
     WAKE_SIGNAL,
@@ -31,6 +31,7 @@ from conjure.runs.scheduling.scheduler_start import (
     close_queued,
     dependency_failed,
     ensure_scheduler,
+    remove_request,
     this_queue,
 )
 from conjure.runs.schema.run_folder import RunFolder
@@ -100,6 +101,7 @@ class _Scheduler:
                 ensure_scheduler(store)
                 queued = store.queued(this_queue(self._home))
                 self._forget_all_but(queued)
+                self._remove_requests_of_ended(store, queued)
                 ready = self._ready(store)
         except NewerSchemaError:
             raise  # conjure was replaced: what waits is for the scheduler that the new one starts
@@ -109,6 +111,12 @@ class _Scheduler:
         for number in ready:
             self._start(number)
         return bool(queued)
+
+    def _remove_requests_of_ended(self, store: Database, queued: dict[int, bool]) -> None:
+        """Keep no secrets of runs that another machine of a team has ended."""
+        kept = numbers_of_requests(self._home) - queued.keys()
+        for number in kept - store.active_numbers() if kept else ():
+            remove_request(self._home, number)
 
     def _forget_all_but(self, queued: dict[int, bool]) -> None:
         for known in (self._requests, self._tries):

@@ -86,7 +86,8 @@ def request_end(store: Database, number: int, what: str) -> bool:
         False if it has ended already.
     """
     try:
-        if cancel_queued(store, number, Ending(REASON_OF_REQUEST[what])):
+        ending = Ending(REASON_OF_REQUEST[what])
+        if cancel_queued(store, number, ending) or _cancel_submission(store, number, ending):
             return True
         return store.request_end(number, what)
     except StoreError:
@@ -99,19 +100,31 @@ def request_end(store: Database, number: int, what: str) -> bool:
 
 
 def cancel_queued(store: Database, number: int, ending: Ending) -> bool:
-    """End a run that waits in this machine's queue or a cluster's; False if it does not, or not any more."""
+    """End a run that waits in a queue; False if it does not, or not any more.
+
+    Its machine need not be there: no supervisor can begin what has ended.
+    """
     record = store.get(number)
-    owner = record.owner
-    is_ours = owner is not None and (owner.machine == machine_id(store.home) or record.spec.on is not None)
-    if owner is None or not owner.is_queue or not is_ours:
-        return False
-    if not close_queued(store, number, ending):
+    if not record.waits_in_queue or not close_queued(store, number, ending):
         return False
     if record.spec.on is not None:
         with suppress(ConjureError):  # a job that still comes finds nothing to do
             ClusterExecutor.named(store.home, record.spec.on).end(number)
     wake_scheduler(store.home)  # a later run may not have to wait behind it any more
     return True
+
+
+def _cancel_submission(store: Database, number: int, ending: Ending) -> bool:
+    """End a run that another machine submits, or began to before it went away; or one for a cluster.
+
+    One of this machine's own goes on to its supervisor at once, which hears of the wish.
+    """
+    record = store.get(number)
+    owner = record.owner
+    if owner is None or owner.is_executor:
+        return False
+    is_for_here = record.spec.on is None and owner.machine == machine_id(store.home)
+    return not is_for_here and store.cancel_submission(number, ending)
 
 
 def _end_before_start(store: Database, numbers: Sequence[int], what: str, executor: Executor) -> None:

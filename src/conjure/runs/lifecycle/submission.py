@@ -10,8 +10,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,7 +63,7 @@ from conjure.runs.schema.spec import (
     project_fault,
     split_withheld,
 )
-from conjure.runs.schema.status import Ending, EndReason, RunStatus
+from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError, RunStatus
 
 _BARE_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?")
 
@@ -129,12 +129,12 @@ def submit(
                     announce(number)
                     code = snapshot_code(home, store, number, spec)
                     store.set_facts(number, code=code, mounts=mounts)
-                    if not is_local:
-                        store.set_facts(number, owner=Owner.of_executor(executor.name))
                     if spec.on is not None:
-                        send_inputs(home, number)
+                        send_inputs(home, number)  # for minutes, maybe: until it is in a queue, it is ours
+                    elif not is_local:
+                        store.set_facts(number, owner=Owner.of_executor(executor.name))
 
-            try:
+            with _handing_over(store, number, lock):
                 request = request_of_this_process(home, spec, requested, executor.name)
                 if not is_local or has_room(store, number, request):
                     with executor.prepare(number, lock, request) as start:
@@ -143,17 +143,26 @@ def submit(
                 else:
                     record()
                     enqueue(home, store, number, request)
-            except BaseException as error:
-                close_failed_submission(store, number, error)
-                raise
-            finally:
-                lock.release()
             record_now = store.get(number)
             if spec.on is not None:
                 start_dispatcher(home)
             elif record_now.waits_in_queue and not start_scheduler(home):
                 wake_scheduler(home)
         return Submission(record_now)
+
+
+@contextmanager
+def _handing_over(store: Database, number: int, lock: RunLock) -> Iterator[None]:
+    """A block that hands a run over: where it fails, the run is closed; its lock is let go."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, IllegalMoveError) and store.facts(number).status.is_final:
+            return  # somebody ended it meanwhile, and its record says so
+        close_failed_submission(store, number, error)
+        raise
+    finally:
+        lock.release()
 
 
 def _executor_of(home: Home, spec: RunSpec, *, must_answer: bool) -> Executor:
@@ -530,5 +539,7 @@ def close_failed_submission(store: Database, number: int, error: BaseException) 
         ending = Ending(EndReason.SUBMISSION_FAILED, message=message)
     try:
         store.end_run(number, ending)
+    except IllegalMoveError:
+        return  # somebody has ended it
     except ConjureError:
         store.presume_ended(number, ending)  # the next command that can write will close it

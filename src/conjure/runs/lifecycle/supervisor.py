@@ -222,12 +222,16 @@ def _supervise(home: Home, number: int, request: SupervisorRequest, expected: in
 def _enter(
     home: Home, store: Database, number: int, request: SupervisorRequest, expected: int | None
 ) -> int | None:
-    """Take the run over and begin it: the number of the attempt.
+    """Take the run over and begin it: the number of the attempt. It can be done again where it was cut short.
 
     None where there is no room for it after all, so that it is left to the queue, or where it has ended.
     """
     try:
-        attempt = store.begin_attempt(number, this_process(home), expected=expected)
+        owner = this_process(home)
+        if store.get(number).owner == owner:
+            attempt = store.newest_attempt(number)  # begun before the server went away
+        else:
+            attempt = store.begin_attempt(number, owner, expected=expected)
         store.write_as(number, attempt)
         if not admit(store, number, request):
             enqueue(home, store, number, request)

@@ -20,9 +20,9 @@ from conjure.errors import ConjureError
 from conjure.runs.artifacts.attempts import kept_attempt_folders, newest_kept_attempt
 from conjure.runs.artifacts.resource_paths import versions
 from conjure.runs.artifacts.run_folders import RunFolders
-from conjure.runs.artifacts.team_transfer import evict, prune_objects
+from conjure.runs.artifacts.team_transfer import evict, is_left_over, prune_objects
 from conjure.runs.artifacts.uploads import LAST_VERSION
-from conjure.runs.code import code_store, mirrors
+from conjure.runs.code import code_store, mirrors, snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.environments import environment_build, image_layers
@@ -116,11 +116,27 @@ class _InRunFolders:
     leftovers: dict[int, list[Path]] = field(default_factory=dict)
     empty: list[int] = field(default_factory=list)
 
+    def forget(self, number: int) -> None:
+        """Have nothing more of a run."""
+        self.leftovers.pop(number, None)
+        for numbers in (self.work, self.recoverable, self.empty):
+            if number in numbers:
+                numbers.remove(number)
+
 
 def recoverable(home: Home, store: Database) -> list[int]:
     """Ended runs whose outputs were never saved, and still could be by `conjure recover`."""
-    at_work = store.active_numbers()
-    return [number for number in _look_into_run_folders(home).recoverable if number not in at_work]
+    at_work, seen = store.active_numbers(), _look_into_run_folders(home)
+    left_over = _left_over(home, store, seen)
+    return [number for number in seen.recoverable if number not in at_work and number not in left_over]
+
+
+def _left_over(home: Home, store: Database, seen: _InRunFolders) -> set[int]:
+    """Runs that another machine of the team has, of which a lost attempt left something here."""
+    if objects_team(home) is None:
+        return set()
+    found = {*seen.work, *seen.leftovers, *seen.recoverable} & store.numbers()
+    return {number for number in found if is_left_over(home, store.get(number))}
 
 
 def find_leftovers(home: Home, store: Database, *, now: float | None = None) -> list[Path]:
@@ -153,7 +169,9 @@ def prune(home: Home, store: Database, *, everything: bool = False, now: float |
     long_ago = _long_ago(now)
     not_done: list[str] = []
     seen = _look_into_run_folders(home)
-    folders, left, size = _prune_run_folders(home, store, seen, not_done)
+    left, size = _prune_left_over(home, _left_over(home, store, seen), seen, not_done)
+    folders, others, more = _prune_run_folders(home, store, seen, not_done)
+    left, size = left + others, size + more
     kept = [*_unused_files(home, store), *sorted(home.native_weights.glob("*"))]
     files = [path for path in kept if _changed_at(path) < long_ago]
     unfinished = _old_unfinished(home, long_ago)
@@ -201,6 +219,22 @@ def _prune_copies(home: Home, store: Database) -> int:
             if record.outputs is not None and record.outputs.removed:
                 size += _remove(outputs)
     return size
+
+
+def _prune_left_over(
+    home: Home, numbers: set[int], seen: _InRunFolders, not_done: list[str]
+) -> tuple[int, int]:
+    """Remove what lost attempts left of runs that other machines have: how many folders, bytes."""
+    left = size = 0
+    for number in sorted(numbers):
+        folder = home.runs / str(number)
+        with RunLock.possession(folder) as ours:
+            freed = _attempt(lambda folder=folder: _remove(folder), not_done) if ours else None
+        if freed is not None:
+            snapshot.release_tree(home, number)
+            left, size = left + 1, size + freed
+        seen.forget(number)
+    return left, size
 
 
 def _prune_run_folders(

@@ -121,12 +121,13 @@ def join(home: Home, address: str) -> TeamStatus:
     A member whose team has another database now, over the same files, goes on with that one.
 
     Args:
-        home: A home without runs, in a folder of this machine's own.
+        home: A home without runs and uploads, in a folder of this machine's own.
         address: Of the team's database.
 
     Raises:
         UsageError: The address is none, or has a password in it.
-        ConflictError: The home belongs to another team already, or has runs of its own, or active ones.
+        ConflictError: The home belongs to another team already, or has runs or uploads of its own, or active
+            runs.
         StoreError: The database or the store cannot be reached, or there is no object store.
     """
     _refuse_address(address)
@@ -135,12 +136,8 @@ def join(home: Home, address: str) -> TeamStatus:
         return status(home)
     if known is not None and known.objects is None:
         _refuse_member(home)
-    if known is None and folder_numbers(home.runs):
-        raise ConflictError(
-            f"{home.root} has runs, whose numbers the team also uses",
-            hint="join with another home, conjure --home NAME team join …, and copy the runs with"
-            " conjure --home NAME team push",
-        )
+    if known is None:
+        _refuse_own(home)
     with PostgresDatabase.open(home, address) as database:
         objects = ObjectIndex(database.session).objects_address()
     if objects is None:
@@ -156,6 +153,21 @@ def join(home: Home, address: str) -> TeamStatus:
     home.create()
     share(home, TeamSettings(address, objects, _new_member() if known is None else known.member))
     return status(home)
+
+
+def _refuse_own(home: Home) -> None:
+    """Let nobody join whose runs and uploads would stand for others of the team's."""
+    elsewhere = "join with another home, conjure --home NAME team join …"
+    if folder_numbers(home.runs):
+        raise ConflictError(
+            f"{home.root} has runs, whose numbers the team also uses",
+            hint=f"{elsewhere}, and copy the runs with conjure --home NAME team push",
+        )
+    if uploads_here(home):
+        raise ConflictError(
+            f"{home.root} has uploads, whose names and versions the team also uses",
+            hint=f"{elsewhere}, and upload the files again with conjure --home NAME upload",
+        )
 
 
 def _leave_database(home: Home) -> None:
@@ -266,7 +278,6 @@ def _begin_with_objects(home: Home, database: PostgresDatabase, address: str, ob
     numbers = sorted(database.numbers())
     if not numbers:
         files.rebuild()
-        return
     for number in numbers:
         record = database.get(number)
         digest = send_run(home, files, record)
@@ -294,13 +305,15 @@ def _refuse_taken(home: Home, address: str, objects: str) -> None:
     known = stored_database(store)
     if known is not None and known != address:
         _refuse_living(home, known, store.address)
-    if not folder_numbers(home.runs) or _is_begun(home, address, objects):
+    has_own = bool(folder_numbers(home.runs) or uploads_here(home))
+    if not has_own or _is_begun(home, address, objects):
         return
-    if any(True for _ in store.names(base.RECORDS)):
-        raise ConflictError(
-            f"{objects} contains the runs of another home",
-            hint="give another prefix, or start with a home without runs to take over those runs",
-        )
+    for what, prefix in (("runs", base.RECORDS), ("uploads", base.UPLOADS)):
+        if any(True for _ in store.names(prefix)):
+            raise ConflictError(
+                f"{objects} contains the {what} of another home",
+                hint="give another prefix, or start with a home without runs and uploads to take them over",
+            )
 
 
 def _is_begun(home: Home, address: str, objects: str) -> bool:

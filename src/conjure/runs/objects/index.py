@@ -164,6 +164,26 @@ class ObjectIndex:
             ),
         )
 
+    def known(self) -> tuple[float, dict[str, str | None]]:
+        """All objects, each with the pack it is in; and the time before that, by the database's clock."""
+        since = self._session.now()
+        rows = self._session.query("SELECT name, pack FROM objects")
+        return since, {row["name"]: row["pack"] for row in rows}
+
+    def forget(self, names: Iterable[str], since: float) -> None:
+        """Write down that objects are not there, but for those that somebody has written or used since.
+
+        Args:
+            names: The objects.
+            since: When it was not yet looked whether they are there.
+        """
+        for some in _batches(names):
+            self._session.execute(
+                "DELETE FROM objects WHERE name IN (SELECT name FROM objects WHERE name = ANY(?)"
+                " AND going = 0 AND last_used < ? ORDER BY name FOR UPDATE) AND going = 0 AND last_used < ?",
+                (some, since, since),
+            )
+
     def unused(self, seconds: float) -> Iterator[tuple[str, str | None]]:
         """Objects that nobody used for so long, by the database's clock, each with the pack it is in."""
         rows = self._session.query(
@@ -254,6 +274,15 @@ class ObjectIndex:
         )
         if not changed:
             raise SupersededError(f"run {number} was taken over: this is attempt {streams.attempt}")
+
+    def restore_streams(self, number: int, streams: Streams) -> None:
+        """Write down what was found of a run's log and metrics, whoever has it now; of no older attempt."""
+        self._session.execute(
+            "INSERT INTO run_streams AS known (run, attempt, log_bytes, metrics_bytes) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (run) DO UPDATE SET attempt = excluded.attempt, log_bytes = excluded.log_bytes,"
+            " metrics_bytes = excluded.metrics_bytes WHERE known.attempt <= excluded.attempt",
+            (number, streams.attempt, streams.log_bytes, streams.metrics_bytes),
+        )
 
     def streams(self, number: int) -> Streams | None:
         """How much of a run's log and metrics was sent; None for nothing."""

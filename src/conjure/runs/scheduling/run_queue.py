@@ -52,7 +52,10 @@ def admit(store: Database, number: int, request: SupervisorRequest) -> bool:
     Raises:
         IllegalMoveError: It has ended meanwhile.
     """
-    if store.facts(number).status is RunStatus.REQUESTED:
+    status = store.facts(number).status
+    if status is RunStatus.BUILDING:
+        return True  # it was let in, and its supervisor did not hear, for the server went away
+    if status is RunStatus.REQUESTED:
         store.move(number, RunStatus.QUEUED)
     if not request.spec.resources.asks or request.executor != LOCAL:  # another executor counts by itself
         store.move(number, RunStatus.BUILDING)
@@ -103,3 +106,12 @@ def read_request(home: Home, number: int) -> SupervisorRequest | None:
         return SupervisorRequest.from_json(home.queued_request(number).read_bytes())
     except (OSError, ValueError, KeyError, TypeError, ConjureError):
         return None
+
+
+def numbers_of_requests(home: Home) -> set[int]:
+    """The runs of which something is kept for their supervisors."""
+    try:
+        names = [path.stem for path in home.queued_requests.iterdir()]
+    except OSError:
+        return set()
+    return {int(name) for name in names if name.isdecimal()}

@@ -83,6 +83,7 @@ CHANGES = {
     "admit": lambda store: store.admit(QUEUED, lambda _: (0,)),
     "enqueue": lambda store: store.enqueue(REQUESTED, QUEUE),
     "end_queued_run": lambda store: store.end_queued_run(QUEUED, Ending(EndReason.KILL_REQUESTED)),
+    "cancel_submission": lambda store: store.cancel_submission(REQUESTED, Ending(EndReason.KILL_REQUESTED)),
     "end_run": lambda store: store.end_run(SAVING, DONE),
     "retry_run": lambda store: store.retry_run(
         SAVING, Ending(EndReason.SUPERVISOR_DIED), QUEUE, host="host", delay_s=9.0
