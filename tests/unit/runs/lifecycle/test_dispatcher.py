@@ -3,12 +3,13 @@
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
-from conjure.errors import ExecutorError
-from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.errors import ExecutorError, StoreError
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.cluster import LimitReachedError
 from conjure.runs.host.process import find_process
 from conjure.runs.lifecycle import dispatcher
@@ -28,14 +29,6 @@ def lock(store):
     taken = SchedulerLock.take_if_free(store.home, dispatcher_lock_path(store.home))
     assert taken is not None
     return taken
-
-
-def wait_for_cluster(store):
-    """A run that waits for a cluster which does not answer; the dispatcher stays for it."""
-    store.home.config_file.write_text('[executors.gpu]\ntype = "ray"\naddress = "http://127.0.0.1:9"\n')
-    number = add_run(store, on="gpu").number
-    store.enqueue(number, Owner.queue_of_executor("gpu"))
-    return number
 
 
 def test_it_goes_when_no_run_is_on_a_cluster_and_leaves_its_place(store, lock):
@@ -59,6 +52,7 @@ def test_it_looks_once_more_after_it_has_let_go(store, lock, monkeypatch):
     monkeypatch.setattr(dispatcher, "_look", look)
     dispatch(store.home, lock)
     assert looks == ["held", "free", "held", "free"]
+    assert json.loads(dispatcher_lock_path(store.home).read_text())["pid"] == os.getpid()
 
 
 def test_whose_place_somebody_took_meanwhile_goes(store, lock, monkeypatch):
@@ -77,8 +71,6 @@ def test_whose_place_somebody_took_meanwhile_goes(store, lock, monkeypatch):
 
 
 def test_a_server_that_is_away_is_told_of_and_asked_again(store, lock, monkeypatch, capsys):
-    from conjure.errors import StoreError
-
     polls = []
 
     def poll(*_):
@@ -103,20 +95,36 @@ def test_a_refusal_is_told_once_and_with_its_run(capsys):
     assert capsys.readouterr().err == "run 7: again\n"
 
 
-def test_its_process_is_known_and_outlives_its_terminal_and_the_run_that_started_it(home):
-    with SqliteDatabase.open(home) as store:
-        number = wait_for_cluster(store)
-        assert start_dispatcher(home)
-        path = dispatcher_lock_path(home)
-        wait_until(path.read_text, "the holder of the lock")
-        pid = json.loads(path.read_text())["pid"]
-        process = find_process(pid)
-        assert is_scheduler(home, process)  # who ends all that a run has left spares it
-        assert ignored_signals(pid) >= {signal.SIGINT, signal.SIGHUP}
-        assert not start_dispatcher(home)  # one is enough
-        os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: has_ended(pid), "its end")
-        assert store.get(number).waits_in_queue
+@pytest.fixture
+def process(member, monkeypatch):
+    """A dispatcher that stays, for a run that waits for a cluster which does not answer."""
+    member.config_file.write_text('[executors.gpu]\nkind = "ray"\naddress = "http://127.0.0.1:9"\n')
+    with open_database(member) as store:
+        number = add_run(store, on="gpu").number
+        store.enqueue(number, Owner.queue_of_executor("gpu"))
+    path = dispatcher_lock_path(member)
+    lock = SchedulerLock.take_if_free(member, path)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            monkeypatch.setattr(sys, "argv", ["dispatcher", str(lock.descriptor)])
+            dispatcher.main()
+        finally:
+            os._exit(1)
+    lock.release()
+    try:
+        assert os.waitpid(child, 0)[1] == 0  # who starts it waits for no more than that
+        wait_until(path.read_text, "the holder of the lock", patience_s=10)
+        yield find_process(json.loads(path.read_text())["pid"])
+    finally:
+        os.killpg(child, signal.SIGKILL)
+
+
+def test_its_process_outlives_its_terminal_and_the_run_that_started_it(member, process):
+    assert is_scheduler(member, process)  # who ends all that a run has left spares it
+    assert ignored_signals(process.pid) >= {signal.SIGINT, signal.SIGHUP}
+    assert not start_dispatcher(member)  # one is enough
 
 
 def ignored_signals(pid):
@@ -125,8 +133,3 @@ def ignored_signals(pid):
     )
     mask = int(line.split()[1], 16)
     return {number for number in signal.valid_signals() if mask >> (number - 1) & 1}
-
-
-def has_ended(pid):
-    process = find_process(pid)
-    return process is None or process.is_zombie

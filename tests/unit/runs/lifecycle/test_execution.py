@@ -17,9 +17,7 @@ FAILED = Ending(EndReason.BUILD_FAILED, message="no such package")
 
 
 @pytest.mark.parametrize("attempts", [0, 1])
-def test_a_working_folder_without_a_command_stays_only_for_what_earlier_attempts_left(
-    store, attempts
-):
+def test_a_working_folder_without_a_command_stays_only_for_what_earlier_attempts_left(store, attempts):
     record = add_run(store, retry=1)
     number = record.number
     for _ in range(attempts):
