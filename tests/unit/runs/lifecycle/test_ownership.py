@@ -90,5 +90,5 @@ def test_a_database_in_which_a_run_cannot_be_read_is_told_of_and_not_left_open(h
     with pytest.raises(StoreError, match="damaged") as caught:
         open_store(home)
     assert caught.traceback  # what was opened on the way is still referred to
-    opened = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    opened = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
     assert [each for each in opened if each.startswith(str(home.database))] == []
