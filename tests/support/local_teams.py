@@ -45,7 +45,7 @@ class MemoryIndex:
     """What `ObjectIndex` does for one process and its children.
 
     Attributes:
-        changed: Runs whose record in the store is older than their row.
+        changed: Runs whose record in the store may be older than their row.
     """
 
     def __init__(self) -> None:
@@ -74,8 +74,8 @@ class MemoryIndex:
     def unexported(self, limit: int) -> list[tuple[int, int]]:
         return [(number, 1) for number in sorted(self.changed)[:limit]]
 
-    def note_exported(self, number: int, _version: int) -> None:
-        self.changed.discard(number)
+    def note_exported(self, number: int, version: int) -> None:
+        pass  # it may have changed again, which the other database notes by itself
 
 
 class LocalTeam:
