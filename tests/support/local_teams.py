@@ -37,7 +37,7 @@ class SharedSqlite(SqliteDatabase):
             return cls(SqliteSession(home, connection, time.time))
 
     @property
-    def session(self) -> SqliteSession:
+    def session(self) -> Any:
         return self._session
 
 

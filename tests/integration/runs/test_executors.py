@@ -1,5 +1,6 @@
 """Runs whose supervisors an executor starts: the whole of conjure goes by its three answers."""
 
+import os
 import subprocess
 
 import pytest
@@ -107,11 +108,12 @@ def test_a_supervisor_started_by_its_command_and_request_alone_carries_the_run_o
     monkeypatch.setenv("OF_THE_CALLER", "and as it was called")
     run = client.run("echo $MARK $OF_THE_CALLER > mark.txt", env={"MARK": "from the request"})
     request = executor.requests[run.number]
-    subprocess.run(request.arguments(run.number), input=request.to_json(), text=True, check=True, env={})
+    own = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}  # the conjure that is tested, and nothing else
+    subprocess.run(request.arguments(run.number), input=request.to_json(), text=True, check=True, env=own)
     executor.states[run.number] = SupervisorState.STARTED
     run.wait(check=True)
     assert outputs(run) == {"mark.txt": "from the request and as it was called\n"}
-    again = subprocess.run(request.arguments(run.number), input=request.to_json(), text=True, env={})
+    again = subprocess.run(request.arguments(run.number), input=request.to_json(), text=True, env=own)
     assert again.returncode == 0  # it finds the run ended, and does nothing
     assert run.status is RunStatus.COMPLETE
 
