@@ -115,7 +115,7 @@ def process(member, monkeypatch):
     lock.release()
     try:
         assert os.waitpid(child, 0)[1] == 0  # who starts it waits for no more than that
-        wait_until(path.read_text, "the holder of the lock", patience_s=10)
+        wait_until(path.read_text, "the holder of the lock", patience_s=30)
         yield find_process(json.loads(path.read_text())["pid"])
     finally:
         os.killpg(child, signal.SIGKILL)

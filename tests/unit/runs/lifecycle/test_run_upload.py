@@ -33,9 +33,9 @@ def uploader(shared_store):
 
 def test_who_follows_a_run_from_elsewhere_sees_its_log_while_it_goes_on(uploader, team, member):
     with team.files(member) as files:
-        wait_until(lambda: team.index.streams(1), "the log", patience_s=10)
+        wait_until(lambda: team.index.streams(1), "the log", patience_s=30)
         assert files.objects.get(segment(1, 1, LOG_FILE, 0)) == FIRST  # whole lines only
-        wait_until(lambda: [*files.objects.names("runs/1/attempts")], "the attempt's note", patience_s=10)
+        wait_until(lambda: [*files.objects.names("runs/1/attempts")], "the attempt's note", patience_s=30)
         assert files.attempt_at(1, 1) == 1
 
 
@@ -70,7 +70,7 @@ def test_a_checkpoint_is_sent_as_soon_as_it_is_written(uploader, team, member):
     (work / "state.ckpt").write_text("early")
     uploader.watch_checkpoints(1, ["*.ckpt"])
     with team.files(member) as files:
-        wait_until(lambda: files.newest_checkpoint(1, before=2), "a checkpoint", patience_s=10)
+        wait_until(lambda: files.newest_checkpoint(1, before=2), "a checkpoint", patience_s=30)
 
 
 def test_what_a_run_saved_is_stored_by_its_digest(uploader, team, member):
