@@ -6,12 +6,14 @@ import threading
 
 import pytest
 
+from conjure.errors import ExecutorError
 from conjure.runs.code.code_store import reference
 from conjure.runs.code.git import own_git
 from conjure.runs.code.snapshot import snapshot
 from conjure.runs.database.open_database import open_database
-from conjure.runs.distributed.connection import publish
+from conjure.runs.distributed.connection import accept, publish
 from conjure.runs.distributed.members import Members
+from conjure.runs.lifecycle import further_node
 from conjure.runs.lifecycle.further_node import _Part, main_on_further_node
 from conjure.runs.lifecycle.submission import request_of_this_process
 from conjure.runs.schema.process_facts import Owner
@@ -79,6 +81,43 @@ def test_a_part_joins_the_first_node_and_leaves_nothing_when_that_ends(store, nu
     thread.join()
     assert len(joined) == 1
     assert not part.folder.path.exists()
+
+
+def test_a_part_waits_for_a_first_node_that_cannot_be_reached_yet(store, number, members, monkeypatch):
+    """Its address may become known to a node only a moment after its invitation."""
+    tries = []
+
+    def accept_second(invitation):
+        tries.append(invitation)
+        return accept(invitation) if len(tries) == 2 else None
+
+    monkeypatch.setattr(further_node, "accept", accept_second)
+    monkeypatch.setattr(further_node, "_LOOK_EVERY_S", 0.0)
+    leader = part_of(store.home, store, number, members.invitation)._join()
+    assert len(tries) == 2
+    members.close()
+    leader.part()
+
+
+def test_a_first_node_that_is_never_reached_is_told_with_its_address(store, number, members, monkeypatch):
+    members.close()
+    monkeypatch.setattr(further_node, "JOIN_WITHIN_S", 0.0)
+    port = members.invitation.port
+    with pytest.raises(ExecutorError, match=f"^no connection to port {port} of "):
+        part_of(store.home, store, number, members.invitation).supervise(lambda _: True)
+
+
+def test_a_job_that_is_invited_takes_its_part(store, number, members, monkeypatch):
+    taken = []
+
+    def note(lock, _become):
+        taken.extend(each.name for each in store.home.members.iterdir())
+        lock.release()
+
+    monkeypatch.setattr(further_node, "supervise_below", note)
+    publish(store, number, members.invitation)
+    main_on_further_node(store.home, number, 1, 1)
+    assert taken == [f"{number}-1-1"]
 
 
 @pytest.mark.parametrize("meanwhile", ["ended", "another attempt"])

@@ -2,13 +2,18 @@
 
 import pytest
 
+from conjure.core.files import sha256_bytes
 from conjure.runs.artifacts.manifest import take_manifest
 from conjure.runs.database.open_database import open_database
+from conjure.runs.lifecycle import run_upload
 from conjure.runs.lifecycle.run_upload import RunUploader
-from conjure.runs.objects.base import record_object, segment
+from conjure.runs.objects.base import blob, record_object, segment
 from conjure.runs.schema.process_facts import Owner
+from conjure.runs.schema.record import MountFacts
+from conjure.runs.schema.resource import KEPT_FILES
 from conjure.runs.schema.run_folder import LOG_FILE, RunFolder
 from support.casting import add_run, wait_until
+from support.repositories import write_files
 
 HERE = Owner("host", "boot", 1, "1")
 FIRST, LAST = b'{"text": "first"}\n', b'{"text": "last"}\n'
@@ -48,6 +53,39 @@ def test_what_was_written_last_is_sent_at_the_end(uploader, team, member):
         team.index.changed.add(1)
         uploader.export_record()
         assert b'"number": 1' in files.objects.get(record_object(1))
+
+
+def test_the_files_that_a_run_was_given_are_there_for_its_reruns(shared_store, team, member):
+    number, digest = add_run(shared_store).number, sha256_bytes(b"given")
+    source = f"{KEPT_FILES}/{digest}/given.txt"
+    write_files(member.root, {source: "given"})
+    mount = MountFacts("given.txt", "given.txt", read_only=True, source=source)
+    shared_store.set_facts(number, mounts=(mount,))
+    uploader = RunUploader(shared_store, number, shared_store.begin_attempt(number, HERE))
+    uploader.start()
+    uploader.finish(0.0, lambda: None)
+    uploader.export_record()
+    with team.files(member) as files:
+        assert files.objects.get(blob(digest)) == b"given"
+
+
+def test_what_cannot_be_sent_at_the_end_is_tried_again_for_a_while(uploader, team, member, monkeypatch):
+    monkeypatch.setattr(run_upload, "_PAUSE_S", 0.0)
+    wait_until(lambda: team.index.streams(1), "the first look")
+    aside = team.objects.rename(team.objects.with_name("aside"))
+    team.objects.write_text("the store is away")
+    (member.run_folder(1) / LOG_FILE).write_bytes(FIRST + LAST)
+    tries = []
+
+    def come_back():
+        tries.append(1)
+        team.objects.unlink()
+        aside.rename(team.objects)
+
+    uploader.finish(60.0, come_back)
+    assert len(tries) == 1
+    with team.files(member) as files:
+        assert files.objects.get(segment(1, 1, LOG_FILE, 0)) == FIRST + LAST
 
 
 def test_the_state_in_which_a_command_ended_is_there_for_the_next_attempt(uploader, team, member):
