@@ -115,6 +115,7 @@ def test_a_job_that_is_invited_takes_its_part(store, number, members, monkeypatc
         lock.release()
 
     monkeypatch.setattr(further_node, "supervise_below", note)
+    (store.home.members / "9-1-1").mkdir(parents=True)  # of a supervisor that was killed
     publish(store, number, members.invitation)
     main_on_further_node(store.home, number, 1, 1)
     assert taken == [f"{number}-1-1"]
