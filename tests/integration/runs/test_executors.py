@@ -1,5 +1,6 @@
 """Runs whose supervisors an executor starts: the whole of conjure goes by its three answers."""
 
+import os
 import subprocess
 
 import pytest
@@ -103,14 +104,18 @@ def test_an_executor_that_fails_ends_the_run_with_its_reason(client, executor, m
 # ---- the entry point that executors start, and this machine as one ----------------------------------------
 
 
-def test_a_supervisor_started_by_its_command_and_request_alone_carries_the_run_out(home, client, executor):
-    run = client.run("echo $MARK > mark.txt", env={"MARK": "from the request"})
+def test_a_supervisor_started_by_its_command_and_request_alone_carries_the_run_out(
+    home, client, executor, monkeypatch
+):
+    monkeypatch.setenv("OF_THE_CALLER", "and as it was called")
+    run = client.run("echo $MARK $OF_THE_CALLER > mark.txt", env={"MARK": "from the request"})
     request = executor.requests[run.number]
-    subprocess.run(request.arguments(run.number), input=request.to_json(), text=True, check=True, env={})
+    own = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}  # the conjure that is tested, and nothing else
+    subprocess.run(request.arguments(run.number), input=request.to_json(), text=True, check=True, env=own)
     executor.states[run.number] = SupervisorState.STARTED
     run.wait(check=True)
-    assert outputs(run) == {"mark.txt": "from the request\n"}
-    again = subprocess.run(request.arguments(run.number), input=request.to_json(), text=True, env={})
+    assert outputs(run) == {"mark.txt": "from the request and as it was called\n"}
+    again = subprocess.run(request.arguments(run.number), input=request.to_json(), text=True, env=own)
     assert again.returncode == 0  # it finds the run ended, and does nothing
     assert run.status is RunStatus.COMPLETE
 

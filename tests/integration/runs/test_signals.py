@@ -50,6 +50,30 @@ def has_ended(pid):
     return process is None or process.is_zombie
 
 
+def test_signals_that_the_caller_blocks_reach_a_run_all_the_same(client):
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    try:
+        run = client.run("grep SigBlk /proc/self/status")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    run.wait(check=True)
+    assert [line.split()[1].strip("0") for line in run.logs()] == [""]
+
+
+def test_what_a_killed_supervisor_leaves_comes_to_its_guard(client):
+    """It finds what is in a session of its own, and has none of the run's variables."""
+    run = started(client, f"setsid env -i sleep {nap(88675)} & echo $!; wait")
+    supervisor = supervisor_of(run)
+    (line,) = run.logs()
+    wait_until(lambda: is_running(nap(88675)), "the process in its own session")
+    os.kill(supervisor.parent, signal.SIGSTOP)
+    os.kill(supervisor.pid, signal.SIGKILL)
+    wait_until(lambda: find_process(int(line)).parent == supervisor.parent, "a new parent", patience_s=10)
+    os.kill(supervisor.parent, signal.SIGCONT)
+    wait_until(lambda: not is_running(nap(88675)), "the end of all")
+    assert run.wait().status is RunStatus.INTERRUPTED
+
+
 def test_other_signals_end_neither_supervisor_nor_guard(client):
     run = started(client, f"echo ready; {UNTIL_GO}")
     supervisor = supervisor_of(run)

@@ -32,8 +32,9 @@ from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 
 WAKE_SIGNAL = signal.SIGUSR1
+# Of processes: Linux keeps 15 characters, and who is told from others by name must be known by all of it.
 SCHEDULER_NAME = "conjure-queue"
-DISPATCHER_NAME = "conjure-dispatch"
+DISPATCHER_NAME = "conjure-cluster"
 
 
 def this_queue(home: Home) -> Owner:

@@ -59,3 +59,21 @@ def test_nothing_to_look_for():
     closest = ClosestRecords([])
     closest.feed(["a", "b", ""])
     assert closest.found == []
+
+
+def test_a_record_that_goes_on_in_the_next_batch_is_found_in_its_first_part():
+    passage = COMMON[:20]
+    closest = ClosestRecords([passage])
+    closest.feed(["a", "b", "", *passage])
+    closest.feed(["c", "", "d", ""])
+    assert closest.found == [(20, 1)]
+
+
+def test_places_side_by_side_are_looked_at_once_so_that_others_get_their_turn():
+    """A record of the text's halves in the wrong order shares more pairs, at many places side by side."""
+    passage = COMMON[:20]
+    turned = [*passage[10:], *passage[:10]]
+    thinned = [word for place, word in enumerate(passage) if place % 4]
+    closest = ClosestRecords([passage])
+    closest.feed([*(f"other{place}" for place in range(50)), "", *turned, "", *thinned, ""])
+    assert closest.found == [(15, 2)]

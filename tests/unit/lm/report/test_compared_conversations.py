@@ -75,7 +75,10 @@ def test_the_split_is_made_again_by_conversation(tmp_path, base):
 def test_answers_are_scored_and_written_to_the_same_questions(tmp_path, base):
     data = written(tmp_path / "chat.jsonl", chats(ONE_LINERS))
     models = [tuned(tmp_path, 1, base, data), tuned(tmp_path, 2, base, data, learning_rate=1e-3)]
-    compared = compare(models)
+    told = []
+    compared = compare(models, tell=told.append)
+    assert told == ["Reading the data", "Measuring run 1", "Measuring run 2"]
+    assert compared.same_tokenizer
     assert 0 < compared.scored <= compared.candidates
     assert compared.left_out == compared.unreadable == 0
     assert len(compared.questions) == compared.scored
@@ -99,6 +102,7 @@ def test_a_conversation_that_one_template_refuses_is_left_out(tmp_path, base):
     odd = written(tmp_path / "odd.jsonl", [*chats(ONE_LINERS[20:]), *twice])
     plain = written(tmp_path / "plain.jsonl", chats(ONE_LINERS[20:]))
     compared = compare([tuned(tmp_path, 1, base, odd), tuned(tmp_path, 2, gemma, plain)])
+    assert not compared.same_tokenizer
     assert compared.scored + compared.left_out + compared.unreadable == compared.candidates
 
 

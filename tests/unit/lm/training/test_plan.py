@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,6 +119,13 @@ class TestSharedSteps:
         model = tiny_model()
         several = memory_bytes(model, 1000, 1, 8, torch.float32, further_gradients=3)
         assert several - memory_bytes(model, 1000, 1, 8, torch.float32) == 3 * 4 * 1000
+
+
+def test_the_rate_of_products_is_that_of_the_fastest_of_some(monkeypatch):
+    times = iter([0, 9, 10, 12, 20, 21, 30, 35])  # they take 9, 2, 1 and 5 seconds
+    monkeypatch.setattr(plan, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    rate = plan.matrix_rate(4, torch.float32, torch.device("cpu"))
+    assert rate == 2 * 4 * 768 * 3072  # two operations for each product of two numbers
 
 
 def test_time_is_that_of_products_layers_and_updates(monkeypatch):

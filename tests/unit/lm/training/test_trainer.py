@@ -166,6 +166,20 @@ def test_clipping_scales_the_next_step_and_no_other(max_norm, share):
     torch.testing.assert_close(clipped, scaled, rtol=1e-5, atol=1e-6)
 
 
+def test_gradients_too_small_to_need_clipping_stay_as_they_are():
+    def weights_after(*, clipped):
+        model = tiny_model()
+        optimizer = MasterOptimizer(model, adamw(1e-2, 0.0))
+        size = sum(each.numel() for each in optimizer.trained)
+        optimizer.set_gradients([torch.full_like(each, 5e-7 / math.sqrt(size)) for each in optimizer.trained])
+        if clipped:
+            assert optimizer.clip(1.0) == pytest.approx(5e-7)
+        optimizer.step(1.0, (1, 2))
+        return torch.cat([each.detach().flatten() for each in optimizer.trained])
+
+    assert torch.equal(weights_after(clipped=True), weights_after(clipped=False))
+
+
 def first_loss_of_two_records(*, mask_records: bool) -> tuple[float, float]:
     """The first step's loss on one block of two records, and that of each record read by itself."""
     stream = TokenStream(

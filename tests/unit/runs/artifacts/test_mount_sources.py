@@ -167,7 +167,7 @@ def test_a_local_file_or_folder_of_a_mount_s_name_is_told(home, tmp_path, monkey
     with SqliteDatabase.open(home) as store:
         with pytest.raises(NotFoundError, match=r"the local file is \./a\.csv") as caught:
             resolve_mounts(home, store, [Mount.parse("a.csv:in")])
-        assert caught.value.told(spell_in_python).fix == "mounts='./a.csv'"
+        assert caught.value.with_option_names(spell_in_python).fix == "mounts='./a.csv'"
         with pytest.raises(UsageError, match="src is a folder; upload a folder before") as caught:
             resolve_mounts(home, store, [Mount.parse("src")])
         assert caught.value.fix == "conjure upload src"

@@ -115,7 +115,7 @@ def test_a_refusal_that_is_withdrawn_is_forgotten(monkeypatch):
 
 
 def test_a_lost_run_is_found_whatever_the_cluster_says_of_others(
-    cluster, store, executor, clock, monkeypatch
+    cluster, store, executor, clock, monkeypatch, capsys
 ):
     number = queue_run(store, executor)
     executor.submit_waiting(store)
@@ -129,6 +129,9 @@ def test_a_lost_run_is_found_whatever_the_cluster_says_of_others(
     monkeypatch.setattr(executor, "submit_waiting", refuse)
     poll_clusters(store, [executor])
     assert store.get(number).status is RunStatus.INTERRUPTED
+    queue_run(store, executor)
+    poll_clusters(store, [executor])
+    assert capsys.readouterr().err == "it refuses\n" * 2  # in the dispatcher's log
 
 
 def test_a_stopped_run_is_never_started(cluster, store, executor):

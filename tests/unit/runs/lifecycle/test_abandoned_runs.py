@@ -1,9 +1,14 @@
 import os
+from pathlib import Path
+
+import pytest
 
 from conjure.core.home import Home
+from conjure.errors import StoreError
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, this_process
 from conjure.runs.lifecycle.abandoned_runs import is_other_supervisor, mark_interrupted, process_name
+from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.process_facts import Owner
 from support.casting import add_run
 
@@ -77,3 +82,14 @@ def test_a_run_that_was_left_to_a_queue_meanwhile_is_not_closed(store):
     mark_interrupted(store, [read_before])
     record = store.get(number)
     assert (record.waits_in_queue, record.attempts) == (True, ())
+
+
+def test_a_database_in_which_a_run_cannot_be_read_is_told_of_and_not_left_open(home, store):
+    add_run(store)
+    store._session.execute("UPDATE runs SET owner = '{'")
+    store.close()
+    with pytest.raises(StoreError, match="damaged") as caught:
+        open_store(home)
+    assert caught.traceback  # what was opened on the way is still referred to
+    opened = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    assert [each for each in opened if each.startswith(str(home.database))] == []

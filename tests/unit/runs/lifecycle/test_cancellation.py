@@ -9,7 +9,7 @@ import pytest
 from conjure.errors import StoreError
 from conjure.runs.database.base import STOP
 from conjure.runs.database.sqlite import SqliteDatabase
-from conjure.runs.lifecycle.cancellation import poll_and_raise
+from conjure.runs.lifecycle.cancellation import _Watch, poll_and_raise
 from support.casting import add_run
 
 
@@ -90,3 +90,22 @@ def test_a_wish_that_came_by_a_signal_is_heard_where_nothing_can_be_read(home):
 
     with pytest.raises(CutShortError):
         work()
+
+
+def test_between_two_looks_it_rests(store):
+    rests, looks = [], []
+
+    class Over(threading.Event):
+        def wait(self, timeout=None):
+            rests.append(timeout)
+            return self.is_set()
+
+    def look(_):
+        looks.append(1)
+        if len(looks) == 3:
+            watch.is_over.set()
+
+    watch = _Watch(look, store.home)
+    watch.is_over = Over()
+    watch.run()
+    assert (len(looks), rests) == (3, [0.2] * 5)  # once before it opens the store, and once at the end

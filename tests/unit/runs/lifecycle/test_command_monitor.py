@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -7,7 +8,7 @@ from conjure.runs.lifecycle.command_monitor import CommandMonitor
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.status import EndReason
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
-from conjure.runs.telemetry.logs import STDOUT, LogTail, LogWriter
+from conjure.runs.telemetry.logs import NOTE, STDOUT, LogTail, LogWriter
 from conjure.runs.telemetry.metric_column_file import ColumnWriter, read_column, read_index
 from conjure.runs.telemetry.metrics import MetricTail
 
@@ -172,6 +173,28 @@ def test_the_last_points_are_indexed_even_of_a_short_command(tmp_path):
     machine = Machine({1: Exit(code=0)})
     watch(machine, tmp_path)
     assert machine.indexed[-1] == {"loss": 2}
+
+
+def test_the_index_is_kept_up_to_date_while_points_come_and_no_longer(tmp_path):
+    machine = Machine({6: Exit(code=0)})
+    read = machine.read
+
+    def reporting(timeout_s):
+        if machine.now < 1003.0:
+            report(tmp_path, ("loss", int(machine.now - 1000.0), 1.0))
+        return read(timeout_s)
+
+    machine.read = reporting
+    watch(machine, tmp_path)
+    assert machine.indexed == [{"loss": 1}, {"loss": 2}, {"loss": 3}, {"loss": 3}]
+
+
+def test_a_nan_that_no_stop_condition_asks_for_is_told_of_once(tmp_path):
+    points = [("loss", 0, 1.0), ("other", 0, math.nan), ("loss", 1, math.nan), ("loss", 2, math.nan)]
+    report(tmp_path, *points)
+    watch(Machine({1: Exit(code=0)}), tmp_path, conditions=["loss > 9"])
+    notes = [entry.text for entry in LogTail(tmp_path / "log.jsonl").read() if entry.stream == NOTE]
+    assert notes == ["loss was nan at step 1, which no stop condition covers; 'loss == nan' would\n"]
 
 
 def test_a_clock_that_jumps_is_not_looked_at(tmp_path):

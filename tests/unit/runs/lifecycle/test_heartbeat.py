@@ -11,6 +11,7 @@ from conjure.runs.lifecycle.heartbeat import (
     UNREACHABLE_AFTER,
     Heartbeat,
     is_abandoned,
+    is_silent,
     is_unreachable,
     when_reachable,
 )
@@ -89,6 +90,11 @@ def test_only_a_supervisor_elsewhere_can_be_unreachable(interval_s):
     gone = TAKE_OVER_AFTER * interval_s + 0.1
     assert is_abandoned(Lease(1, 1, "elsewhere", gone, interval_s))
     assert not is_abandoned(Lease(1, 1, "elsewhere", gone - 0.2, interval_s))
+
+
+def test_who_was_heard_of_so_many_heartbeats_ago_is_not_silent_yet():
+    assert not is_silent(Lease(1, 1, "elsewhere", 15.0, 5.0), 3)
+    assert is_silent(Lease(1, 1, "elsewhere", 15.5, 5.0), 3)
 
 
 def test_a_database_that_is_away_is_waited_for(monkeypatch):

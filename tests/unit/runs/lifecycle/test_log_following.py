@@ -1,6 +1,8 @@
-from conjure.runs.lifecycle.log_following import Entered, _Merge
+from conjure.runs.lifecycle.log_following import Entered, Queued, _Merge, follow
+from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import PHASES, RunProgress, RunStatus
 from conjure.runs.telemetry.logs import NOTE, STDOUT, LogEntry
+from support.casting import add_run
 
 
 class Tail:
@@ -66,3 +68,19 @@ def test_a_clock_set_back_keeps_the_order_of_phases_and_all_output():
     assert [name for name in seen if name in PHASES] == list(map(str, PHASES))
     assert seen.index("before time") > seen.index("running")
     assert seen[-1] == "saving"
+
+
+def waits_for(store, number):
+    events = follow(store.home, number, sleep=lambda _: None)
+    reason = next(event.needs for event in events if isinstance(event, Queued))
+    events.close()
+    return reason
+
+
+def test_of_a_run_that_waits_it_is_told_for_what(store):
+    first, second = (add_run(store, on="gpu").number for _ in range(2))
+    third = add_run(store, on="gpu", after=(second,)).number
+    for number in (first, third):
+        store.enqueue(number, Owner.queue_of_executor("gpu"))
+    assert waits_for(store, first) == "room on gpu"
+    assert waits_for(store, third) == f"run {second}"

@@ -1,5 +1,7 @@
 """How often a scheduler tries to start a run before it gives it up."""
 
+import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from conjure.runs.database.base import ResourceClaim
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import machine_id
-from conjure.runs.lifecycle.scheduler_loop import _Scheduler
+from conjure.runs.lifecycle.scheduler_loop import _Scheduler, _wait_for_signal
 from conjure.runs.schema.spec import ComputeRequest
 
 
@@ -41,3 +43,12 @@ def test_each_attempt_of_a_run_that_is_retried_has_its_own_tries(scheduler):
     for attempt in range(20):
         look(scheduler, float(attempt))
     assert scheduler.done == ["started"] * 20
+
+
+def test_where_nobody_can_wake_it_it_looks_often(monkeypatch):
+    slept = []
+    monkeypatch.delattr(signal, "sigtimedwait")  # as on a Mac
+    monkeypatch.setattr(time, "sleep", slept.append)
+    for longest_s in (5.0, 0.1):
+        _wait_for_signal(longest_s)
+    assert slept == [0.5, 0.1]

@@ -15,11 +15,13 @@ from conjure.runs.lifecycle.submission import (
     submit,
     with_cores,
 )
+from conjure.runs.objects.base import code
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, RunRecord
 from conjure.runs.schema.spec import CodeChoice, ComputeRequest, EnvironmentChoice, Mount, RunSpec
 from conjure.runs.schema.status import EndReason
 from support.casting import add_run
 from support.memory_executor import MemoryExecutor
+from support.repositories import make_repository
 
 PACKAGES = {"tqdm": "4.66", "Some_Thing": "2.0", "numpy": "2.1"}
 
@@ -184,3 +186,47 @@ def test_processes_that_work_together_ask_for_cores(processes, is_local, cpus, m
     assert with_cores(asked, is_local=is_local) == asked
     alone = record().spec
     assert with_cores(alone, is_local=is_local) == alone
+
+
+def test_work_of_the_language_models_elsewhere_names_no_file_of_this_machine(home, tmp_path):
+    home.create()
+    (tmp_path / "model").mkdir()
+    asked = RunSpec(command=("--model", f"{tmp_path}/model", "/not/here"), folder=Path("/code"), on="gpu")
+    finetune = replace(asked, kind="finetune")
+    submission._refuse_where(home, finetune, is_local=False)  # nodes that share the home's disk
+    write_team(home, TeamSettings("postgresql://h/d", "s3://b/p", "ada@x/1"))
+    submission._refuse_where(home, asked, is_local=False)  # of a command nobody knows what its words mean
+    with pytest.raises(UsageError, match=r"^on='gpu': .*/model is on this machine, but not on") as caught:
+        submission._refuse_where(home, finetune, is_local=False)
+    assert caught.value.fix == f"conjure upload {tmp_path}/model"
+
+
+@pytest.fixture
+def asked(folder):
+    make_repository(folder, {"code.py": "print(1)\n"})
+    return RunSpec(command=("true",), folder=folder)
+
+
+def test_a_run_belongs_to_its_repository_and_a_rerun_to_what_the_first_one_did(conjure_home, asked):
+    home, executor = Home(conjure_home), MemoryExecutor()
+    assert submit(home, asked, executor=executor).record.project == "project"
+    again = submit(home, replace(asked, code=CodeChoice(run=1)), executor=executor, rerun_of=1)
+    assert again.record.project is None
+
+
+@pytest.mark.parametrize("on", [None, "gpu"])
+def test_what_a_run_on_a_cluster_is_given_is_there_before_anybody_starts_it(
+    team, conjure_home, asked, on, monkeypatch
+):
+    home, executor, dispatched = team.join(Home(conjure_home)), MemoryExecutor(), []
+    monkeypatch.setattr(submission, "start_dispatcher", dispatched.append)
+    sent = []
+
+    def start(number, request):
+        with team.files(home) as files:
+            sent.extend(files.objects.names("code"))
+
+    monkeypatch.setattr(executor, "start", start)
+    record = submit(home, replace(asked, on=on), executor=executor).record
+    assert sent == ([] if on is None else [code(record.code.tree)])
+    assert dispatched == ([] if on is None else [home])

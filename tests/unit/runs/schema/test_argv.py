@@ -1,4 +1,6 @@
-from conjure.runs.schema.argv import fill_in, to_arguments, unknown_placeholders
+import subprocess
+
+from conjure.runs.schema.argv import fill_in, to_arguments, to_image_arguments, unknown_placeholders
 
 
 def test_params_are_filled_in_word_by_word():
@@ -32,3 +34,9 @@ def test_one_word_goes_to_a_shell_and_several_do_not():
 def test_unknown_placeholders_are_noticed_but_not_clock_times_or_slices():
     command = ("python t.py :lr: 12:30:45 x[::2] http://h:80/a b:c:d --at=:n:",)
     assert unknown_placeholders(command, {"n": "1"}) == ["lr"]
+
+
+def test_in_an_image_a_line_goes_to_bash_where_there_is_one():
+    line = "echo ${BASH_VERSION:+in bash}"
+    assert subprocess.check_output(to_image_arguments((line,)), text=True) == "in bash\n"
+    assert to_image_arguments(("echo", "a b")) == ("echo", "a b")

@@ -308,3 +308,10 @@ def test_a_colon_in_a_name(text, resource, target):
     mount = Mount.parse(text)
     assert (mount.resource, mount.target) == (resource, target)
     assert Mount.of("runs/1/a:b", "c:ro") == Mount("runs/1/a:b", "c", read_only=True)
+
+
+def test_a_pattern_of_outputs_that_is_not_known_any_more_drops_nothing():
+    asked = spec(output=("***",), no_output=("*.tmp", "***"))
+    assert asked.known_globs() == asked
+    stored = replace(asked, withheld=("no_output", "output"))
+    assert (stored.known_globs().output, stored.known_globs().no_output) == ((), ("*.tmp",))

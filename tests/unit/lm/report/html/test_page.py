@@ -12,7 +12,7 @@ from conjure.lm.report.analysis import analyse
 from conjure.lm.report.build import rebuild_page, write_report
 from conjure.lm.report.html.markup import Markup, element
 from conjure.lm.report.html.page import render_html
-from conjure.lm.report.report_schema import report_from_json
+from conjure.lm.report.report_schema import CurvePoint, report_from_json
 from support.reports import OWN_LINES, TRAINING, evidence
 
 HOSTILE = "<script>alert('&amp;')</script><img src=x onerror=y> \" ' \x00\x1b[31m \ud800 \u202e"
@@ -74,6 +74,17 @@ def test_the_page_can_be_followed_without_eyes():
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
     assert ("html", {"lang": "en"}) in outline.found
+
+
+def test_where_nothing_was_evaluated_the_curve_tells_of_no_eval_loss():
+    curves = {
+        points: Outline(render_html(analyse(replace(evidence(held_out=()), points=list(points))))).text
+        for points in (
+            (CurvePoint(1, 4.5, None), CurvePoint(2, 3.5, None)),
+            (CurvePoint(1, 4.5, 5.0), CurvePoint(2, 3.5, 3.2)),
+        )
+    }
+    assert ["eval loss" in text for text in curves.values()] == [False, True]
 
 
 def test_what_samples_say_is_text():
