@@ -21,8 +21,10 @@ SHARED_BY_TRIALS = {
     **dict.fromkeys(NAMING_DATA, ONE_MOUNT),
     **dict.fromkeys(("distributed", "nodes"), ONE_PLACE),
 }
-AUTOMATIC = ("block_size", "learning_rate", "eval_every", "save_every", "sample_every")  # may be ``auto``
-_NEGATED = {"header": "--no-header"}  # flags that are on if nothing is said
+# May be ``auto``.
+AUTOMATIC = ("block_size", "learning_rate", "dropout", "eval_every", "save_every", "sample_every")
+# Flags that may be on if nothing is said.
+_NEGATED = {"header": "--no-header", "mask_records": "--no-mask-records"}
 _SPELLED = {"max_new_tokens": "--length"}
 
 

@@ -85,6 +85,7 @@ def test_all_trials_on_conversations_have_the_same_date(home, folder):
 def test_options_that_are_not_given_are_not_written():
     assert option_words({"epochs": 2, "lora": None, "mask_records": False, "header": False}) == [
         "--epochs=2",
+        "--no-mask-records",
         "--no-header",
     ]
 

@@ -109,10 +109,10 @@ class Automatic(click.ParamType):
 )
 @click.option(
     "--dropout",
-    type=float,
-    default=0.1,
+    type=Automatic(float),
+    default="auto",
     show_default=True,
-    help="Dropout on embeddings and residual branches.",
+    help="Dropout on embeddings and residual branches; auto: as in the model's config.json.",
 )
 @click.option(
     "--attention-dropout",
@@ -136,7 +136,11 @@ class Automatic(click.ParamType):
     metavar="M",
     help="Train on M nodes of --on, with the processes of --distributed on each.",
 )
-@click.option("--mask-records", is_flag=True, help="Mask attention between the records of a block.")
+@click.option(
+    "--mask-records/--no-mask-records",
+    default=None,
+    help="Mask attention between the records of a block; default: for models with rotary positions.",
+)
 @click.option(
     "--patience",
     type=int,

@@ -61,6 +61,11 @@ class ModelConfig(ABC):
     def parameter_count(self) -> int:
         """Number of distinct weights; a tied head counts once."""
 
+    @property
+    def has_rotary_positions(self) -> bool:
+        """Whether a token sees only how far away others are, not where in the sequence it is itself."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Rope:
@@ -158,6 +163,11 @@ class Shape(ModelConfig):
     def n_layer(self) -> int:
         """Number of layers, L."""
         return len(self.layers)
+
+    @property
+    def has_rotary_positions(self) -> bool:
+        """Whether all layers tell positions by rotating queries and keys."""
+        return not self.learned_positions and all(layer.rope is not None for layer in self.layers)
 
     @property
     def qkv_rows(self) -> tuple[int, int, int]:

@@ -231,7 +231,7 @@ def make_trainer(prepared: Prepared, group: ProcessGroup | None = None) -> Train
         eval_every=request.eval_every if request.eval_every is not None else automatic_interval(per_epoch),
         eval_blocks=max(1, _evaluated_tokens(plan.parameters) // plan.block_size),
         save_every=request.save_every if request.save_every is not None else _automatic_saves(per_epoch),
-        mask_records=request.mask_records,
+        mask_records=bool(request.mask_records),
         seed=request.seed,
         max_steps=request.max_steps,
     )

@@ -17,9 +17,9 @@ from conjure.lm.models.base import CausalLM
 from conjure.lm.nn.loss import chunk_rows
 from conjure.lm.text.token_cache import DataFacts
 
-# Found with examples/jokes and sprite over a grid (docs/finetuning.md), and scaled like GPT-3's table (Brown
-# et al. 2020, table 2.1): four times the parameters, about two thirds of the rate.
-_RATE_AT_10M, _RATE_EXPONENT = 1e-3, -0.3
+# Found with sprite and SmolLM2-135M on one-line jokes and conversations (docs/finetuning.md): ten times the
+# parameters, a quarter of the rate.
+_RATE_AT_10M, _RATE_EXPONENT = 1e-3, -0.6
 _LORA_RATE_AT_10M = 5e-3  # found likewise (docs/decisions/0007-lora-of-our-own.md)
 
 _SMALLEST_BLOCK = 128

@@ -25,6 +25,7 @@ from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, pick_device, usable_cores
 from conjure.lm.language_model import LanguageModel, load_source
 from conjure.lm.models.base import CausalLM
+from conjure.lm.models.shape import ModelConfig
 from conjure.lm.report.measure_model import questions
 from conjure.lm.text.chat.encoding import conversation_encoder
 from conjure.lm.text.records import RecordSet, read_records
@@ -150,6 +151,7 @@ def prepare(
         _refuse_other_base(output, source)
     noted = base_facts(source)  # now: an upgrade of conjure may replace an embedded model while it trains
     base = load_source(source)
+    request = _decided(request, base.model.config)
     encode = partial(
         tokenise,
         tokenizer=base.tokenizer,
@@ -205,6 +207,15 @@ def _tuned_on(folder: Path) -> tuple[str, ...]:
         return tuple(Path(file["name"]).name for file in training["plan"]["data"]["files"])
     except (KeyError, TypeError):
         return ("other text",)
+
+
+def _decided(request: FinetuneRequest, config: ModelConfig) -> FinetuneRequest:
+    """The request with what depends on the model; a training that is resumed keeps what it had."""
+    automatic = {"dropout": config.residual_dropout, "mask_records": config.has_rotary_positions}
+    if request.resume:
+        automatic |= load_training_facts(state_folder(Path(request.output).absolute()))["agreement"]
+    open_ones = (name for name in ("dropout", "mask_records") if getattr(request, name) is None)
+    return replace(request, **{name: automatic[name] for name in open_ones})
 
 
 def _refuse_unfinished_training(request: FinetuneRequest, output: Path) -> None:
@@ -314,9 +325,7 @@ def _plan(
         threads=torch.get_num_threads() if is_one else max(1, usable_cores() // (processes // nodes)),
         epochs=request.epochs,
         steps=steps,
-        learning_rate=request.learning_rate
-        if request.learning_rate is not None
-        else automatic_learning_rate(parameters, lora=request.lora is not None),
+        learning_rate=_learning_rate(request, model.config),
         memory_bytes=processes // nodes * needed,
         available_bytes=available,
         expected_s=expected_seconds(
@@ -331,6 +340,15 @@ def _plan(
             device=device,
         ),
     )
+
+
+def _learning_rate(request: FinetuneRequest, config: ModelConfig) -> float:
+    """The peak; of a training that is resumed, the one that was planned by the version that began it."""
+    if request.learning_rate is not None:
+        return request.learning_rate
+    begun = (read_training(Path(request.output)) if request.resume else None) or {}
+    planned = begun.get("plan", {}).get("learning_rate")
+    return planned or automatic_learning_rate(config.parameter_count, lora=request.lora is not None)
 
 
 def _available_bytes(device: torch.device, processes: int) -> int:

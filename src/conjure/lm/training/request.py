@@ -74,13 +74,13 @@ class FinetuneRequest:
         warmup_ratio: Share of all steps over which it rises.
         weight_decay: Of matrices, decoupled.
         max_grad_norm: Longer gradients are scaled down to this; 0 leaves them.
-        dropout: After the embeddings and on each branch.
+        dropout: After the embeddings and on each branch; None is what the model was trained with.
         attention_dropout: On attention weights; slow on a CPU and of no measurable use here.
         grad_accumulation: Forward passes per optimizer step; more where memory does not hold `batch_size`.
         distributed: Processes that share each step's blocks, which they must divide; the losses do not depend
             on how many they are. None is one process that reads a batch at once.
         nodes: Machines that have so many processes each; one if None.
-        mask_records: Keep attention within each record.
+        mask_records: Keep attention within each record; None does so where positions are rotary.
         patience: Evaluations without a better held-out loss before it stops; 0 never stops early.
         seed: Of everything random.
         precision: ``auto``, ``float32`` or ``bfloat16``.
@@ -122,12 +122,12 @@ class FinetuneRequest:
     warmup_ratio: float = 0.03
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    dropout: float = 0.1
+    dropout: float | None = None
     attention_dropout: float = 0.0
     grad_accumulation: int = 1
     distributed: int | None = None
     nodes: int | None = None
-    mask_records: bool = False
+    mask_records: bool | None = None
     patience: int = 3
     seed: int = 42
     precision: str = "auto"

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 
 from conjure.lm.training import preparation
-from conjure.lm.training.finetune import _save_state, make_trainer
+from conjure.lm.training.finetune import _save_state, _save_trained, make_trainer
 from conjure.lm.training.history import History
 from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
+from support.families import reference
+from support.models import tiny_checkpoint, tiny_tokenizer
 from support.tuning import OPTIONS, tuning_inputs
 
 
@@ -35,3 +37,34 @@ def test_passes_too_few_to_share_are_made_smaller_when_a_training_goes_on(asked,
     trainer.settings = replace(trainer.settings, micro_batch=saved)
     _save_state(prepared, trainer, History())
     assert prepare(replace(asked, resume=True, distributed=2)).plan.micro_batch == goes_on_with
+
+
+@pytest.mark.parametrize("given", [{}, {"dropout": 0.3}])
+def test_dropout_is_that_of_the_model_unless_it_is_given(asked, tmp_path, given):
+    model = tiny_checkpoint(tmp_path / "dropped", embd_pdrop=0.2, resid_pdrop=0.2)
+    prepared = prepare(replace(asked, model=model, **given))
+    config = prepared.model.config
+    assert config.embedding_dropout == config.residual_dropout == given.get("dropout", 0.2)
+    assert prepared.request.settings()["dropout"] == given.get("dropout", 0.2)
+
+
+@pytest.mark.parametrize("given", [None, True, False])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3", "gpt_neox"])
+def test_records_are_masked_where_positions_are_rotary(asked, tmp_path, family, given):
+    base = tmp_path / family
+    reference(family).save_pretrained(base)
+    tiny_tokenizer().save(base)
+    prepared = prepare(replace(asked, model=base, mask_records=given))
+    assert make_trainer(prepared).settings.mask_records is (family != "gpt2" if given is None else given)
+
+
+def test_a_resumed_training_keeps_what_an_earlier_version_decided(asked, tmp_path):
+    begun = replace(asked, dropout=0.1, mask_records=True, learning_rate=None)
+    prepared = prepare(begun)
+    prepared = replace(prepared, plan=replace(prepared.plan, learning_rate=0.0123))
+    trainer = make_trainer(prepared)
+    _save_state(prepared, trainer, History())
+    _save_trained(prepared, trainer, History())
+    resumed = prepare(replace(asked, dropout=None, mask_records=None, learning_rate=None, resume=True))
+    assert (resumed.request.dropout, resumed.request.mask_records) == (0.1, True)
+    assert resumed.plan.learning_rate == 0.0123
