@@ -45,8 +45,10 @@ OURS: dict[str, dict[str, Any]] = {
     "rate × 3": {"rate": 3.0},
     "batches of 4 blocks": {"batch_size": 4},
     "batches of 16 blocks": {"batch_size": 16},
+    "records not masked": {"mask_records": False},
     "records masked": {"mask_records": True},
     "no dropout": {"dropout": 0.0},
+    "dropout 0.1": {"dropout": 0.1},
     "LoRA, rank 16": {"lora": 16},
     "LoRA, rank 16, rate / 3": {"lora": 16, "rate": 1 / 3},
 }

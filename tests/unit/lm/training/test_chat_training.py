@@ -20,7 +20,7 @@ from conjure.lm.text.records import read_records
 from conjure.lm.text.split import hold_out
 from conjure.lm.text.token_cache import describe, find_groups, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
-from conjure.lm.training import comparison
+from conjure.lm.training import base_model_comparison
 from conjure.lm.training.events import StepDone
 from conjure.lm.training.finetune import FinetuneResult, finetune, run_training
 from conjure.lm.training.history import History, Trained
@@ -232,17 +232,17 @@ def test_what_is_said_to_be_trained_on_is_what_is_trained_on(tmp_path):
 
 def test_what_is_scored_is_limited_by_what_was_read(tmp_path, monkeypatch, tokenizer):
     asked = []
-    monkeypatch.setattr(comparison, "FEWEST_SCORED_TOKENS", 1)
-    monkeypatch.setattr(comparison, "held_out_texts", lambda *_, tokens, **__: asked.append(tokens))
-    monkeypatch.setattr(comparison, "some_records", lambda *_: [])
+    monkeypatch.setattr(base_model_comparison, "FEWEST_SCORED_TOKENS", 1)
+    monkeypatch.setattr(base_model_comparison, "held_out_texts", lambda *_, tokens, **__: asked.append(tokens))
+    monkeypatch.setattr(base_model_comparison, "some_records", lambda *_: [])
     folder = chat_checkpoint(tmp_path / "model", FAMILIES["chatml"], context_length=64)
     records_of(tmp_path / "chat.jsonl")
     prepared = prepare(FinetuneRequest(data=[tmp_path / "chat.jsonl"], model=folder, output=tmp_path / "out"))
-    monkeypatch.setattr(comparison, "measure_model", lambda *_, **__: None)
-    monkeypatch.setattr(comparison, "load", lambda _: prepared.base)
+    monkeypatch.setattr(base_model_comparison, "measure_model", lambda *_, **__: None)
+    monkeypatch.setattr(base_model_comparison, "load", lambda _: prepared.base)
     history = History()
     history.note(StepDone(1, 1.0, 1.0, 1.0, targets=7, tokens=40, seconds=1.0))
-    comparison.measure(prepared, Trained("completed", 1, 1, history))
+    base_model_comparison.measure(prepared, Trained("completed", 1, 1, history))
     assert asked == [40]
 
 
