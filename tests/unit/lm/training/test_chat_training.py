@@ -233,7 +233,9 @@ def test_what_is_said_to_be_trained_on_is_what_is_trained_on(tmp_path):
 def test_what_is_scored_is_limited_by_what_was_read(tmp_path, monkeypatch, tokenizer):
     asked = []
     monkeypatch.setattr(base_model_comparison, "FEWEST_SCORED_TOKENS", 1)
-    monkeypatch.setattr(base_model_comparison, "held_out_texts", lambda *_, tokens, **__: asked.append(tokens))
+    monkeypatch.setattr(
+        base_model_comparison, "held_out_texts", lambda *_, tokens, **__: asked.append(tokens)
+    )
     monkeypatch.setattr(base_model_comparison, "some_records", lambda *_: [])
     folder = chat_checkpoint(tmp_path / "model", FAMILIES["chatml"], context_length=64)
     records_of(tmp_path / "chat.jsonl")
