@@ -13,13 +13,13 @@ import psycopg
 import pytest
 
 from conjure.core.team_settings import read_team
+from conjure.runs.artifacts import team_upload
 from conjure.runs.artifacts.team_runs import TeamRuns, stored_database
 from conjure.runs.artifacts.team_upload import RunUploader
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.postgres import PostgresDatabase
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import all_processes, this_process
-from conjure.runs.lifecycle import run_upload
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.maintenance import team as team_module
 from conjure.runs.objects.base import ObjectsError
@@ -247,7 +247,7 @@ def test_what_is_printed_is_sent_while_inputs_are_still_under_way(team, monkeypa
     ada, bob = team
     is_sent, beats = threading.Event(), []
     monkeypatch.setattr(TeamRuns, "send_inputs", lambda *_: is_sent.wait(60))
-    monkeypatch.setattr(run_upload, "_PATIENCE_WITH_THREAD_S", 0.1)
+    monkeypatch.setattr(team_upload, "_PATIENCE_WITH_THREAD_S", 0.1)
     with open_database(ada.home) as store:
         number = add_run(store).number
         log = ada.home.run_folder(number) / "log.jsonl"

@@ -41,11 +41,15 @@ def _forwarding_page(address: str) -> Path:
 
 def _remove_later(page: Path) -> None:
     """Have a process of its own remove it: this one may end before the browser has read the page."""
-    subprocess.run(
-        ["/bin/sh", "-c", f'(sleep {_REMOVED_AFTER_S}; rm -f -- "$0") &', os.fspath(page)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        check=True,
-    )
+    try:
+        subprocess.run(
+            ["/bin/sh", "-c", f'(sleep {_REMOVED_AFTER_S}; rm -f -- "$0") &', os.fspath(page)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            check=True,
+        )
+    except BaseException:
+        page.unlink(missing_ok=True)
+        raise

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from conjure.errors import ConjureError, NotFoundError, UsageError
 from conjure.http.application import errors_log
-from conjure.http.daemon_threads import DaemonThread, in_daemon_thread
+from conjure.http.daemon_threads import DaemonThread
 from conjure.http.errors import HttpError, JsonResponse, queue_full, unavailable
 from conjure.http.event_stream import until_disconnected
 from conjure.http.metrics_text import CONTENT_TYPE, Metrics
@@ -105,6 +105,9 @@ class PredictorApi:
         self._predictor, self._most_waiting = predictor, most_waiting
         self._waiting, self._draining = 0, False
         self._thread = DaemonThread("predictor")
+        self._checks = DaemonThread(
+            "predictor-checks"
+        )  # one for all, lest checks that hang fill the process
         metrics = self._metrics = Metrics("conjure:")
         metrics.counter("requests_total", "Requests received.")
         metrics.counter("request_failed_total", "Requests whose predict failed.")
@@ -163,7 +166,7 @@ class PredictorApi:
     async def health(self, request: Request) -> JsonResponse:  # noqa: ARG002
         """``GET /health``: whether the predictor says it works; no key is needed."""
         check = getattr(self._predictor, "health", None)
-        if callable(check) and await in_daemon_thread(check) is False:
+        if callable(check) and await self._checks.call(check) is False:
             raise HttpError(503, "the predictor reports that it does not work", code="unhealthy")
         self._check_ready()
         return JsonResponse({"status": "ok"})
@@ -177,7 +180,7 @@ class PredictorApi:
         """``GET /metrics``: ours, and the numbers that the predictor's `metrics` returns."""
         text = self._metrics.render()
         own = getattr(self._predictor, "metrics", None)
-        values: Any = await in_daemon_thread(own) if callable(own) else {}
+        values: Any = await self._checks.call(own) if callable(own) else {}
         for name, value in dict(values or {}).items():
             is_number = isinstance(value, int | float) and math.isfinite(value)
             if str(name).isidentifier() and is_number:

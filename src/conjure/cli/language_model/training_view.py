@@ -46,12 +46,18 @@ def plan_lines(plan: Plan) -> list[str]:
         *(f"         validation file: {printable(sentence)}" for sentence in plan.validation_notes),
         f"Steps    {plan.steps:,}: {plan.epochs:g} × {plan.blocks:,} blocks of {plan.block_size:,}"
         f" tokens, {plan.batch_size} per step{_at_a_time(plan)}",
-        f"Rate     peak {format_number(plan.learning_rate)}",
+        f"Rate     peak {format_number(plan.learning_rate)}{_ways(plan)}",
         f"Machine  {_processes(plan)}{plan.device}, {plan.dtype}"
         f"; needs about {format_size(plan.memory_bytes)} ({format_size(plan.available_bytes)} free)"
         f"; about {format_duration(plan.expected_s)} on an idle machine",
     ]
     return lines
+
+
+def _ways(plan: Plan) -> str:
+    """What of the model decides how it is trained, where it is not plain."""
+    dropout = f", dropout {plan.dropout:g}" if plan.dropout else ""
+    return dropout + (", records masked" if plan.mask_records else "")
 
 
 def _at_a_time(plan: Plan) -> str:

@@ -269,6 +269,9 @@ def _respond(
         _save_state(prepared, trainer, history)
     elif isinstance(event, Finished):
         if event.reason == "interrupted":
+            if trainer.held_out is None and not _has_checkpoint(prepared):
+                _save_trained(prepared, trainer, history)
+                yield Saved(event.step)
             _save_state(prepared, trainer, history)
             return
         if trainer.held_out is None:
@@ -350,6 +353,13 @@ def _save(
     loss: float | None,
     history: History,
 ) -> None:
+    own = prepared.base.model.config
+    model.config = replace(  # what it was trained with here is no fact about the model
+        model.config,
+        embedding_dropout=own.embedding_dropout,
+        residual_dropout=own.residual_dropout,
+        attention_dropout=own.attention_dropout,
+    )
     training = {
         "conjure": version("conjure"),
         "base": prepared.base_noted,
@@ -379,6 +389,7 @@ def _save_state(prepared: Prepared, trainer: Trainer, history: History) -> None:
         "base": prepared.base_noted,
         "agreement": _agreement(prepared),
         "micro_batch": trainer.settings.micro_batch,
+        "learning_rate": prepared.plan.learning_rate,
         "history": history.to_dict(),
     }
     save_training_state(state_folder(prepared.output), trainer.state(), facts)

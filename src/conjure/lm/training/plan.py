@@ -20,6 +20,7 @@ from conjure.lm.text.token_cache import DataFacts
 # Found with sprite and SmolLM2-135M on one-line jokes and conversations (docs/finetuning.md): ten times the
 # parameters, a quarter of the rate.
 _RATE_AT_10M, _RATE_EXPONENT = 1e-3, -0.6
+_RATE_EXPONENT_OF_0_1 = -0.3
 _LORA_RATE_AT_10M = 5e-3  # found likewise (docs/decisions/0007-lora-of-our-own.md)
 
 _SMALLEST_BLOCK = 128
@@ -70,6 +71,8 @@ class Plan:
         memory_bytes: Estimated need of all processes on one machine.
         available_bytes: What there is.
         expected_s: Estimated time of all steps, without evaluations, seconds.
+        dropout: On each branch, that of the model if none was asked for.
+        mask_records: Whether attention is kept within each record.
         validation_notes: Of a file to measure on: rows left out, what is worth knowing, a sentence each.
     """
 
@@ -102,6 +105,8 @@ class Plan:
     memory_bytes: int
     available_bytes: int
     expected_s: float
+    dropout: float = 0.0
+    mask_records: bool = False
     validation_notes: tuple[str, ...] = ()
 
     @property
@@ -114,10 +119,17 @@ class Plan:
         return asdict(self)
 
 
-def automatic_learning_rate(parameter_count: int, *, lora: bool = False) -> float:
-    """The peak learning rate for fine-tuning a model of this size, or corrections to it, on a small text."""
+def automatic_learning_rate(parameter_count: int, *, lora: bool = False, as_in_0_1: bool = False) -> float:
+    """The peak learning rate for fine-tuning a model of this size, or corrections to it, on a small text.
+
+    Args:
+        parameter_count: Of the model.
+        lora: For corrections.
+        as_in_0_1: The rate of conjure 0.1, whose unfinished trainings do not say what theirs is.
+    """
+    exponent = _RATE_EXPONENT_OF_0_1 if as_in_0_1 else _RATE_EXPONENT
     at_10m = _LORA_RATE_AT_10M if lora else _RATE_AT_10M
-    rate = at_10m * (parameter_count / 1e7) ** _RATE_EXPONENT
+    rate = at_10m * (parameter_count / 1e7) ** exponent
     return float(f"{rate:.1e}")
 
 

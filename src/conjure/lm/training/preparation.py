@@ -211,7 +211,7 @@ def _tuned_on(folder: Path) -> tuple[str, ...]:
 
 def _decided(request: FinetuneRequest, config: ModelConfig) -> FinetuneRequest:
     """The request with what depends on the model; a training that is resumed keeps what it had."""
-    automatic = {"dropout": config.residual_dropout, "mask_records": config.has_rotary_positions}
+    automatic = {"dropout": None, "mask_records": config.has_rotary_positions}
     if request.resume:
         automatic |= load_training_facts(state_folder(Path(request.output).absolute()))["agreement"]
     open_ones = (name for name in ("dropout", "mask_records") if getattr(request, name) is None)
@@ -250,11 +250,9 @@ def trainable_model(base: CausalLM, request: FinetuneRequest) -> CausalLM:
             f"is {request.freeze}; the model has {base.n_layer} blocks",
             fix=option("freeze", base.n_layer),
         )
-    model = base.empty_copy(
-        embedding_dropout=request.dropout,
-        residual_dropout=request.dropout,
-        attention_dropout=request.attention_dropout,
-    )
+    dropouts = ("embedding_dropout", "residual_dropout") if request.dropout is not None else ()
+    changes = dict.fromkeys(dropouts, request.dropout)
+    model = base.empty_copy(**changes, attention_dropout=request.attention_dropout)
     model.load_state_dict({name: weight.clone() for name, weight in base.state_dict().items()}, assign=True)
     if request.freeze > 0:
         for part in (*model.embeddings(), *model.blocks[: request.freeze]):
@@ -326,6 +324,8 @@ def _plan(
         epochs=request.epochs,
         steps=steps,
         learning_rate=_learning_rate(request, model.config),
+        dropout=model.config.residual_dropout,
+        mask_records=bool(request.mask_records),
         memory_bytes=processes // nodes * needed,
         available_bytes=available,
         expected_s=expected_seconds(
@@ -346,9 +346,12 @@ def _learning_rate(request: FinetuneRequest, config: ModelConfig) -> float:
     """The peak; of a training that is resumed, the one that was planned by the version that began it."""
     if request.learning_rate is not None:
         return request.learning_rate
-    begun = (read_training(Path(request.output)) if request.resume else None) or {}
-    planned = begun.get("plan", {}).get("learning_rate")
-    return planned or automatic_learning_rate(config.parameter_count, lora=request.lora is not None)
+    begun = load_training_facts(state_folder(Path(request.output).absolute())) if request.resume else None
+    if begun is not None and "learning_rate" in begun:
+        return begun["learning_rate"]
+    return automatic_learning_rate(
+        config.parameter_count, lora=request.lora is not None, as_in_0_1=begun is not None
+    )
 
 
 def _available_bytes(device: torch.device, processes: int) -> int:

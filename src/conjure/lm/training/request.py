@@ -74,7 +74,7 @@ class FinetuneRequest:
         warmup_ratio: Share of all steps over which it rises.
         weight_decay: Of matrices, decoupled.
         max_grad_norm: Longer gradients are scaled down to this; 0 leaves them.
-        dropout: After the embeddings and on each branch; None is what the model was trained with.
+        dropout: After the embeddings and on each branch; None is as its ``config.json`` says.
         attention_dropout: On attention weights; slow on a CPU and of no measurable use here.
         grad_accumulation: Forward passes per optimizer step; more where memory does not hold `batch_size`.
         distributed: Processes that share each step's blocks, which they must divide; the losses do not depend

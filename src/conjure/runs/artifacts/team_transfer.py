@@ -34,6 +34,7 @@ from conjure.runs.objects import base
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import KEPT_FILES, UPLOADS, Resource
 from conjure.runs.schema.run_folder import COLUMNS_FILE, LOG_FILE, MANIFEST, METRICS_FILE, RunFolder
+from conjure.runs.schema.status import RunStatus
 
 if TYPE_CHECKING:
     from conjure.runs.artifacts.team_files import SharedManifest
@@ -96,6 +97,8 @@ def is_left_over(home: Home, record: RunRecord) -> bool:
     owner = record.owner
     if record.spec.on is None or owner is None or record.waits_in_queue:
         return False
+    if record.status.is_final and RunStatus.RUNNING not in record.facts.entered:
+        return False  # the attempt that followed never came to its command: what is here is the newest
     return owner.machine != machine_id(home)
 
 

@@ -64,6 +64,7 @@ class RunUploader:
         self._input_thread = threading.Thread(
             target=self._send_again, args=(self._give_inputs,), name="input-upload", daemon=True
         )
+        self._place: int | None = None  # which attempt of the record's this is, from 1
         self._checkpoints: CheckpointSender | None = None
         self._checkpoint_thread = threading.Thread(
             target=self._send_checkpoints, name="checkpoints", daemon=True
@@ -164,9 +165,9 @@ class RunUploader:
         self.end_checkpoints()
         self._is_over.set()
         # The inputs last: what the run printed must not be lost for them.
+        until = time.monotonic() + patience_s
         for thread, send in ((self._thread, self._send), (self._input_thread, self._give_inputs)):
-            until = time.monotonic() + patience_s
-            if not _has_ended(thread, max(patience_s, _PATIENCE_WITH_THREAD_S), go_on):
+            if not _has_ended(thread, max(until - time.monotonic(), _PATIENCE_WITH_THREAD_S), go_on):
                 return  # the store neither answers nor refuses
             self._send_here(send, until, go_on)
 
@@ -245,7 +246,9 @@ class RunUploader:
             return
         record = files.database.get(self._number)
         if record.spec.retry:
-            files.note_attempt(self._number, len(record.attempts) + 1, self._attempt)
+            if self._place is None:  # once: when it is tried again, the next attempt may have begun
+                self._place = len(record.attempts) + 1
+            files.note_attempt(self._number, self._place, self._attempt)
         files.send_inputs(self._home, record)
         self._gave_inputs = True
 

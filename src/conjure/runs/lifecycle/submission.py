@@ -46,6 +46,7 @@ from conjure.runs.scheduling.run_queue import enqueue, has_room
 from conjure.runs.scheduling.scheduler import refuse_impossible
 from conjure.runs.scheduling.scheduler_start import (
     dependency_failed,
+    remove_request,
     start_dispatcher,
     start_scheduler,
     wake_scheduler,
@@ -158,6 +159,7 @@ def _handing_over(store: Database, number: int, lock: RunLock) -> Iterator[None]
         yield
     except BaseException as error:
         if isinstance(error, IllegalMoveError) and store.facts(number).status.is_final:
+            remove_request(store.home, number)
             return  # somebody ended it meanwhile, and its record says so
         close_failed_submission(store, number, error)
         raise

@@ -31,13 +31,15 @@ async function show(address) {
 
 function exchange(fresh, place) {
   const chosen = new Set(picked()), heading = document.activeElement?.closest("[data-results] th");
-  const focused = heading ? heading.cellIndex : -1;
+  const focused = heading ? heading.cellIndex : -1, marked = rows()[at], isInRow = marked?.contains(document.activeElement);
   results.replaceChildren(...place.childNodes);
   document.querySelector("[data-total]").textContent = fresh.querySelector("[data-total]").textContent;
   // The form that chooses columns sends the order, too.
   for (const old of filters.querySelectorAll("[type=hidden]")) old.remove();
   filters.append(...fresh.querySelectorAll("[data-filters] [type=hidden]"));
-  at = -1;
+  at = marked ? rows().findIndex((row) => row.dataset.run === marked.dataset.run) : -1; // keys go on from there
+  rows()[at]?.classList.add("at");
+  if (isInRow) rows()[at]?.querySelector("a").focus();
   for (const box of results.querySelectorAll("[name=runs]")) box.checked = chosen.has(Number(box.value));
   if (focused >= 0) results.querySelectorAll("thead th")[focused]?.querySelector("a")?.focus();
   count();
