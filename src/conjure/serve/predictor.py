@@ -105,9 +105,7 @@ class PredictorApi:
         self._predictor, self._most_waiting = predictor, most_waiting
         self._waiting, self._draining = 0, False
         self._thread = DaemonThread("predictor")
-        self._checks = DaemonThread(
-            "predictor-checks"
-        )  # one for all, lest checks that hang fill the process
+        self._checks = DaemonThread("predictor-checks")  # one for all, lest checks that hang fill the process
         metrics = self._metrics = Metrics("conjure:")
         metrics.counter("requests_total", "Requests received.")
         metrics.counter("request_failed_total", "Requests whose predict failed.")

@@ -252,3 +252,38 @@ def test_a_training_on_other_records_is_not_resumed(request_to, tmp_path, inputs
     with pytest.raises(UsageError, match="the interrupted training was on other records") as refused:
         next(train(prepared))
     assert refused.value.hint == "install conjure 0.1.0 to continue it, or omit resume to start again"
+
+
+def test_an_interrupted_training_without_held_out_text_leaves_a_model(request_to, tmp_path):
+    request = request_to(tmp_path / "tuned", holdout=0)
+    stop_after(request, 3)
+    assert training_of(request.output)["step"] == 3
+    conjure.load(request.output)
+    _, events = tune(replace(request, resume=True))
+    assert next(event.step for event in events if isinstance(event, StepDone)) == 4
+
+
+def test_the_rate_is_the_one_it_began_with_whatever_checkpoint_is_there(request_to, tmp_path):
+    tune(request_to(tmp_path / "tuned", learning_rate=1e-5))
+    request = request_to(tmp_path / "tuned", learning_rate=None, seed=7)
+    stop_after(request, 3)
+    begun = prepare(replace(request, output=tmp_path / "other")).plan.learning_rate
+    assert prepare(replace(request, resume=True)).plan.learning_rate == begun != 1e-5
+
+
+def test_an_unfinished_training_of_0_1_keeps_the_rate_of_that_version(request_to, tmp_path):
+    request = request_to(tmp_path / "tuned", learning_rate=None)
+    stop_after(request, 3)
+    progress = state_folder(request.output) / "progress.json"
+    facts = json.loads(progress.read_text())
+    del facts["learning_rate"]
+    progress.write_text(json.dumps(facts))
+    plan = prepare(replace(request, resume=True)).plan
+    assert plan.learning_rate == pytest.approx(1e-3 * (plan.parameters / 1e7) ** -0.3, rel=0.05)
+
+
+def test_dropout_of_one_training_is_not_the_default_of_the_next(request_to, tmp_path):
+    result, _ = tune(request_to(tmp_path / "tuned", dropout=0.3, attention_dropout=0.2))
+    again = prepare(replace(request_to(tmp_path / "again"), model=result.checkpoint))
+    config = again.model.config
+    assert (config.embedding_dropout, config.residual_dropout, config.attention_dropout) == (0.0, 0.0, 0.0)
