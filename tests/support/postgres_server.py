@@ -150,9 +150,13 @@ class PostgresServer:
                 "SELECT pid FROM pg_stat_activity WHERE application_name = 'conjure'"
                 " AND datname = current_database() ORDER BY pid"
             ).fetchall()
-        if rows:
+        if not rows:
+            return False
+        try:
             os.kill(choose([pid for (pid,) in rows]), signal.SIGKILL)
-        return bool(rows)
+        except ProcessLookupError:  # its client has just closed the connection
+            return False
+        return True
 
     def new_database(self) -> str:
         """An empty database; its address."""
