@@ -6,6 +6,7 @@ tests/integration/runs/test_distributed.py.
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Barrier
 
 import pytest
 import torch
@@ -26,12 +27,14 @@ def connected(size, work):
     """What `work` comes to in each of so many connected processes."""
     store = HashStore()
     store.set_timeout(PATIENCE)
+    all_connected = Barrier(size)  # one that is done closes its connections: not before the others have theirs
 
     def member(rank):
         options = ProcessGroupGloo._Options()
         options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
         options._timeout = PATIENCE
         backend = ProcessGroupGloo(store, rank, size, options)
+        all_connected.wait(PATIENCE.total_seconds())
         return work(ConnectedGroup(backend, store, rank, size, CPU))
 
     with ThreadPoolExecutor(size) as pool:
