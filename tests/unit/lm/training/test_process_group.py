@@ -27,7 +27,7 @@ def connected(size, work):
     """What `work` comes to in each of so many connected processes."""
     store = HashStore()
     store.set_timeout(PATIENCE)
-    all_connected = Barrier(size)  # one that is done closes its connections: not before the others have theirs
+    all_connected = Barrier(size)  # who is done closes its connections: not before all have theirs
 
     def member(rank):
         options = ProcessGroupGloo._Options()
