@@ -209,12 +209,18 @@ def test_the_log_is_searched_and_followed(window, small):
     expect(page.locator(".line.stderr")).to_be_in_viewport()
 
 
-def test_new_points_and_lines_are_seen_and_nothing_else_moves(window, writing, tmp_path):
-    home = Home(tmp_path)
+def _training_run(home):
+    """The number of a run that is under way, with 50 points of its loss."""
     with SqliteDatabase.open(home) as store:
         number = add_run(store, "python train.py").number
         advance(store, number, RunStatus.RUNNING)
     log_points(home, number, "loss", loss_curve(50, 1))
+    return number
+
+
+def test_new_points_and_lines_are_seen_and_nothing_else_moves(window, writing, tmp_path):
+    home = Home(tmp_path)
+    number = _training_run(home)
     print_lines(home, number, ["begin"])
     with visiting(tmp_path) as visitor:
         opened = window(visitor)
@@ -276,10 +282,7 @@ SLOW_POINTS = """() => {
 )
 def test_new_points_are_not_added_to_a_curve_that_they_do_not_go_on_with(window, tmp_path, change):
     home = Home(tmp_path)
-    with SqliteDatabase.open(home) as store:
-        number = add_run(store, "python train.py").number
-        advance(store, number, RunStatus.RUNNING)
-    log_points(home, number, "loss", loss_curve(50, 1))
+    number = _training_run(home)
     with visiting(tmp_path) as visitor:
         opened = window(visitor)
         opened.open(f"/runs/{number}")

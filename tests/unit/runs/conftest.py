@@ -2,6 +2,7 @@
 
 import pytest
 
+from conjure.runs.database.open_database import open_database
 from conjure.runs.database.sqlite import SqliteDatabase
 from support.local_teams import LocalTeam
 
@@ -22,3 +23,10 @@ def team(tmp_path, monkeypatch):
 def member(team, home):
     """A home of the team."""
     return team.join(home)
+
+
+@pytest.fixture
+def shared_store(member):
+    """The team's records, as that home has them."""
+    with open_database(member) as store:
+        yield store

@@ -6,7 +6,6 @@ from conjure.core.files import sha256_bytes
 from conjure.runs.artifacts import team_upload
 from conjure.runs.artifacts.manifest import take_manifest
 from conjure.runs.artifacts.team_upload import RunUploader
-from conjure.runs.database.open_database import open_database
 from conjure.runs.objects.base import blob, record_object, segment
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import MountFacts
@@ -17,12 +16,6 @@ from support.repositories import write_files
 
 HERE = Owner("host", "boot", 1, "1")
 FIRST, LAST = b'{"text": "first"}\n', b'{"text": "last"}\n'
-
-
-@pytest.fixture
-def shared_store(member):
-    with open_database(member) as store:
-        yield store
 
 
 @pytest.fixture

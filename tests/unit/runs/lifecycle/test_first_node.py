@@ -26,12 +26,6 @@ DIGEST = "0" * 64
 
 
 @pytest.fixture
-def shared_store(member):
-    with open_database(member) as store:
-        yield store
-
-
-@pytest.fixture
 def supervised(monkeypatch):
     """The runs that jobs here come to supervise, in place of their supervisors."""
     from conjure.runs.lifecycle import first_node

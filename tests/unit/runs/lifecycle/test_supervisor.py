@@ -7,7 +7,6 @@ import pytest
 
 from conjure.core.home import HOME_VARIABLE
 from conjure.metric_logging import RUN_VARIABLE
-from conjure.runs.database.open_database import open_database
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle.submission import request_of_this_process
 from conjure.runs.lifecycle.supervisor import _begin_anew, _close_after_our_own_fault, _enter
@@ -71,12 +70,6 @@ def test_a_first_attempt_has_nothing_to_leave_behind(store):
 def advance_from_queue(store, number):
     for phase in (RunStatus.BUILDING, RunStatus.MOUNTING, RunStatus.RUNNING):
         store.move(number, phase)
-
-
-@pytest.fixture
-def shared_store(member):
-    with open_database(member) as store:
-        yield store
 
 
 def test_a_fault_of_our_own_ends_the_run_and_says_where_to_look(member, shared_store):
