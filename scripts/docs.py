@@ -155,7 +155,9 @@ def _command_line() -> Iterator[str]:
 
 
 def _section(name: str, command: click.Command) -> Iterator[str]:
-    context = click.Context(command, info_name=f"conjure {name}")
+    # A command keeps the help option that it is first asked for: -h as well, as below `conjure`.
+    above = click.Context(cli, info_name="conjure", **cli.context_settings)
+    context = click.Context(command, info_name=name, parent=above)
     usage = " ".join(command.collect_usage_pieces(context))
     yield from (f"## conjure {name}", "", "```", f"conjure {name} {usage}".rstrip(), "```", "")
     yield from _paragraphs(command.help)

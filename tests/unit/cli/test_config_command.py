@@ -169,7 +169,8 @@ def test_settings_of_runs_are_those_of_trials_that_are_commands_of_the_users(cal
 
     def parsed(*words):
         settings = configured_defaults("sweep")["sweep"]["grid"]
-        given = sweep.grid.make_context("grid", list(words), default_map=settings).params
+        above = click.Context(cli, **cli.context_settings)  # a command keeps its first context's help option
+        given = sweep.grid.make_context("grid", list(words), parent=above, default_map=settings).params
         return [given[name] for name in ("cpus", "timeout", "sandbox")]
 
     assert parsed("--param", "x=1", "--", "echo", ":x:") == [2.0, "1h", True]
