@@ -27,13 +27,14 @@ test: setup  ## the whole suite at small sizes, minutes on 2 cores
 unit: setup  ## the unit tests alone, without those that train or measure for seconds
 	$(BIN)/pytest $(ON_TWO_CORES) -m "not large and not slow" tests/unit
 
-coverage: setup  ## `test` and `test-cluster` with the branches of src/ that they reach; under 92 % fails
+coverage: setup  ## `test`, `test-story` and `test-cluster` with the branches of src/ that they reach; under 92 % fails
 	scripts/install-programs $(CLUSTER_PROGRAMS)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
 	scripts/install-azurite
 	mkdir -p .coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(ON_TWO_CORES)
+	$(BIN)/coverage run -m pytest -n 2 --dist loadfile --timeout 900 tests/story
 	$(BIN)/coverage run -m pytest tests/cluster
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
@@ -69,7 +70,7 @@ test-podman: setup  ## runs in containers with podman; installs it, and makes an
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
 	$(BIN)/pytest tests/jupyter
 
-test-story: setup  ## the whole of `conjure demo`, its steps as runs, and what comes of them
+test-story: setup  ## stories of minutes: the whole demo, fine-tunes of every family, sweeps, a home of 0.1.0
 	$(BIN)/pytest -n 2 --dist loadfile --timeout 900 tests/story
 
 CLUSTER_PROGRAMS := initdb=postgresql openssl=openssl slurmctld=slurmctld slurmd=slurmd sbatch=slurm-client munged=munge

@@ -106,7 +106,7 @@ class Trained:
         seed: Of everything random.
         base: Nats per byte of the held-out records before.
         kept: The same of the weights that `conjure finetune` keeps, or the last ones where it stops nowhere.
-        averaged: The same of the average of the latest steps, where it was lowest.
+        averaged: The same of the average of the latest steps, where it was lowest; None: not measured.
         epoch: After how many epochs the weights are kept.
         epochs: Trained in all.
         seconds: Of training alone, without evaluations.
@@ -118,18 +118,18 @@ class Trained:
     seed: int
     base: float
     kept: float
-    averaged: float
+    averaged: float | None
     epoch: float
     epochs: float
     seconds: float
 
 
-def train(model: str, data: Path, setting: str, seed: int) -> Trained:
-    """One training, measured at each evaluation."""
+def train(model: str, data: Path, setting: str, seed: int, *, averages: bool = False) -> Trained:
+    """One training, measured at each evaluation; with `averages`, of the averaged weights as well."""
     with tempfile.TemporaryDirectory() as folder:
         request = {"data": [data], "model": model, "output": Path(folder) / "output", "seed": seed}
         prepared = prepare(FinetuneRequest(**request, **settings_of(EVERY[setting], request)))
-        return _train(prepared, data.name, setting)
+        return _train(prepared, data.name, setting, averages=averages)
 
 
 def settings_of(changes: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,18 +146,20 @@ def settings_of(changes: Mapping[str, Any], request: Mapping[str, Any]) -> dict[
     return given
 
 
-def _train(prepared: Prepared, data: str, setting: str) -> Trained:
+def _train(prepared: Prepared, data: str, setting: str, *, averages: bool) -> Trained:
     held_out = held_out_texts(prepared.split.heldout, prepared.tokenizer, tokens=MOST_SCORED)
     base = nats_per_byte(prepared, held_out, prepared.base.model)
     trainer = make_trainer(prepared)
-    average = WeightAverage(trainer)
-    seconds, kept, kept_step, averaged = 0.0, base, 0, base
+    average, averaged = (WeightAverage(trainer), base) if averages else (None, None)
+    seconds, kept, kept_step = 0.0, base, 0
     for event in trainer.run():
         if isinstance(event, StepDone):
             seconds += event.seconds
-            average.update()
+            if average is not None:
+                average.update()
         elif isinstance(event, Evaluated) and event.step > 0:
-            averaged = min(averaged, nats_per_byte(prepared, held_out, average.model()))
+            if average is not None and averaged is not None:
+                averaged = min(averaged, nats_per_byte(prepared, held_out, average.model()))
             if event.improved or not prepared.request.patience:
                 kept, kept_step = (
                     nats_per_byte(prepared, held_out, trainer.full_precision_model()),
@@ -227,14 +229,11 @@ def lines(trained: list[Trained]) -> Iterator[str]:
 
 
 def _line(setting: str, found: list[Trained]) -> str:
-    kept = [one.kept for one in found]
-    means = {
-        name: statistics.mean(getattr(one, name) for one in found)
-        for name in ("averaged", "epochs", "seconds")
-    }
+    kept, averaged = [one.kept for one in found], [one.averaged for one in found if one.averaged is not None]
+    epochs, seconds = (statistics.mean(getattr(one, name) for one in found) for name in ("epochs", "seconds"))
     return (
         f"| {setting} | {len(found)} | {statistics.mean(kept):.4f} | {min(kept):.4f} to {max(kept):.4f}"
-        f" | {means['averaged']:.4f} | {means['epochs']:.1f} | {means['seconds']:.0f} |"
+        f" | {f'{statistics.mean(averaged):.4f}' if averaged else '-'} | {epochs:.1f} | {seconds:.0f} |"
     )
 
 
@@ -245,6 +244,7 @@ def main() -> None:
     parser.add_argument("--model", default="sprite")
     parser.add_argument("--seeds", default="1,2", help="with commas (1,2)")
     parser.add_argument("--only", help="some settings, by the beginnings of their names, with commas")
+    parser.add_argument("--averages", action="store_true", help="measure averaged weights as well")
     parser.add_argument("--results", type=Path, required=True, help="where each training is noted")
     options = parser.parse_args()
     only = tuple(options.only.split(",")) if options.only else ("",)
@@ -255,7 +255,7 @@ def main() -> None:
             for setting in (each for each in EVERY if each.startswith(only)):
                 if (options.model, data.name, setting, seed) in done:
                     continue
-                trained.append(train(options.model, data, setting, seed))
+                trained.append(train(options.model, data, setting, seed, averages=options.averages))
                 print(trained[-1], file=sys.stderr, flush=True)
                 with options.results.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(trained[-1])) + "\n")

@@ -1,6 +1,6 @@
 """Whatever stands in a run's files and on the command line, it is read or refused with one sentence.
 
-`make test` tries a thousand inputs of each kind; `scripts/fuzz -n N` as many as one likes.
+`make test` tries 300 inputs of each kind; `scripts/fuzz -n N` as many as one likes.
 """
 
 import json
@@ -21,7 +21,7 @@ from conjure.runs.schema.spec import Mount, RunSpec
 from conjure.runs.schema.stop_conditions import parse_stop_condition
 from support.casting import OWNER
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "1000"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
 many = settings(
     max_examples=EXAMPLES,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
