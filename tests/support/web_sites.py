@@ -8,9 +8,9 @@ from conjure.core.home import Home
 from conjure.http.api_keys import ApiKeys
 from conjure.http.server import Shutdown, listen
 from conjure.web.app import create_app
-from conjure.web.page_context import Site
-from conjure.web.pages.playground import LazyPlayground
+from conjure.web.routes.playground import LazyPlayground
 from conjure.web.session import Session
+from conjure.web.site import Site
 from support.http_servers import Client, running
 
 

@@ -67,9 +67,9 @@ def _has_no_links(home: Home) -> bool:
 
 def _recorded() -> ModuleType:
     # The records of runs and all that they need, which the names of most models and files do without.
-    from conjure.recipes import recorded_resources
+    from conjure.recipes import stored_resource_lookup
 
-    return recorded_resources
+    return stored_resource_lookup
 
 
 def checkpoint_resource(home: Home, name: str) -> str:

@@ -27,8 +27,8 @@ from conjure.http.generation.service import GenerationService, Ticket
 from conjure.http.metrics_text import CONTENT_TYPE
 from conjure.http.request_body import read_json_object
 from conjure.serve.chat import ChatResponse, answer_chat, stream_chat
-from conjure.serve.chat_call import read_chat_call
-from conjure.serve.completion_call import read_completion_call
+from conjure.serve.chat_request import read_chat_request
+from conjure.serve.completion_request import read_completion_request
 from conjure.serve.completions import CompletionResponse, complete, stream_completion
 from conjure.serve.monitoring import Monitoring, RequestClock
 from conjure.serve.tokenizer_routes import detokenize, tokenize, tokenizer_info
@@ -216,8 +216,8 @@ class _Kind:
     read_blocks: bool = False
 
 
-_COMPLETIONS = _Kind(read_completion_call, CompletionResponse, complete, stream_completion)
-_CHAT = _Kind(read_chat_call, ChatResponse, answer_chat, stream_chat, read_blocks=True)  # for the template
+_COMPLETIONS = _Kind(read_completion_request, CompletionResponse, complete, stream_completion)
+_CHAT = _Kind(read_chat_request, ChatResponse, answer_chat, stream_chat, read_blocks=True)  # for the template
 
 
 class _Streamed:

@@ -12,7 +12,7 @@ from conjure.http.event_stream import DONE, event
 from conjure.http.generation.requests import Event, TokenLogprob, TokenWritten
 from conjure.http.generation.served_model import ServedModel
 from conjure.serve.collected_texts import Text, collect
-from conjure.serve.generation_call import Call
+from conjure.serve.generation_request import Call
 from conjure.serve.response import ApiResponse
 from conjure.serve.token_texts import finite, spell_token
 

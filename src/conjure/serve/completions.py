@@ -12,7 +12,7 @@ from conjure.http.event_stream import DONE, event
 from conjure.http.generation.requests import Event, PromptScored, TokenLogprob, TokenWritten
 from conjure.http.generation.served_model import ServedModel
 from conjure.serve.collected_texts import Text, collect
-from conjure.serve.completion_call import CompletionCall
+from conjure.serve.completion_request import CompletionCall
 from conjure.serve.response import ApiResponse
 from conjure.serve.token_texts import LegacyLogprobs, prompt_logprobs
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from conjure.http.errors import to_json_bytes
 from conjure.http.generation.served_model import ServedModel
-from conjure.serve.generation_call import Call
+from conjure.serve.generation_request import Call
 
 AnyCall = TypeVar("AnyCall", bound=Call)
 

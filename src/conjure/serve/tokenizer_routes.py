@@ -8,7 +8,7 @@ from typing import Any
 
 from conjure.http.errors import bad_value, shown
 from conjure.http.generation.served_model import ServedModel
-from conjure.serve.completion_call import encode_prompt
+from conjure.serve.completion_request import encode_prompt
 from conjure.serve.fields import Fields
 
 _MOST_TOKENS = 1_000_000

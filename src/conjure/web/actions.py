@@ -22,7 +22,7 @@ from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.stop_requests import end_runs, request_end
 from conjure.runs.lifecycle.submission import rerun
 from conjure.runs.schema.spec import label_fault
-from conjure.web.page_context import Site
+from conjure.web.site import Site
 
 _LARGEST_BODY = 1 << 16
 _MOST_RUNS = 1000

@@ -21,11 +21,11 @@ from conjure.http.application import application
 from conjure.http.errors import HttpError, error_response, to_http_error
 from conjure.http.headers import with_missing
 from conjure.web.actions import act
-from conjure.web.page_context import Site
-from conjure.web.pages import compare, curves, files, home, lineage, log, playground, run, runs, sweeps
-from conjure.web.pages.playground import LazyPlayground
 from conjure.web.rendering import assets, assets_version, page
+from conjure.web.routes import compare, curves, files, lineage, log, overview, playground, run, runs, sweeps
+from conjure.web.routes.playground import LazyPlayground
 from conjure.web.session import Session
+from conjure.web.site import Site
 
 _POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -52,7 +52,7 @@ class _RunNumber(Convertor[int]):
 
 register_url_convertor("run", _RunNumber())
 _ROUTES = [
-    Route("/", home.show),
+    Route("/", overview.show),
     Route("/runs", runs.table),
     Route("/runs.json", runs.changes),
     Route("/runs/{number:run}", run.show),

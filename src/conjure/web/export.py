@@ -17,8 +17,8 @@ from conjure.runs.telemetry.metric_column_cache import MetricColumns
 from conjure.runs.views import RunView, view_run
 from conjure.web.curve_data import origin_of
 from conjure.web.curve_drawing import chart
-from conjure.web.pages.compare import shown_differences
 from conjure.web.rendering import assets, render
+from conjure.web.routes.compare import shown_differences
 
 _LOG_LINES = 500
 

@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse
 from conjure.core.text import plural, to_iso, valid_utf8
 from conjure.core.times import age, local_time
 from conjure.core.units import format_duration, format_number, format_size
-from conjure.web.page_context import Site
+from conjure.web.site import Site
 
 _STATIC = Path(str(files("conjure.web") / "static"))
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")

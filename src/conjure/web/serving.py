@@ -15,9 +15,9 @@ from conjure.http.api_keys import ApiKeys, load_api_keys
 from conjure.http.server import HttpServer, Shutdown, address_of, listen
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.web.app import create_app
-from conjure.web.page_context import Site
-from conjure.web.pages.playground import LazyPlayground
+from conjure.web.routes.playground import LazyPlayground
 from conjure.web.session import Session
+from conjure.web.site import Site
 
 DEFAULT_PORT = 8180
 

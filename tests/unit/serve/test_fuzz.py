@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from conjure.serve.chat_call import KNOWN as KNOWN_CHAT
-from conjure.serve.completion_call import KNOWN
-from conjure.serve.generation_call import IGNORED
+from conjure.serve.chat_request import KNOWN as KNOWN_CHAT
+from conjure.serve.completion_request import KNOWN
+from conjure.serve.generation_request import IGNORED
 from support.api_servers import serving
 from support.models import tiny_checkpoint
 

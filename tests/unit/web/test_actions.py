@@ -88,7 +88,7 @@ def test_only_json_is_read(home):
 
 def test_what_only_looks_cannot_write(home):
     from conjure.errors import StoreError
-    from conjure.web.page_context import Site
+    from conjure.web.site import Site
 
     with Site(home).store() as store, pytest.raises(StoreError):
         store.set_archived(1, archived=True)

@@ -29,7 +29,7 @@ from conjure.runs.artifacts.team_transfer import (
     shared_files,
     upload_elsewhere,
 )
-from conjure.runs.artifacts.upload_sources import EarlierVersion, FileMarks, kept_mode
+from conjure.runs.artifacts.upload_change_detection import EarlierVersion, FileMarks, kept_mode
 from conjure.runs.schema.run_folder import MANIFEST
 
 _SUMMARY = UPLOAD_SUMMARY

@@ -9,7 +9,7 @@ import pytest
 from conjure.core import trees
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, StoreError, UsageError
-from conjure.runs.artifacts import upload_sources, uploads
+from conjure.runs.artifacts import upload_change_detection, uploads
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import resolve
 from conjure.runs.artifacts.uploads import list_uploads, read_upload, remove_upload, upload
@@ -70,13 +70,13 @@ def later(monkeypatch) -> None:
 def read(monkeypatch) -> list[str]:
     """Digests that were taken of files whose mark did not tell enough."""
     taken: list[str] = []
-    digest = upload_sources.sha256_open_file
+    digest = upload_change_detection.sha256_open_file
 
     def noted(descriptor: int) -> str:
         taken.append(digest(descriptor))
         return taken[-1]
 
-    monkeypatch.setattr(upload_sources, "sha256_open_file", noted)
+    monkeypatch.setattr(upload_change_detection, "sha256_open_file", noted)
     return taken
 
 

@@ -17,7 +17,7 @@ from conjure.runs.telemetry.curve_downsampling import CurveRequest, draw_curve
 from conjure.runs.views import key_metric
 from conjure.web.curve_data import csv_rows, origin_of, pack_curves
 from conjure.web.curve_drawing import chart, sparkline
-from conjure.web.page_context import Site
+from conjure.web.site import Site
 
 MOST_RUNS = 50
 _MOST_PARTS = 2000

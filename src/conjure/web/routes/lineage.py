@@ -22,8 +22,8 @@ from conjure.runs.inspect.lineage import (
 )
 from conjure.runs.views import status_text, status_tone
 from conjure.web.lineage_drawing import Box, draw
-from conjure.web.page_context import Site
 from conjure.web.rendering import page
+from conjure.web.site import Site
 
 _MOST_BOXES = 80
 

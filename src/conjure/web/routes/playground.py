@@ -19,8 +19,8 @@ from conjure.http.request_body import read_json_object
 from conjure.installation import install_command
 from conjure.runs.database.base import RunFilter
 from conjure.runs.schema.status import RunStatus
-from conjure.web.page_context import Site
 from conjure.web.rendering import page
+from conjure.web.site import Site
 
 if TYPE_CHECKING:
     from conjure.web.playground import Playground

@@ -19,9 +19,9 @@ from conjure.runs.telemetry.curve_downsampling import CurveRequest
 from conjure.runs.telemetry.log_window import LogWindow, Piece, read_after, read_before
 from conjure.runs.views import RunView, view_run
 from conjure.web.curve_data import curve_json, origin_of
-from conjure.web.page_context import Site
-from conjure.web.pages.files import saved_file
 from conjure.web.rendering import page, piece
+from conjure.web.routes.files import saved_file
+from conjure.web.site import Site
 
 LONGEST_LOG_SEARCH = 200
 _FIRST_LINES = 300

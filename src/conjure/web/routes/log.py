@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from conjure.errors import UsageError
 from conjure.runs.telemetry.log_window import read_after, read_before, search
 from conjure.runs.telemetry.logs import LogTail, lines
-from conjure.web.page_context import Site
-from conjure.web.pages.run import LONGEST_LOG_SEARCH, line_answer, log_position, window_answer
 from conjure.web.rendering import page
+from conjure.web.routes.run import LONGEST_LOG_SEARCH, line_answer, log_position, window_answer
+from conjure.web.site import Site
 
 _MOST_LINES = 1000
 

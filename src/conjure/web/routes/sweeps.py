@@ -9,8 +9,8 @@ from starlette.responses import JSONResponse, Response
 from conjure.runs.database.sweep_rows import SweepState
 from conjure.runs.views import TONES
 from conjure.sweeps.view import look_at_sweep
-from conjure.web.page_context import Site
 from conjure.web.rendering import page
+from conjure.web.site import Site
 from conjure.web.sweep_drawing import against_parameter, parallel_coordinates
 
 _MOST = 100

@@ -1,7 +1,7 @@
 """The fields of ``POST /v1/chat/completions``, read and checked.
 
-Main entry: `read_chat_call`. Invariant: as for completions; what a message says is never taken for a control
-token.
+Main entry: `read_chat_request`. Invariant: as for completions; what a message says is never taken for a
+control token.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from conjure.lm.text.chat.encoding import ChatEncoder
 from conjure.lm.text.chat.formats import Message
 from conjure.lm.text.chat.template import ChatTemplate, find_template
 from conjure.serve.fields import Fields
-from conjure.serve.generation_call import (
+from conjure.serve.generation_request import (
     IGNORED,
     LOGPROBS,
     SAMPLES,
@@ -36,7 +36,7 @@ _MESSAGE_FIELDS = {"role", "content", "name"}
 _TEXT_PART = {"type", "text"}
 
 
-def read_chat_call(body: Mapping[str, Any], model: ServedModel) -> Call:
+def read_chat_request(body: Mapping[str, Any], model: ServedModel) -> Call:
     """Check a request for a model.
 
     Raises:

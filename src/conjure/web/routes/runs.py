@@ -18,9 +18,9 @@ from conjure.errors import UsageError
 from conjure.runs.database.base import METRIC, ORDERS, PARAM, Database, RunFilter
 from conjure.runs.schema.status import RunStatus
 from conjure.runs.views import RunRow, list_page
-from conjure.web.page_context import Site
-from conjure.web.pages.curves import MOST_RUNS
 from conjure.web.rendering import page, piece
+from conjure.web.routes.curves import MOST_RUNS
+from conjure.web.site import Site
 
 PAGE_ROWS = 100
 _AROUND = 0

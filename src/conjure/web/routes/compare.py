@@ -23,9 +23,9 @@ from conjure.runs.schema.resource import RUNS, Resource
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.metrics import Summary
 from conjure.runs.views import status_text, status_tone
-from conjure.web.page_context import Site
-from conjure.web.pages.curves import MOST_RUNS, numbers_in
 from conjure.web.rendering import page
+from conjure.web.routes.curves import MOST_RUNS, numbers_in
+from conjure.web.site import Site
 
 _SAMPLES_FILE = "samples.json"
 _MOST_SAMPLES = 20

@@ -1,6 +1,6 @@
 """The fields of ``POST /v1/completions``, read and checked.
 
-Main entry: `read_completion_call`. Invariant: the names and defaults are OpenAI's and vLLM's; what is not
+Main entry: `read_completion_request`. Invariant: the names and defaults are OpenAI's and vLLM's; what is not
 served is refused by name.
 """
 
@@ -14,7 +14,7 @@ from conjure.http.generation.served_model import ServedModel
 from conjure.lm.bounds import LARGEST_COUNT, Bound
 from conjure.lm.text.tokenizer import Tokenizer
 from conjure.serve.fields import Fields, checked_ids
-from conjure.serve.generation_call import (
+from conjure.serve.generation_request import (
     IGNORED,
     LOGPROBS,
     SAMPLES,
@@ -50,7 +50,7 @@ class CompletionCall(Call):
     prompt_logprobs: int | None
 
 
-def read_completion_call(body: Mapping[str, Any], model: ServedModel) -> CompletionCall:
+def read_completion_request(body: Mapping[str, Any], model: ServedModel) -> CompletionCall:
     """Check a request for a model.
 
     Raises:

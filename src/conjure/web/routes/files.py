@@ -27,8 +27,8 @@ from conjure.runs.artifacts.listing import Listed, list_contents
 from conjure.runs.artifacts.resource_paths import resolve
 from conjure.runs.artifacts.team_transfer import bring_manifest
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.web.page_context import Site
 from conjure.web.rendering import page
+from conjure.web.site import Site
 
 REPORT_PAGE = "report.html"
 _PICTURES = {

@@ -14,8 +14,8 @@ from conjure.core.home import Home
 from conjure.runs.database.base import RunFilter
 from conjure.runs.schema.status import PHASES, RunStatus
 from conjure.runs.views import list_runs
-from conjure.web.page_context import Site
 from conjure.web.rendering import page
+from conjure.web.site import Site
 
 _SHOWN = 8
 _WENT_WRONG = (
@@ -50,7 +50,7 @@ def show(request: Request) -> Response:
         outputs = sum(size.size_bytes or 0 for size in store.sizes() if size.was_saved)
     return page(
         request,
-        "home.html",
+        "overview.html",
         active=active,
         wrong=wrong,
         ended=ended,
