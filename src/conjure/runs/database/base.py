@@ -629,7 +629,7 @@ class Maintenance(Protocol):
         ...
 
     def reindex(self) -> tuple[list[int], list[int]]:
-        """Rebuild the rows of all runs from their folders, but of those that still go on; the links too.
+        """Rebuild links, sweeps, and the rows of all runs that do not still go on, from their files.
 
         A row that cannot be read is made anew, or goes where there is no record to make it from.
 
