@@ -124,30 +124,22 @@ def test_a_metric_that_is_never_reported_is_told_after_the_first_trial(sweep, cl
     assert len(client.runs()) == 1
 
 
-def test_a_sweep_is_stopped_and_goes_on_with_the_same_proposals(sweep, client):
-    command = [
-        "random",
-        "-b",
-        "-n",
-        "2",
-        "--param",
-        "x=1:9",
-        "--",
-        "sh",
-        "-c",
-        "test -e go || sleep 60; : :x:",
-    ]
-    proposed = sweep("random", "--dry-run", *command[2:])[1].splitlines()
-    assert sweep(*command)[0] == 0
+def test_a_sweep_that_was_stopped_goes_on_to_its_end_with_the_same_proposals(sweep, client, tmp_path):
+    space = ["-n", "2", "--param", "x=1:9", "--", "sh", "-c", f"test -e {tmp_path}/go || sleep 60; : :x:"]
+    proposed = sweep("random", "--dry-run", *space)[1].splitlines()
+    assert sweep("random", "-b", *space)[0] == 0
     wait_until(lambda: client.runs(), "a trial was started")
     assert sweep("stop", "1")[1] == "Sweep 1: stopped, 1 of its trials stopped\n"
     (stopped,) = client.runs()
     assert stopped.end_reason == "stop_requested"
-    assert sweep("resume", "1", "-b")[0] == 0
-    wait_until(lambda: len(client.runs()) == 2, "the other trial was started")
-    sweep("stop", "1")
-    params = [run.record.spec.params["x"] for run in reversed(client.runs())]
-    assert [line.rsplit(" ", 1)[1].strip("'") for line in proposed] == params
+    (tmp_path / "go").touch()
+    status, _, err = sweep("resume", "1")
+    assert status == 0
+    assert "trial 0 (run 2): complete" in err
+    trials = client.get_sweep(1).view.trials
+    assert [(trial.run, trial.status) for trial in trials] == [(2, "complete"), (3, "complete")]
+    assert [line.rsplit(" ", 1)[1].strip("'") for line in proposed] == [trial.params["x"] for trial in trials]
+    assert trials[0].params == stopped.record.spec.params
 
 
 def test_a_trial_that_does_worse_is_pruned_and_keeps_its_outputs(sweep, client):

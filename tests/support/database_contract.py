@@ -4,6 +4,7 @@ A module of tests for one database imports all of this; its `home` is where the 
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -125,13 +126,24 @@ def test_a_run_in_a_queue_is_carried_by_nobody(store):
     assert store.queued(Owner.queue("another host", "boot")) == {}
 
 
+@pytest.mark.parametrize(("later_s", "may_start"), [(-1.0, True), (500.0, False), (7200.0, True)])
+def test_a_clock_that_was_set_back_keeps_no_run_from_its_next_attempt(store, later_s, may_start):
+    number = add_run(store, retry=1).number
+    advance(store, number, RunStatus.RUNNING)
+    died, queue = Ending(EndReason.SUPERVISOR_DIED), Owner.queue("host", "boot")
+    store.retry_run(number, died, queue, host=None, delay_s=1.0)
+    store._set(number, {"retry_at": store._session.now() + later_s})
+    (claim,) = store.claims()
+    assert claim.may_start is may_start
+
+
 def test_an_attempt_ends_and_the_run_waits_for_the_next(store):
     run = add_run(store, retry=1)
     number, queue = run.number, Owner.queue("host", "boot")
     advance(store, number, RunStatus.RUNNING)
     started = store.get(number).facts.entered[RunStatus.RUNNING]
     died = Ending(EndReason.SUPERVISOR_DIED, message="it died")
-    store.retry_run(number, died, queue, host="far", delay_s=1000.0)
+    store.retry_run(number, died, queue, host="far", delay_s=500.0)
     record = store.get(number)
     (attempt,) = record.attempts
     assert (attempt.number, attempt.host, attempt.running_at) == (1, "far", started)
@@ -140,7 +152,7 @@ def test_an_attempt_ends_and_the_run_waits_for_the_next(store):
     assert read_record(store.home.run_folder(number)) == record
     (claim,) = store.claims()
     assert not claim.may_start
-    assert 990 < claim.delay_s <= 1000
+    assert 490 < claim.delay_s <= 500
     store.begin_attempt(number, OTHER)
     (claim,) = store.claims()
     assert claim.may_start
@@ -645,3 +657,70 @@ def test_a_sweep_ends_once_and_can_go_on(store):
     ]
     with pytest.raises(NotFoundError, match="there is no sweep 9; the newest is 1"):
         store.sweep(9)
+
+
+def lose_sweeps(store):
+    """As a database that was made anew has none."""
+    for table in ("sweep_trials", "sweeps"):
+        store._session.execute(f"DELETE FROM {table}")
+
+
+def test_a_lost_sweep_is_restored_from_its_file_with_its_trials(store):
+    sweep = store.create_sweep({"asked": 1}, trials=3, parallel=2, rung_metric="loss")
+    run, other = start_trial(store, sweep, 0), start_trial(store, sweep, 1)
+    store.end_run(run, DONE)
+    store.settle_trial(sweep, 0, run, 0.5, 7)
+    store.end_sweep(sweep, SweepState.STOPPED, "because")
+    before, trials = store.sweep(sweep), store.trials(sweep)
+    lose_sweeps(store)
+    store.reindex()
+    assert (store.sweep(sweep), store.trials(sweep)) == (before, trials)
+    assert store.rung_metric(other) == "loss"
+    store.continue_sweep(sweep, trials=4)
+    lose_sweeps(store)
+    store._session.execute("DELETE FROM runs WHERE number = ?", (other,))
+    shutil.rmtree(store.home.run_folder(other))
+    store.reindex()
+    assert (store.sweep(sweep).state, store.sweep(sweep).trials) == (SweepState.RUNNING, 4)
+    assert store.trials(sweep) == trials[:1]
+
+
+def test_a_sweep_from_before_there_was_a_file_gets_one(store):
+    sweep = store.create_sweep({"asked": 1}, trials=1, parallel=1, rung_metric=None)
+    before = store.sweep(sweep)
+    store.home.sweep_file(sweep).unlink()
+    store.reindex()
+    lose_sweeps(store)
+    store.reindex()
+    assert store.sweep(sweep) == before
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ("{", ""),
+        ('"sweep": {', '"sweep": 1, "none": {'),
+        ('"number": 1', '"number": 2'),
+        ('"parallel": 1', '"parallel": "x"'),
+        ('"state": "running"', '"state": "odd"'),
+        ('"trials": []', '"trials": [1]'),
+        ('"trials": []', '"trials": [{"trial": 0, "params": "{}"}]'),
+    ],
+)
+def test_a_sweep_whose_file_is_damaged_is_not_restored_and_its_number_not_given_again(store, part, other):
+    sweep = store.create_sweep({"asked": 1}, trials=1, parallel=1, rung_metric=None)
+    path = store.home.sweep_file(sweep)
+    damaged = path.read_text().replace(part, other, 1)
+    assert damaged != path.read_text()
+    path.write_text(damaged)
+    lose_sweeps(store)
+    store.reindex()
+    assert store.sweeps() == []
+    assert store.create_sweep({"asked": 1}, trials=1, parallel=1, rung_metric=None) == sweep + 1
+
+
+@pytest.mark.parametrize("name", ["4.lock", "4.log", "4.json"])
+def test_a_number_of_a_sweep_that_left_a_file_is_not_given_again(store, name):
+    store.home.sweeps.mkdir()
+    (store.home.sweeps / name).touch()
+    assert store.create_sweep({"asked": 1}, trials=1, parallel=1, rung_metric=None) == 5

@@ -145,8 +145,12 @@ class Home:
 
     @property
     def sweeps(self) -> Path:
-        """The locks and logs of the processes that drive sweeps."""
+        """What is known of sweeps, and the locks and logs of the processes that drive them."""
         return self.root / "sweeps"
+
+    def sweep_file(self, number: int) -> Path:
+        """A sweep, as it also stands in the database, which may get lost."""
+        return self.sweeps / f"{number}.json"
 
     @property
     def models(self) -> Path:

@@ -98,11 +98,13 @@ def _set(words: str) -> frozenset[str]:
 
 
 _CAMEL = r"(?<=[a-z])(?=[A-Z])"
-# Last words of a name that are of no weight: API_KEY_2, DB_PASSWORD_PROD.
+# Last words of a name that are of no weight: API_KEY_2, DB_PASSWORD_PROD, SECRET_KEY_BASE.
 _SUFFIXES = _set(
     "prod production dev development staging stage test live backup old new primary secondary default "
     "value base64 b64 plain"
 )
+_VERSION = r"v?\d+"
+_KEY_BASE = ["key", "base"]  # as Rails calls its key; after other words, base is of weight
 _PASSWORDS = _set("password passwd passphrase passcode pwd pw pswd sshpass")
 _PASSWORD_RUN_TOGETHER = ("password", "passwd")  # PGPASSWORD
 _PASSWORD_VARIABLES = frozenset({"rediscli auth"})  # whose names do not say so
@@ -175,12 +177,21 @@ def _is_issued(others: Sequence[str]) -> bool:
 def _words(name: str) -> list[str]:
     """The words of a name in small letters, without what follows the word that counts."""
     words = [word.lower() for word in re.split(r"[_.\s-]+", re.sub(_CAMEL, "_", name.strip("-"))) if word]
-    words = [word.rstrip("0123456789") or word for word in words]
-    while len(words) > 1 and (words[-1] in _SUFFIXES or words[-1].isdecimal()):
+    while len(words) > 1 and (_is_suffix(words[-1]) or words[-2:] == _KEY_BASE):
         words.pop()
+    words = [_without_number(word) for word in words]
     if words and words[-1] in ("mykey", "mytoken", "apitoken", "authtoken", "accesskey", "secretkey"):
         words[-1:] = ["api", "key"]
     return words
+
+
+def _is_suffix(word: str) -> bool:
+    """Whether a last word is of no weight; some have digits of their own (base64), some a number (prod2)."""
+    return bool({word, _without_number(word)} & _SUFFIXES) or re.fullmatch(_VERSION, word) is not None
+
+
+def _without_number(word: str) -> str:
+    return word.rstrip("0123456789") or word
 
 
 # ---- places in any text ------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def require_packages(request: SweepRequest) -> None:
 
 
 def resume_sweep(home: Home, number: int, *, retry_failed: bool = False, more: int = 0) -> SweepRow:
-    """Let a sweep go on: with the same proposals, and with a new run of each trial that was lost.
+    """Let a sweep go on: with the same proposals, and with a new run of each trial that was stopped or lost.
 
     Args:
         home: Where conjure keeps things.

@@ -13,7 +13,7 @@ from conjure.core.text import plural
 from conjure.core.units import format_duration
 from conjure.errors import ConjureError, StoreError
 from conjure.runs.artifacts.team_transfer import bring_streams
-from conjure.runs.database.base import PRUNE, STOP, Database
+from conjure.runs.database.base import KILL, PRUNE, STOP, Database
 from conjure.runs.database.sweep_rows import SweepState, TrialClaim, TrialRefusedError, TrialRow
 from conjure.runs.executors.forking import ForkingExecutor
 from conjure.runs.lifecycle.abandoned_runs import mark_interrupted
@@ -33,7 +33,8 @@ from conjure.sweeps.trials import Trial, history, is_infrastructure_failure
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.03, 1.0
 _LOOK_FOR_DEAD_EVERY_S = 2.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 300.0  # after a submission that a database or store was away for
-_MOST_ATTEMPTS = 3  # runs of a trial that ended through no fault of its command
+_MOST_ATTEMPTS = 3  # runs of a trial, by one driver, that ended through no fault of its command
+_ENDED_BY_SOMEBODY = (EndReason.STOP_REQUESTED, EndReason.KILL_REQUESTED)
 _FAILING_ALIKE = 3
 _LAST_LINES = 5
 
@@ -46,7 +47,7 @@ class Driver:
         number: The sweep.
         request: What was asked, secrets included.
         executor: Starts trials on this machine.
-        retry_failed: Whether trials that failed before now get another run.
+        retry_failed: Whether trials that failed before now get another run, as those that were stopped do.
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class Driver:
         self._home, self._number, self._request = home, number, request
         self._executor = executor
         self._retry_failed = retry_failed
-        self._retries: set[int] = set()
+        self._has_begun = False
+        self._retries: set[int] = set()  # runs after which their trials get another one
+        self._attempts_before: dict[int, int] = {}
         self._ended: list[TrialRow] = []
         self._pruned: set[int] = set()
         self._started = time.monotonic()
@@ -86,9 +89,9 @@ class Driver:
         """Do what is to be done now; whether there was anything."""
         self._look_for_dead(store)
         rows = store.trials(self._number)
-        if self._retry_failed:
-            self._retries = {row.trial for row in rows if _has_failed(row)}
-            self._retry_failed = False
+        if not self._has_begun:
+            self._begin(store, rows)
+            self._has_begun = True
         settled = self._settle(store, rows)
         fault = self._fault(store) or self._time_is_up()
         if fault is not None:
@@ -99,6 +102,16 @@ class Driver:
         if not started and self._is_done(store, rows):
             store.end_sweep(self._number, SweepState.COMPLETE, self._saved_by_pruning(rows))
         return settled or started
+
+    def _begin(self, store: Database, rows: list[TrialRow]) -> None:
+        """Note what drivers before this one left undone."""
+        self._attempts_before = {row.trial: row.attempt - (row.facts.ending is None) for row in rows}
+        self._retries = {row.run for row in rows if self._is_wanted_again(store, row)}
+
+    def _is_wanted_again(self, store: Database, row: TrialRow) -> bool:
+        if row.facts.ending is None:  # a driver whose time is up does not wait for those that it stops
+            return store.end_request(row.run) in (STOP, KILL)
+        return _reason(row) in _ENDED_BY_SOMEBODY or (self._retry_failed and _has_failed(row))
 
     # ---- what has ended ------------------------------------------------------------------------------------
 
@@ -205,19 +218,23 @@ class Driver:
             if store.trials(self._number) == rows:  # no run was made that could tell of it
                 self._end(store, rows, SweepState.FAILED, f"no trial can be started: {error}")
         self._pause_s = _FIRST_PAUSE_S
-        self._retries.discard(claim.trial)
         return True
 
     def _claims(self, store: Database, rows: list[TrialRow]) -> Iterator[TrialClaim]:
-        """What may be started: lost trials first, then new ones."""
+        """What may be started: lost and stopped trials first, then new ones."""
         for row in rows:
-            lost = is_infrastructure_failure(row) and row.attempt < _MOST_ATTEMPTS
-            if row.facts.ending is not None and (lost or row.trial in self._retries):
+            if self._gets_another_run(row):
                 yield TrialClaim(self._number, row.trial, row.attempt + 1, row.params)
         taken = {row.trial: row for row in rows}
         for trial in range(store.sweep(self._number).trials):
             if trial not in taken:
                 yield TrialClaim(self._number, trial, 1, self._params(store, trial, taken))
+
+    def _gets_another_run(self, row: TrialRow) -> bool:
+        if row.run in self._retries and _reason(row) not in (None, EndReason.COMPLETED, EndReason.PRUNED):
+            return True
+        attempts = row.attempt - self._attempts_before.get(row.trial, 0)
+        return is_infrastructure_failure(row) and attempts < _MOST_ATTEMPTS
 
     def _params(self, store: Database, trial: int, taken: Mapping[int, TrialRow]) -> Mapping[str, str]:
         """The values of a new trial: those of its cell, if an earlier repetition has them already."""

@@ -151,8 +151,8 @@ class Sweep:
             while True:
                 view = look_at_sweep(self.home, store, self.number)
                 for trial in view.settled_trials:
-                    if trial.trial not in told:
-                        told.add(trial.trial)
+                    if trial.run not in told:  # a trial may get another run
+                        told.add(trial.run)
                         yield trial
                 if view.is_abandoned:
                     raise RunFailedError(
@@ -197,7 +197,7 @@ class Sweep:
         return self
 
     def resume(self, *, retry_failed: bool = False, more: int = 0) -> "Sweep":
-        """Let it go on with the same proposals.
+        """Let it go on with the same proposals; trials that were stopped or interrupted run again.
 
         Args:
             retry_failed: Also run failed trials again.

@@ -6,14 +6,15 @@ import time
 import pytest
 
 from conjure.errors import StoreError, UsageError
-from conjure.runs.database.base import PRUNE
+from conjure.runs.database.base import KILL, PRUNE, STOP
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.database.sweep_rows import SweepState, TrialRow
-from conjure.runs.schema.status import RunProgress
+from conjure.runs.schema.status import Ending, EndReason, RunProgress
 from conjure.sweeps import driver
 from conjure.sweeps.control import resume_sweep
 from conjure.sweeps.driver import Driver
 from conjure.sweeps.space import Choice
+from support.casting import add_run
 from support.sweeps import grid, searched
 
 
@@ -98,3 +99,61 @@ def test_a_submission_that_a_store_was_away_for_is_not_repeated_at_once(start, s
     assert 0.0 < driven._start_at - time.monotonic() <= driver._FIRST_PAUSE_S
     driven._start_at = 0.0
     assert driven._start_next(store, [])
+
+
+def after(reason):
+    exit_codes = {EndReason.COMPLETED: 0, EndReason.NONZERO_EXIT: 1}
+    return RunProgress(ending=Ending(reason, exit_codes.get(reason)))
+
+
+def ended(trial, reason, attempt=1):
+    run = 100 + 10 * trial + attempt
+    return TrialRow(trial, run, attempt, {"x": str(trial)}, after(reason), settled=True)
+
+
+@pytest.mark.parametrize(
+    ("reason", "attempt", "again"),
+    [
+        (EndReason.STOP_REQUESTED, 1, True),
+        (EndReason.KILL_REQUESTED, 1, True),
+        (EndReason.MACHINE_RESTARTED, 1, True),
+        (EndReason.SUPERVISOR_DIED, driver._MOST_ATTEMPTS, True),
+        (EndReason.NONZERO_EXIT, 1, False),
+        (EndReason.PRUNED, 1, False),
+        (EndReason.TIMEOUT, 1, False),
+        (EndReason.STOP_CONDITION, 1, False),
+        (EndReason.COMPLETED, 1, False),
+    ],
+)
+def test_a_resumed_sweep_runs_trials_again_that_were_cut_off(start, store, reason, attempt, again):
+    driven, rows = start(grid(1)), [ended(0, reason, attempt)]
+    driven._begin(store, rows)
+    assert [(claim.trial, claim.attempt) for claim in driven._claims(store, rows)] == (
+        [(0, attempt + 1)] if again else []
+    )
+    assert driven._is_done(store, rows) is not again
+
+
+def test_who_ends_a_trial_of_a_sweep_that_goes_on_ends_it_for_good(start, store):
+    driven = start(grid(2))
+    driven._begin(store, [ended(0, EndReason.STOP_REQUESTED)])
+    rows = [ended(0, EndReason.STOP_REQUESTED, 2), ended(1, EndReason.KILL_REQUESTED)]
+    assert driven._is_done(store, rows)
+
+
+def test_each_driver_runs_a_trial_that_is_interrupted_as_often(start, store):
+    driven, most = start(grid(1)), driver._MOST_ATTEMPTS
+    driven._begin(store, [ended(0, EndReason.SUPERVISOR_DIED, most)])
+    lost = [[ended(0, EndReason.SUPERVISOR_DIED, attempt)] for attempt in range(most, 2 * most + 1)]
+    assert [driven._is_done(store, rows) for rows in lost] == [False] * most + [True]
+
+
+@pytest.mark.parametrize("asked", [STOP, KILL, PRUNE])
+@pytest.mark.parametrize("reason", [EndReason.STOP_REQUESTED, EndReason.COMPLETED])
+def test_a_trial_that_is_still_being_stopped_runs_again_unless_it_is_finished(start, store, asked, reason):
+    """As after a time limit: its driver does not wait for the trials that it stops."""
+    driven, run = start(grid(1)), add_run(store).number
+    store.request_end(run, asked)
+    driven._begin(store, [TrialRow(0, run, 1, {}, RunProgress())])
+    rows = [TrialRow(0, run, 1, {}, after(reason))]
+    assert driven._is_done(store, rows) is (asked == PRUNE or reason is EndReason.COMPLETED)

@@ -301,7 +301,7 @@ def _stopped_so_far(home: Home, number: int) -> list[str]:
 @click.option("-b", "--background", is_flag=True, help="Resume the sweep and return at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def resume(number: int, *, retry_failed: bool, more: int | None, background: bool, as_json: bool) -> int:
-    """Continue sweep NUMBER with the same proposals; interrupted trials run again."""
+    """Continue sweep NUMBER with the same proposals; stopped and interrupted trials run again."""
     home = Home.from_environment()
     resume_sweep(home, number, retry_failed=retry_failed, more=more or 0)
     return follow_sweep(home, number, background=background, as_json=as_json)

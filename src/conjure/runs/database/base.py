@@ -34,6 +34,7 @@ REASON_OF_REQUEST: Mapping[str, EndReason] = {
     PRUNE: EndReason.PRUNED,
     KILL: EndReason.KILL_REQUESTED,
 }
+LONGEST_RETRY_DELAY_S = 600.0
 
 LAST = re.compile(r"last(?:~(?P<back>[0-9]{1,9}))?")  # the newest run, or so many before it
 
@@ -121,7 +122,8 @@ class ResourceClaim(NamedTuple):
         gpu_ids: GPUs it was given.
         end_request: `STOP`, `PRUNE` or `KILL` when somebody asked for one.
         retry_at: When its next attempt may start, by the database's clock; None if nothing keeps it.
-        delay_s: Seconds until then, 0 from then on.
+        delay_s: Seconds until then; 0 from then on, and if that is later than any delay, as after a clock
+            was set back.
     """
 
     number: int
@@ -306,7 +308,7 @@ class Runs(Protocol):
             ending: How the attempt ended.
             queue: Where the run waits.
             host: The machine that the attempt was on, or None.
-            delay_s: Seconds before the next one may start.
+            delay_s: Seconds before the next one may start, `LONGEST_RETRY_DELAY_S` at most.
 
         Raises:
             IllegalMoveError: The run has ended, or somebody asked for its end.
@@ -629,7 +631,7 @@ class Maintenance(Protocol):
         ...
 
     def reindex(self) -> tuple[list[int], list[int]]:
-        """Rebuild the rows of all runs from their folders, but of those that still go on; the links too.
+        """Rebuild links, sweeps, and the rows of all runs that do not still go on, from their files.
 
         A row that cannot be read is made anew, or goes where there is no record to make it from.
 

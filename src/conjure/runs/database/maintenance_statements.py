@@ -100,7 +100,7 @@ class MaintenanceStatements(LabelStatements, MetricStatements):
         self._change(record.number, lambda: self._put(record, summaries))
 
     def reindex(self) -> tuple[list[int], list[int]]:
-        """Rebuild the rows of all runs from their folders, but of those that still go on; the links too."""
+        """Rebuild links, sweeps, and the rows of all runs that do not still go on, from their files."""
         rebuilt: set[int] = set()
         unreadable: set[int] = set()
         numbers = folder_numbers(self.home.runs)
@@ -138,6 +138,7 @@ class MaintenanceStatements(LabelStatements, MetricStatements):
             self._session.execute("DELETE FROM runs WHERE number = ?", (number,))
         self._session.skip_numbers(max([0, *rebuilt, *unreadable]))
         self._rebuild_links()
+        self._rebuild_sweeps()
 
     def _goes_on(self, number: int) -> bool:
         return any(not record.status.is_final for record in self._readable_rows(number))

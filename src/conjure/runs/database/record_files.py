@@ -1,7 +1,8 @@
-"""What lies beside the database as files: a run's ``run.json``, the links, and the run folders themselves.
+"""What lies beside the database as files: each ``run.json``, links, sweeps, and the run folders themselves.
 
-Main entries: `read_record`, `write_record`, `read_links`, `folder_numbers`. Invariant: the files alone are
-enough to rebuild the database: ``record_from_dict(record_to_dict(record))`` equals the record.
+Main entries: `read_record`, `write_record`, `read_links`, `read_sweep`, `folder_numbers`. Invariant: the
+files alone are enough to rebuild the database: ``record_from_dict(record_to_dict(record))`` equals the
+record.
 """
 
 import json
@@ -38,8 +39,10 @@ from conjure.runs.schema.spec import RunSpec
 
 RECORD_FORMAT = 1  # raised when a reader of before could take the file for something else
 _LINKS_FORMAT = 1
+_SWEEP_FORMAT = 1
 # Numbers are given one by one, so a larger one is no run's; it would be the end of all numbers after it.
 _RUN_FOLDER = re.compile(r"[1-9][0-9]{0,8}")
+_SWEEP_FILE = re.compile(r"([1-9][0-9]{0,8})\.(?:json|lock|log)")
 
 
 def record_to_dict(record: RunRecord) -> dict[str, Any]:
@@ -149,6 +152,32 @@ def write_links(home: Home, links: Iterable[Link]) -> None:
     """
     content = {"format": _LINKS_FORMAT, "links": [link._asdict() for link in links]}
     write_atomically(home.links_file, json.dumps(content, indent=1) + "\n", mode=0o600)
+
+
+def read_sweep(home: Home, number: int) -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]] | None:
+    """A sweep and its trials in their file, or None if there is none that can be read."""
+    try:
+        stored = parse_json(home.sweep_file(number).read_bytes())
+        return (stored["sweep"], stored["trials"]) if stored["sweep"]["number"] == number else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_sweep(home: Home, sweep: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> None:
+    """Let a file say what is known of a sweep, so that it outlives the database.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    home.sweeps.mkdir(mode=0o700, exist_ok=True)
+    content = {"format": _SWEEP_FORMAT, "sweep": sweep, "trials": trials}
+    write_atomically(home.sweep_file(sweep["number"]), json.dumps(content, indent=1) + "\n", mode=0o600)
+
+
+def sweep_numbers(home: Home) -> set[int]:
+    """The numbers of the sweeps that have a file of any kind."""
+    found = (_SWEEP_FILE.fullmatch(entry.name) for entry in _entries(home.sweeps))
+    return {int(match[1]) for match in found if match is not None}
 
 
 def folder_numbers(runs: Path) -> list[int]:

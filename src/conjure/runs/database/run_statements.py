@@ -13,6 +13,7 @@ from conjure.core.config import heartbeat_interval_s
 from conjure.errors import NotFoundError
 from conjure.runs.database.base import (
     KILL,
+    LONGEST_RETRY_DELAY_S,
     PARAM,
     Lease,
     ListedRun,
@@ -530,8 +531,9 @@ def _page(found: list[_Item], wanted: RunFilter) -> list[_Item]:
 
 
 def _with_delay(claim: ResourceClaim, now: float) -> ResourceClaim:
-    """A claim with how long its next attempt is still put off."""
-    return claim if claim.retry_at is None else claim._replace(delay_s=max(claim.retry_at - now, 0.0))
+    """A claim with how long its next attempt is put off: not at all, if the clock was set back since."""
+    delay_s = 0.0 if claim.retry_at is None else claim.retry_at - now
+    return claim._replace(delay_s=delay_s if 0.0 < delay_s <= LONGEST_RETRY_DELAY_S else 0.0)
 
 
 def _with_dependencies(claim: ResourceClaim, statuses: Mapping[int, RunStatus | None]) -> ResourceClaim:

@@ -3,15 +3,19 @@
 Main entry: `SweepStatements` (see `sweep_rows.Sweeps`). Invariant: whether a trial may start is decided in
 the transaction that gives its run a number; so no trial is started twice, and never more at a time than are
 wanted.
+
+Whenever a sweep begins, ends or goes on, it is written with its trials to ``sweeps/<number>.json``. `reindex`
+restores it from there; trials that were started after that are then run again if it is resumed.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from conjure.core.text import plural
-from conjure.errors import NotFoundError
-from conjure.runs.database.rows import FACTS, as_json
+from conjure.errors import NotFoundError, StoreError
+from conjure.runs.database.record_files import read_sweep, sweep_numbers, write_sweep
+from conjure.runs.database.rows import FACTS, as_json, sql_placeholders
 from conjure.runs.database.session import Row
 from conjure.runs.database.statements import Statements, reading_rows
 from conjure.runs.database.sweep_rows import (
@@ -27,6 +31,17 @@ from conjure.runs.schema.record import facts_from_dict
 _SWEEP = "number, state, request, parallel, trials, created_at, ended_at, message"
 _TRIAL = "sweep_trials.trial, run, attempt, sweep_trials.params, settled, value, step"
 
+# What a sweep's file holds of its rows, and of which kinds.
+_STORED_SWEEP = {
+    **dict.fromkeys(("number", "parallel", "trials"), int),
+    **dict.fromkeys(("state", "request", "created_at"), str),
+    **dict.fromkeys(("ended_at", "message", "rung_metric"), str | None),
+}
+_STORED_TRIAL = {
+    **dict.fromkeys(("trial", "run", "attempt", "settled"), int),
+    **{"params": str, "value": float | None, "step": int | None},
+}
+
 _RUNNING = str(SweepState.RUNNING)
 
 
@@ -40,12 +55,14 @@ class SweepStatements(Statements):
 
         def create() -> int:
             self._session.lock_all()
-            number = (self._value("SELECT max(number) FROM sweeps") or 0) + 1
+            newest = self._value("SELECT max(number) FROM sweeps") or 0
+            number = max([newest, *sweep_numbers(self.home)]) + 1
             self._session.execute(
                 "INSERT INTO sweeps (number, created_at, request, trials, parallel, rung_metric, state)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (number, self._now(), as_json(request), trials, parallel, rung_metric, _RUNNING),
             )
+            self._write_sweep(number)
             return number
 
         return self._session.transact(create)
@@ -80,18 +97,29 @@ class SweepStatements(Statements):
 
     def end_sweep(self, number: int, state: SweepState, message: str | None = None) -> bool:
         """End a sweep; False if it has ended already."""
-        changed = self._session.execute(
-            "UPDATE sweeps SET state = ?, message = ?, ended_at = ? WHERE number = ? AND state = ?",
-            (str(state), message, self._now(), number, _RUNNING),
-        )
-        return changed > 0
+
+        def end() -> bool:
+            changed = self._session.execute(
+                "UPDATE sweeps SET state = ?, message = ?, ended_at = ? WHERE number = ? AND state = ?",
+                (str(state), message, self._now(), number, _RUNNING),
+            )
+            if changed:
+                self._write_sweep(number)
+            return changed > 0
+
+        return self._session.transact(end)
 
     def continue_sweep(self, number: int, *, trials: int) -> None:
         """Let a sweep go on, to so many trials in all."""
-        self._session.execute(
-            "UPDATE sweeps SET state = ?, message = NULL, ended_at = NULL, trials = ? WHERE number = ?",
-            (_RUNNING, trials, number),
-        )
+
+        def go_on() -> None:
+            self._session.execute(
+                "UPDATE sweeps SET state = ?, message = NULL, ended_at = NULL, trials = ? WHERE number = ?",
+                (_RUNNING, trials, number),
+            )
+            self._write_sweep(number)
+
+        self._session.transact(go_on)
 
     def settle_trial(self, sweep: int, trial: int, run: int, value: float | None, step: int | None) -> None:
         """Write down what a trial's run came to, unless it has a newer one."""
@@ -128,6 +156,43 @@ class SweepStatements(Statements):
             found.setdefault(row["run"], {})[row["rung"]] = row["value"]
         return {run: Rungs(run, values) for run, values in found.items()}
 
+    # ---- in files ------------------------------------------------------------------------------------------
+
+    def _write_sweep(self, number: int) -> None:
+        sweep = self._stored(_STORED_SWEEP, "sweeps WHERE number = ?", number)[0]
+        trials = self._stored(_STORED_TRIAL, "sweep_trials WHERE sweep = ? ORDER BY trial", number)
+        with self._session.errors_translated():
+            write_sweep(self.home, sweep, trials)
+
+    def _stored(self, columns: Collection[str], rest: str, number: int) -> list[dict[str, Any]]:
+        rows = self._session.query(f"SELECT {', '.join(columns)} FROM {rest}", (number,))
+        return [{name: row[name] for name in columns} for row in rows]
+
+    def _rebuild_sweeps(self) -> None:
+        """Bring back the sweeps that are only in files; those from before there were files get one now."""
+        known = set(self._column("SELECT number FROM sweeps"))
+        runs = set(self._column("SELECT number FROM runs"))
+        for number in sorted(known | sweep_numbers(self.home)):
+            stored = read_sweep(self.home, number)
+            if stored is not None and not _is_sound(*stored):
+                stored = None
+            if number in known and stored is None:
+                self._write_sweep(number)
+            elif number not in known and stored is not None:
+                self._restore("sweeps", _STORED_SWEEP, stored[0])
+                for trial in stored[1]:
+                    if trial["run"] in runs:  # else it is as one that was never started
+                        self._restore("sweep_trials", ("sweep", *_STORED_TRIAL), {**trial, "sweep": number})
+
+    def _restore(self, table: str, columns: Collection[str], row: Mapping[str, Any]) -> None:
+        self._session.execute(
+            f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({sql_placeholders(columns)})"
+            " ON CONFLICT DO NOTHING",
+            [row[name] for name in columns],
+        )
+
+    # ---- starting trials -----------------------------------------------------------------------------------
+
     def _claim_trial(self, claim: TrialClaim, run: int) -> None:
         """Within the transaction that creates the run: have it be the trial's.
 
@@ -163,6 +228,18 @@ class SweepStatements(Statements):
                 (run, claim.attempt, claim.sweep, claim.trial, claim.attempt - 1),
             )
         return taken > 0
+
+
+def _is_sound(sweep: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a file holds rows that can be read once they are in the database."""
+    try:
+        _to_sweep(sweep)
+        params = [json.loads(trial["params"]) for trial in trials]
+        wanted = [(sweep, _STORED_SWEEP), *((trial, _STORED_TRIAL) for trial in trials)]
+        fit = (isinstance(row[name], kind) for row, kinds in wanted for name, kind in kinds.items())
+        return all(fit) and all(isinstance(some, dict) for some in params)
+    except (StoreError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _to_sweep(row: Row) -> SweepRow:

@@ -39,7 +39,8 @@ def recover(home: Home, number: int, report: Callable[[str], None] = _say_nothin
 
     Raises:
         NotFoundError: There is no such run, or nothing was kept of it.
-        ConflictError: The run is still going on, or its working folder is no longer there but another.
+        ConflictError: The run is still going on, or being recovered by another, or its working folder is no
+            longer there but another.
         StoreError: The disk is full; nothing is lost, and it can be tried again.
     """
     with open_store(home) as store:
@@ -52,19 +53,21 @@ def recover(home: Home, number: int, report: Callable[[str], None] = _say_nothin
                 hint=f"run `conjure recover {number}` there",
             )
         check_run_folder(folder)
-        lock = RunLock.take_when_free(folder) if record.status.is_final else None
-        if lock is None:
+        if not record.status.is_final:
             raise ConflictError(
                 f"run {number} is {record.status}; it saves its outputs when it ends",
                 fix=f"conjure stop {number}",
             )
+        lock = RunLock.take_when_free(folder)
+        if lock is None:
+            raise ConflictError(f"run {number} is being recovered", fix=f"conjure info {number}")
         try:
             earlier = None if (folder / OUTPUTS).exists() else newest_kept_attempt(folder)
             if earlier is not None:
                 bring_back(folder, earlier)
             with RunFolders(folder) as folders:
                 if folders.run.id_of(WORK) is None or folders.run.id_of(BASELINE) is None:
-                    raise _nothing_kept(folder, record)
+                    raise _nothing_kept(folder, store.get(number))
                 baseline = _load_before(folders.run.here / BASELINE, folder)
                 manifest, unsaved = collect_outputs(folders, baseline, record.spec.known_globs())
                 uploader = RunUploader(store, number, attempt=0)

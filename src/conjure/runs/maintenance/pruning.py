@@ -54,6 +54,7 @@ _UNFINISHED = (
     "git/tmp*",
     "import/.conjure.*",
     f"{KEPT_FILES}/.*.part",
+    "sweeps/.*.json.*",
     "uploads/*/.new-*",
     "uploads/*/*/.*.json.*",
 )

@@ -6,7 +6,7 @@ attempts whose command started are counted, and those that never did have a limi
 
 import random
 
-from conjure.runs.database.base import Database
+from conjure.runs.database.base import LONGEST_RETRY_DELAY_S, Database
 from conjure.runs.host.process import machine_id
 from conjure.runs.scheduling.scheduler_start import this_queue
 from conjure.runs.schema.process_facts import Owner
@@ -14,7 +14,7 @@ from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.spec import FAILED
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError, RunStatus
 
-_FIRST_DELAY_S, _LONGEST_DELAY_S = 1.0, 600.0
+_FIRST_DELAY_S = 1.0
 _MOST_FALSE_STARTS = 5
 _OF_THE_MACHINE = {EndReason.SUPERVISOR_DIED, EndReason.MACHINE_RESTARTED}
 _OF_THE_COMMAND = {EndReason.NONZERO_EXIT, EndReason.SIGNALLED}
@@ -65,7 +65,7 @@ def queue_next_attempt(store: Database, number: int, ending: Ending) -> bool:
     queue = _queue_of(store, record)
     if queue is None or not may_retry(record, ending):
         return False
-    longest = min(_FIRST_DELAY_S * 2 ** len(record.attempts), _LONGEST_DELAY_S)
+    longest = min(_FIRST_DELAY_S * 2 ** len(record.attempts), LONGEST_RETRY_DELAY_S)
     delay_s = longest * random.uniform(0.75, 1.0)
     host = record.owner.host_name if record.owner is not None and record.owner.host_name else None
     try:

@@ -1,0 +1,39 @@
+"""Two who recover one run; recovering real runs is tried in `tests/integration/runs/test_life.py`."""
+
+import pytest
+
+from conjure.errors import ConflictError, NotFoundError
+from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.lifecycle.recovery import recover
+from conjure.runs.schema.record import OutputFacts
+from conjure.runs.schema.status import Ending, EndReason
+from support.casting import add_run, finish
+
+
+@pytest.fixture
+def run(home):
+    """A run that was killed, of which nothing is left to recover."""
+    with SqliteDatabase.open(home) as store:
+        return finish(store, add_run(store).number, Ending(EndReason.KILL_REQUESTED)).number
+
+
+def test_a_run_that_another_recovers_is_said_to_be_recovered(home, run, monkeypatch):
+    monkeypatch.setattr(RunLock, "take_when_free", RunLock.take_if_free)  # it is not waited for
+    with RunLock.possession(home.run_folder(run)) as ours:
+        assert ours
+        with pytest.raises(ConflictError) as refused:
+            recover(home, run)
+    assert (str(refused.value), refused.value.fix) == ("run 1 is being recovered", "conjure info 1")
+
+
+def test_a_run_that_another_has_just_recovered_does_not_need_to_be(home, run, monkeypatch):
+    def wait_for_the_other(folder):
+        with SqliteDatabase.open(home) as store:
+            store.set_facts(run, outputs=OutputFacts(1, 5, recovered=True))
+        (folder / "outputs").mkdir()
+        return RunLock.take_if_free(folder)
+
+    monkeypatch.setattr(RunLock, "take_when_free", wait_for_the_other)
+    with pytest.raises(NotFoundError, match="run 1 does not need to be recovered"):
+        recover(home, run)
