@@ -5,12 +5,12 @@ learn, and its roles are in order: a system message may come first, then user an
 nothing that is part of a conversation is left out of it: what cannot be kept is a fault.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from conjure.lm.text.table_reader import Fault
+from conjure.lm.text.table_reader import ColumnSample, Fault
 
 
 class Message(NamedTuple):
@@ -86,19 +86,22 @@ def is_answer(message: Message) -> bool:
     return message.role == "assistant" and message.is_learned
 
 
-def find_format(samples: Mapping[str, Sequence[str]]) -> ChatFormat | None:
+def find_format(samples: Mapping[str, ColumnSample]) -> ChatFormat | None:
     """The format of a table; None for one that holds plain text.
 
+    What few rows have says nothing of the others, as long as those have a text.
+
     Args:
-        samples: Each column's first texts; none where it holds other things, such as lists.
+        samples: What the first rows say of each column.
     """
-    names = set(samples)
+    common = {name: each for name, each in samples.items() if each.is_common}
+    names = common if any(each.holds_text for each in common.values()) else samples
     for name, format_ in (("messages", ChatFormat.MESSAGES), ("conversations", ChatFormat.SHAREGPT)):
-        if name in names and not samples[name]:
+        if name in names and not names[name].holds_text:
             return format_
-    if {"prompt", "completion"} <= names:
+    if {"prompt", "completion"} <= set(names):
         return ChatFormat.PROMPT
-    if {"instruction", "output"} <= names:
+    if {"instruction", "output"} <= set(names):
         return ChatFormat.ALPACA
     return None
 
