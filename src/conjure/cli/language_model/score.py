@@ -25,7 +25,7 @@ from conjure.lm.checkpoints.describe import read_training
 from conjure.lm.checkpoints.model_resolver import ModelSource
 from conjure.lm.generation.score import Score, Tally, Windows, score_chats, score_documents
 from conjure.lm.generation.scorer_loading import LoadedScorer, Precision, load_scorer
-from conjure.lm.text.chat.encoding import EncodedChat, conversation_encoder
+from conjure.lm.text.chat.encoding import EncodedChat, conversation_encoder, encode_record
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
 from conjure.recipes.resource_lookup import data_path, model_lookup
@@ -190,10 +190,7 @@ def _conversations(records: RecordSet, model: LoadedScorer, day: date) -> Iterat
     assert encoder is not None
     for piece in records.pieces():
         assert piece.conversation is not None
-        try:
-            yield encoder.encode(piece.conversation.messages)
-        except DataError as error:
-            raise DataError(f"{piece.conversation.where}: {error}") from error
+        yield encode_record(encoder, piece.conversation)
 
 
 def _count_tokens(texts: RecordSet | Sequence[str], model: LoadedScorer, day: date) -> int:

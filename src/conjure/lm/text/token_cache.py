@@ -28,7 +28,7 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.text import valid_utf8
 from conjure.errors import DataError, StoreError
 from conjure.lm.bounds import value_fault
-from conjure.lm.text.chat.encoding import ANSWER, ConversationEncoder, EncodedChat
+from conjure.lm.text.chat.encoding import ANSWER, ConversationEncoder, EncodedChat, encode_record
 from conjure.lm.text.chat.formats import ChatFormat, Message
 from conjure.lm.text.near_duplicates import DuplicateGroups, GroupBuilder
 from conjure.lm.text.records import BadRows, Piece, RecordSet
@@ -223,6 +223,7 @@ def tokenise(
 
     Raises:
         DataError: There is not one usable record, a conversation cannot be encoded, or a file cannot be read.
+        CheckpointError: The chat template cannot be used.
         StoreError: The ids cannot be kept: the disk is full, or the folder not writable.
     """
     if bool(records.chat_formats) != (chat is not None):
@@ -519,7 +520,7 @@ class _Writer:
             assert piece.conversation is not None
             messages = piece.conversation.messages
             try:
-                encoded = chat.encode(messages)
+                encoded = encode_record(chat, piece.conversation)
             except DataError as error:
                 self._refused.append((piece.conversation.where, str(error)))
                 continue
@@ -551,10 +552,10 @@ class _Writer:
     def _refuse_conversations(self) -> None:
         if not self._refused:
             return
-        where, reason = self._refused[0]
+        _, reason = self._refused[0]
         more = len(self._refused) - 1
         others = f"; {more:,} more cannot be used either, the next is {self._refused[1][0]}" if more else ""
-        raise DataError(f"{where}: {reason}{others}", hint="change these records, or leave them out")
+        raise DataError(f"{reason}{others}", hint="change these records, or leave them out")
 
 
 def _new_hash() -> hashlib.blake2b:

@@ -10,7 +10,7 @@ import torch
 
 from conjure.cli.language_model import training
 from conjure.cli.language_model.training_view import plan_lines, result_json
-from conjure.errors import DataError, UsageError
+from conjure.errors import CheckpointError, DataError, UsageError
 from conjure.lm.generation.score import Windows, score_chats, score_documents
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import load
@@ -40,7 +40,7 @@ from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
 from conjure.lm.training.trainer import Trainer, TrainSettings
 from conjure.recipes import metrics
-from support.chats import FAMILIES, chat_checkpoint, chat_folder
+from support.chats import FAILING, FAMILIES, chat_checkpoint, chat_folder
 from support.models import tiny_checkpoint, tiny_model
 from support.training import token_blocks
 
@@ -369,6 +369,20 @@ def test_a_conversation_that_cannot_be_masked_is_named(tmp_path):
         tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat)
     with pytest.raises(UsageError, match="special_tokens"):
         tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat, allow_special=True)
+
+
+def test_a_conversation_on_which_the_template_fails_is_named(tmp_path):
+    folder = chat_folder(tmp_path, FAILING)
+    rows = [each.conversation.messages for each in records_of(tmp_path / "chat.jsonl", count=3).pieces()]
+    tokenizer = Tokenizer.from_folder(folder)
+    records = read_records([tmp_path / "chat.jsonl"])
+    chat = conversation_encoder(records.chat_formats, tokenizer, model="it")
+    assert chat.encode(rows[0])
+    with pytest.raises(
+        CheckpointError, match=r"chat\.jsonl, line 3: the model's chat template fails"
+    ) as caught:
+        tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat)
+    assert caught.value.hint.endswith("change this one, or leave it out")
 
 
 def test_facts_count_what_is_learned(tmp_path, tokenizer, text):
