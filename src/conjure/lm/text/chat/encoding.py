@@ -206,7 +206,7 @@ class ChatEncoder:
             marked = [each._replace(content=mark(each.content, n)) for n, each in enumerate(messages)]
             try:
                 rendered = self.template.render(marked, opens_answer=opens_answer)
-            except DataError:  # it looks at what is said
+            except (DataError, CheckpointError):  # it looks at what is said
                 continue
             parts = _unmarked(rendered)
             if parts is not None and "".join(part.text for part in parts) == plain:
