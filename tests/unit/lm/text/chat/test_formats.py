@@ -5,7 +5,13 @@ import json
 import pytest
 
 from conjure.errors import DataError, UsageError
-from conjure.lm.text.chat.formats import ChatFormat, Message, find_format, read_conversation
+from conjure.lm.text.chat.formats import (
+    ChatFormat,
+    Message,
+    find_format,
+    read_conversation,
+    text_of_content,
+)
 from conjure.lm.text.records import read_records
 from conjure.lm.text.table_reader import ColumnSample, Fault
 
@@ -154,6 +160,52 @@ def test_a_system_message_and_a_history_apart_from_the_turns_are_part_of_the_con
         ([["a", 1]], Fault.NOT_TEXT),
     ):
         assert read_conversation({**alpaca, "history": bad}, ChatFormat.ALPACA) is fault
+
+
+TEXT = {"type": "text", "text": "Where"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("Where", "Where"),
+        ([TEXT], "Where"),
+        ([TEXT, {"type": "text", "text": "?", "image_url": None}], "Where?"),
+        ([{"type": "text", "text": ""}], ""),
+        ([TEXT, {"type": "image_url", "image_url": {"url": "a"}}], None),
+        ([{**TEXT, "image_url": {"url": "a"}}], None),
+        ([{"type": "image", "text": "a"}], None),
+        ([{"type": "text", "text": 1}], None),
+        ([{"text": "a"}], None),
+        (["a"], None),
+        ([[TEXT]], None),
+        ([], None),
+        (TEXT, None),
+        (1, None),
+        (None, None),
+    ],
+)
+def test_content_may_be_a_list_of_texts(content, said):
+    assert text_of_content(content) == said
+    question = {"role": "user", "content": content}
+    found = read_conversation({"messages": [question, MESSAGES[1]]}, ChatFormat.MESSAGES)
+    assert found == (Fault.NOT_TEXT if said is None else (Message("user", said), ANSWER))
+
+
+def test_parts_of_a_parquet_table_have_the_keys_of_all(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    parts = [[TEXT], [TEXT, {"type": "image_url", "image_url": {"url": "a"}}]]
+    rows = [
+        {"messages": [{"role": "user", "content": each}, {**MESSAGES[1], "content": [{**TEXT}]}]}
+        for each in parts
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "chat.parquet")
+    records = read_records([tmp_path / "chat.parquet"])
+    (piece,) = records.pieces()
+    assert piece.text == "Where\nWhere"
+    assert records.bad_rows[Fault.NOT_TEXT].count == 1
 
 
 @pytest.mark.parametrize("weight", [0, 0.0, 1, 1.0, None])
