@@ -401,7 +401,7 @@ class Client:
         names, models = _texts(files), _texts(model if model is not None else self._set_model())
         if (text is None) == (not names):
             raise UsageError("score takes either a text or files", hint='client.score("a text")')
-        load_request_checks().check_score(self.home, names, models, options)
+        options = load_request_checks().check_score(self.home, names, models, options)
         given = names if text is None else [text]
         spec = score_spec(
             self.home,

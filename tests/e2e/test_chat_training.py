@@ -1,11 +1,13 @@
 """From conversations to a chat: the preview with its mask, the tune and its adapter, score and answer."""
 
 import json
+from dataclasses import replace
+from datetime import date
 
 import pytest
 
 from conjure.cli.main import _run
-from support.chats import FAMILIES, chat_checkpoint
+from support.chats import FAILING, FAMILIES, chat_checkpoint
 
 ROWS = [
     {
@@ -76,6 +78,28 @@ def test_answers_are_scored(model, data, capsys):
     assert _run(["score", data, "--model", model]) == 0
     table = capsys.readouterr().out
     assert "protocol         answers, each after what comes before it, context " in table
+
+
+def test_answers_are_scored_as_on_the_date_given(data, tmp_path, capsys, monkeypatch):
+    template = FAMILIES["chatml"].template.replace("a test.", "a test of ' + strftime_now('%d') + '.")
+    model = str(chat_checkpoint(tmp_path / "dated", replace(FAMILIES["chatml"], template=template)))
+
+    def total(*options: str) -> float:
+        assert _run(["score", data, "--model", model, "--json", *options]) == 0
+        return json.loads(capsys.readouterr().out)["total"]
+
+    given = [total("--chat-date", f"2026-02-0{day}") for day in (1, 2)]
+    assert given[0] != given[1]
+    monkeypatch.setattr("conjure.cli.language_model.score.today", lambda: date(2026, 2, 2))
+    assert [total(), total("--chat-date", "2026-02-01")] == [given[1], given[0]]
+
+
+def test_a_score_names_the_conversation_on_which_the_template_fails(data, tmp_path, capsys):
+    model = str(chat_checkpoint(tmp_path / "failing", FAILING))
+    assert _run(["score", data, "--model", model]) == 1
+    err = capsys.readouterr().err
+    assert f"{data}, line 3: the model's chat template fails: " in err
+    assert "change this one, or leave it out" in err
 
 
 def test_adapters_and_options_that_do_not_fit_are_one_sentence(model, data, tmp_path, capsys):

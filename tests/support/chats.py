@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tokenizers
@@ -168,6 +168,11 @@ FAMILIES = {
     # As transformers saves a Llama 2 tokenizer with `legacy=False`.
     "llama2, not legacy": Family("llama-2", "<s>", "</s>", (), _LLAMA2, _pieces_llama2, "", prefix_once=True),
 }
+# Its template fails on a conversation that asks what 2 is.
+FAILING = replace(
+    FAMILIES["chatml"],
+    template="{% if messages[0].content == 'What is 2?' %}{{ messages.no.such }}{% endif %}" + _CHATML,
+)
 _PREFIX_ONCE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
 
 

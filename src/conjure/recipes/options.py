@@ -114,6 +114,8 @@ class ScoreOptions(ReadingOptions, total=False):
     """Context length in tokens."""
     stride: int
     """Tokens from one window to the next."""
+    chat_date: str | date
+    """What the chat template gets when it asks for the date."""
     adapter: str | Path
     """A PEFT folder whose LoRA weights to merge into the model."""
     precision: Literal["float32", "bfloat16"]

@@ -95,7 +95,9 @@ def check_finetune_sweep(
     return cast("FinetuneOptions", {**added, **shared})
 
 
-def check_score(home: Home, files: Sequence[str], models: Sequence[str], options: ScoreOptions) -> None:
+def check_score(
+    home: Home, files: Sequence[str], models: Sequence[str], options: ScoreOptions
+) -> ScoreOptions:
     """Refuse what cannot be scored.
 
     Args:
@@ -104,16 +106,23 @@ def check_score(home: Home, files: Sequence[str], models: Sequence[str], options
         models: Names of one model, or of two to compare.
         options: What else is asked.
 
+    Returns:
+        The options, for conversations with the date that a chat template is given, so that a rerun gives it
+        the same.
+
     Raises:
         ConjureError: An option is unknown, or a file cannot be read.
     """
     refuse_unknown(options, ScoreOptions)
     if len(models) not in (1, 2):
         raise UsageError(f"{len(models)} models were named; one is scored, or two are compared")
-    if files:
-        layout = ReadOptions(**_values(options, _LAYOUT))
-        names = [data_path(name, home) for name in files]
-        read_records(names, column=options.get("column"), split=options.get("split"), layout=layout)
+    if not files or "-" in files:
+        return options
+    layout = ReadOptions(**_values(options, _LAYOUT))
+    names = [data_path(name, home) for name in files]
+    records = read_records(names, column=options.get("column"), split=options.get("split"), layout=layout)
+    dated: ScoreOptions = {"chat_date": today()} if records.chat_formats else {}
+    return {**dated, **options}
 
 
 def changed_model_notes(home: Home, record: RunRecord) -> list[str]:

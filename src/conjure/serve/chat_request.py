@@ -13,7 +13,7 @@ from conjure.http.errors import HttpError, bad_value, shown
 from conjure.http.generation.served_model import ServedModel
 from conjure.lm.bounds import Bound
 from conjure.lm.text.chat.encoding import ChatEncoder
-from conjure.lm.text.chat.formats import Message
+from conjure.lm.text.chat.formats import Message, text_of_content
 from conjure.lm.text.chat.template import ChatTemplate, find_template
 from conjure.serve.fields import Fields
 from conjure.serve.generation_request import (
@@ -33,7 +33,6 @@ KNOWN = (*SHARED, "max_completion_tokens", "messages", "response_format", "tools
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _MOST_MESSAGES = 1000
 _MESSAGE_FIELDS = {"role", "content", "name"}
-_TEXT_PART = {"type", "text"}
 
 
 def read_chat_request(body: Mapping[str, Any], model: ServedModel) -> Call:
@@ -112,13 +111,10 @@ def _message(value: Any, number: int) -> Message:
 
 
 def _content(value: Any, number: int) -> str:
-    """What a message says: a text, or parts that are texts."""
-    parts = value if isinstance(value, list) else [{"type": "text", "text": value}]
-    for part in parts:
-        is_text = isinstance(part, dict) and set(part) == _TEXT_PART and part["type"] == "text"
-        if not is_text or not isinstance(part["text"], str):
-            raise bad_value("messages", f"has content {shown(value)} at {number}; only text is served")
-    return "".join(part["text"] for part in parts)
+    text = text_of_content(value)
+    if text is None:
+        raise bad_value("messages", f"has content {shown(value)} at {number}; only text is served")
+    return text
 
 
 def _prompt(messages: list[Message], model: ServedModel) -> list[int]:

@@ -82,6 +82,23 @@ def test_all_trials_on_conversations_have_the_same_date(home, folder):
     assert check_finetune_sweep(home, ["chats.jsonl"], "sprite", given, trials) == given
 
 
+def test_a_recorded_score_of_conversations_keeps_its_date(home, folder):
+    (folder / "chats.jsonl").write_text(CHAT)
+    (folder / "jokes.txt").write_text("A joke.\n")
+
+    def words(*typed: str) -> list[str]:
+        command = score.run_spec(score.command.make_context("score", list(typed))).command
+        return [word for word in command if word.startswith("--chat-date")]
+
+    assert words("chats.jsonl") == [f"--chat-date={today()}"]
+    assert words("chats.jsonl", "--chat-date", "2026-03-01") == ["--chat-date=2026-03-01"]
+    assert words("jokes.txt") == words("a text") == []
+    assert check_score(home, ["chats.jsonl"], ["sprite"], {"stride": 8}) == {
+        "stride": 8,
+        "chat_date": today(),
+    }
+
+
 def test_options_that_are_not_given_are_not_written():
     assert option_words({"epochs": 2, "lora": None, "mask_records": False, "header": False}) == [
         "--epochs=2",

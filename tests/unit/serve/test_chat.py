@@ -62,7 +62,7 @@ def test_an_answer_is_the_completion_of_the_rendered_conversation(client, ask, f
 
 
 def test_contents_may_be_parts_and_max_completion_tokens_counts(ask):
-    parts = [{"type": "text", "text": "the "}, {"type": "text", "text": "cat?"}]
+    parts = [{"type": "text", "text": "the "}, {"type": "text", "text": "cat?", "image_url": None}]
     whole = ask()["choices"][0]["message"]["content"]
     assert (
         ask(messages=[_MESSAGES[0], {"role": "user", "content": parts}])["choices"][0]["message"]["content"]
@@ -160,6 +160,7 @@ def test_a_template_that_is_given_turns_chat_on(folders):
         ({"messages": [{"role": "user"}]}, "messages"),
         ({"messages": [{"role": "user", "content": 1}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages"),
         ({"messages": [{"role": "user", "content": "a", "x": 1}]}, "messages"),
         ({"messages": [{"role": "assistant", "content": None, "refusal": None}]}, "messages"),
         ({"messages": [_MESSAGES[1]] * 1001}, "messages"),

@@ -6,6 +6,7 @@ compared.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,12 +16,13 @@ from conjure.cli.data_format_options import data_format_options, layout_of
 from conjure.cli.explicit_options import given_options, is_typed
 from conjure.cli.recorded_run_options import record, recording_options, refuse_output, refuse_unrecorded
 from conjure.cli.render import note
-from conjure.cli.sampling_options import adapter_option, model_option
+from conjure.cli.sampling_options import adapter_option, chat_date_option, model_option
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
 from conjure.lm.text.sources import KINDS, STANDARD_INPUT
 from conjure.metric_logging import inside_a_run
 from conjure.recipes.generation_specs import FIGURES_FILE, score_spec
+from conjure.recipes.lazy_model_checks import load_request_checks
 from conjure.recipes.options import ScoreOptions
 from conjure.recipes.resource_lookup import is_resource
 from conjure.runs.schema.spec import RunSpec
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 @data_format_options
 @click.option("--context", type=int, help="Context length in tokens; default: the model's.")
 @click.option("--stride", type=int, help="Tokens from one window to the next; default: half the context.")
+@chat_date_option
 @adapter_option
 @click.option(
     "--precision",
@@ -67,6 +70,7 @@ def command(
     split: str | None,
     context: int | None,
     stride: int | None,
+    chat_date: date | None,
     adapter: str | None,
     precision: "Precision",
     per_token: bool,
@@ -110,6 +114,7 @@ def command(
         layout=layout,
         context=context,
         stride=stride,
+        chat_date=chat_date,
         adapter=adapter,
         precision=precision,
         per_token=per_token,
@@ -124,15 +129,22 @@ def run_spec(context: click.Context, placeholders: Mapping[str, str] | None = No
     Args:
         context: The parsed command line.
         placeholders: Options to fill in later, by name, with the text that stands for them.
+
+    Raises:
+        ConjureError: A file cannot be read.
     """
-    given = context.params
+    home, given = Home.from_environment(), context.params
+    files = _are_files(given["inputs"], as_text=given["as_text"])
+    models = given["compare"] if given["compare"] is not None else [given["model"]]
     options = cast("ScoreOptions", given_options(context, ScoreOptions))
+    if files:
+        options = load_request_checks().check_score(home, given["inputs"], models, options)
     spec = score_spec(
-        Home.from_environment(),
+        home,
         given["inputs"],
-        given["compare"] if given["compare"] is not None else [given["model"]],
+        models,
         options,
-        files=_are_files(given["inputs"], as_text=given["as_text"]),
+        files=files,
         placeholders=placeholders,
         description=given["description"],
         labels=given["label"],

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import click
 
 from conjure.cli.language_model.token_view import show_tokens
 from conjure.cli.render import StatusLine, note, remark, save_json, write_json
+from conjure.core.text import today
 from conjure.core.units import format_duration
 from conjure.errors import DataError
 from conjure.lm.checkpoints.base_model import base_difference
@@ -23,7 +25,7 @@ from conjure.lm.checkpoints.describe import read_training
 from conjure.lm.checkpoints.model_resolver import ModelSource
 from conjure.lm.generation.score import Score, Tally, Windows, score_chats, score_documents
 from conjure.lm.generation.scorer_loading import LoadedScorer, Precision, load_scorer
-from conjure.lm.text.chat.encoding import EncodedChat, conversation_encoder
+from conjure.lm.text.chat.encoding import EncodedChat, conversation_encoder, encode_record
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
 from conjure.recipes.resource_lookup import data_path, model_lookup
@@ -39,6 +41,7 @@ def score(
     layout: ReadOptions,
     context: int | None,
     stride: int | None,
+    chat_date: date | None,
     adapter: str | None,
     precision: Precision,
     per_token: bool,
@@ -56,6 +59,7 @@ def score(
         layout: How the files are written.
         context: Tokens seen at once; None takes all the model can.
         stride: Tokens from one window to the next; None takes half the context.
+        chat_date: What a chat template gets when it asks for the date; None is today.
         adapter: A PEFT folder or resource whose LoRA weights to merge into the model.
         precision: The number format to compute in.
         per_token: Show every token.
@@ -65,12 +69,13 @@ def score(
     names = [data_path(name) for name in inputs] if files else inputs
     texts = _records(names, column, split, layout) if files else inputs
     results, as_objects = [], as_json or output is not None
+    day = chat_date if chat_date is not None else today()
     for name in models:
         merged = data_path(adapter) if adapter is not None else None
         model = load_scorer(name, much=files, precision=precision, adapter=merged, lookups=[model_lookup])
         windows = Windows.of(model.scorer, context, stride)
         sha256 = model.source.sha256 if as_objects else None
-        result = _Result(model, windows, sha256, are_chats=_are_chats(texts))
+        result = _Result(model, windows, sha256, day, are_chats=_are_chats(texts))
         for scored in _with_progress(result, texts):
             result.add(scored, keep=as_objects and (per_token or not files))
             if per_token and not as_json:
@@ -130,6 +135,7 @@ class _Result:
     model: LoadedScorer
     windows: Windows
     sha256: str | None
+    day: date
     are_chats: bool
     records: int = 0
     scores: list[Score] = field(default_factory=list)
@@ -178,21 +184,18 @@ def _tokens(score: Score) -> dict[str, Any]:
     return {"token_ids": score.token_ids, "token_logprobs": score.token_logprobs}
 
 
-def _conversations(records: RecordSet, model: LoadedScorer) -> Iterator[EncodedChat]:
-    """The conversations of the records in a model's tokens."""
-    encoder = conversation_encoder(records.chat_formats, model.tokenizer, model=model.origin)
+def _conversations(records: RecordSet, model: LoadedScorer, day: date) -> Iterator[EncodedChat]:
+    """The conversations of the records in a model's tokens, as they are on a day."""
+    encoder = conversation_encoder(records.chat_formats, model.tokenizer, model=model.origin, day=day)
     assert encoder is not None
     for piece in records.pieces():
         assert piece.conversation is not None
-        try:
-            yield encoder.encode(piece.conversation.messages)
-        except DataError as error:
-            raise DataError(f"{piece.conversation.where}: {error}") from error
+        yield encode_record(encoder, piece.conversation)
 
 
-def _count_tokens(texts: RecordSet | Sequence[str], model: LoadedScorer) -> int:
+def _count_tokens(texts: RecordSet | Sequence[str], model: LoadedScorer, day: date) -> int:
     if isinstance(texts, RecordSet) and texts.chat_formats:
-        return sum(len(chat.ids) for chat in _conversations(texts, model))
+        return sum(len(chat.ids) for chat in _conversations(texts, model, day))
     return sum(len(model.tokenizer.encode(text)) for text in texts)
 
 
@@ -201,7 +204,7 @@ def _with_progress(result: _Result, texts: RecordSet | Sequence[str]) -> Iterato
     model = result.model
     with StatusLine() as status:
         # Counting takes a small part of the time that scoring does.
-        total = _count_tokens(texts, model) if status.enabled else 0
+        total = _count_tokens(texts, model, result.day) if status.enabled else 0
         started, tokens = time.monotonic(), 0
 
         def report(scored: int) -> None:
@@ -213,7 +216,11 @@ def _with_progress(result: _Result, texts: RecordSet | Sequence[str]) -> Iterato
 
         scores = (
             score_chats(
-                model.scorer, model.tokenizer, _conversations(texts, model), result.windows, report=report
+                model.scorer,
+                model.tokenizer,
+                _conversations(texts, model, result.day),
+                result.windows,
+                report=report,
             )
             if isinstance(texts, RecordSet) and texts.chat_formats
             else score_documents(model.scorer, model.tokenizer, texts, result.windows, report=report)

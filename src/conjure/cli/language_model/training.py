@@ -6,6 +6,7 @@ second ends it at once.
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -66,6 +67,8 @@ def _follow(request: FinetuneRequest, group: ProcessGroup) -> int:
     """Train as one of the processes that print and write nothing; the exit status."""
     leader = group.settings_of_leader()
     assert leader is not None
+    if request.chat_date is None:  # it may be tomorrow here by now
+        request = replace(request, chat_date=leader["chat_date"])
     prepared = prepare(request, lookups=[model_lookup], micro_batch=leader["micro_batch"])
     with stopping_in_order(quiet=True) as signals:
         run_training(prepared, should_stop=lambda: bool(signals), group=group)

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -227,11 +227,14 @@ def _with_column(source: Source, column: str | None, layout: ReadOptions) -> Sou
     chat = find_format(samples)
     if chat is not None:
         return replace(source, chat=chat)
-    if not any(samples.values()):
+    texts = {name: each.texts for name, each in samples.items()}
+    if not any(texts.values()):
         raise DataError(
             f"{source.name} has no text in its first rows; its columns are {list_names(list(samples))}"
         )
-    candidates = text_columns(samples)
+    candidates = text_columns(texts)
+    if len(candidates) > 1:
+        candidates = [name for name in candidates if samples[name].is_common] or candidates
     if len(candidates) == 1:
         return replace(source, column=candidates[0], guessed=True)
     what = "several columns that could be the text" if candidates else "no column that looks like text"
@@ -241,7 +244,7 @@ def _with_column(source: Source, column: str | None, layout: ReadOptions) -> Sou
     )
 
 
-def _with_given_column(source: Source, column: str, samples: dict[str, list[str]]) -> Source:
+def _with_given_column(source: Source, column: str, samples: Collection[str]) -> Source:
     # Of JSON, a later record may have it; if none has, reading says so.
     if column in samples or (not samples and source.kind in ("json", "jsonl")):
         return replace(source, column=column)

@@ -8,6 +8,7 @@ it.
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
@@ -77,6 +78,20 @@ class Row(NamedTuple):
     fault: Fault | None = None
 
 
+class ColumnSample(NamedTuple):
+    """What the first rows say of one column.
+
+    Attributes:
+        texts: Its first non-empty texts.
+        holds_text: Whether it has more of them than of other things, such as lists.
+        is_common: Whether half of the first rows have it. In JSON, one stray row can bring a name of its own.
+    """
+
+    texts: list[str]
+    holds_text: bool
+    is_common: bool = True
+
+
 _Fields = tuple[int, list[str], Fault | None]  # number of the row's first line, its fields, or its fault
 Record = tuple[int, dict[str, Any], Fault | None]  # number of the row, its values by name, or its fault
 
@@ -89,8 +104,8 @@ class Table(Protocol):
         """What was taken for granted and may be otherwise, a sentence each."""
         ...
 
-    def samples(self) -> dict[str, list[str]]:
-        """Every column's name with its first non-empty texts; none where it holds other things."""
+    def samples(self) -> dict[str, ColumnSample]:
+        """Every column's name with what the first rows say of it."""
         ...
 
     def rows(self, column: str) -> Iterator[Row]:
@@ -150,7 +165,7 @@ class SeparatedTable:
     def remarks(self) -> tuple[str, ...]:
         """What was taken for granted and may be otherwise, a sentence each."""
         listed = list_names(self._names)
-        if self._layout.header and looks_like_record(self._names, self.samples()):
+        if self._layout.header and looks_like_record(self._names, self._first_texts()):
             return (f"the first row names the columns ({listed}) and looks like a record: if it is one,"
                     " use --no-header",)  # fmt: skip
         first = self._first_row[0] if self._first_row else ""
@@ -159,7 +174,11 @@ class SeparatedTable:
                     " first (--delimiter C sets one)",)  # fmt: skip
         return ()
 
-    def samples(self) -> dict[str, list[str]]:
+    def samples(self) -> dict[str, ColumnSample]:
+        """Every column's name with what the first rows say of it."""
+        return {name: ColumnSample(texts, bool(texts)) for name, texts in self._first_texts().items()}
+
+    def _first_texts(self) -> dict[str, list[str]]:
         """Every column's name with its first non-empty texts."""
         values: dict[str, list[str]] = {name: [] for name in self._names if name.strip()}
         for _, fields, _ in islice(self._body(), _SAMPLE_ROWS):
@@ -427,15 +446,24 @@ class JsonLinesTable:
     def __init__(self, path: Path, layout: ReadOptions) -> None:
         self._path, self._encoding = path, layout.encoding
 
-    def samples(self) -> dict[str, list[str]]:
-        """Every name in the first objects with its first non-empty texts."""
-        values: dict[str, list[str]] = {}
-        for _, record, _ in islice(self.records(), _SAMPLE_ROWS):
+    def samples(self) -> dict[str, ColumnSample]:
+        """Every name in the first objects with what they say of it."""
+        texts: dict[str, list[str]] = {}
+        having, others = Counter[str](), Counter[str]()
+        rows = 0
+        for _, record, fault in islice(self.records(), _SAMPLE_ROWS):
+            rows += fault is None
+            having.update(record.keys())
             for name, value in record.items():
-                values.setdefault(name, [])
-                if isinstance(value, str) and value.strip():
-                    values[name].append(value)
-        return values
+                found = texts.setdefault(name, [])
+                if not isinstance(value, str):
+                    others[name] += value is not None
+                elif value.strip():
+                    found.append(value)
+        return {
+            name: ColumnSample(found, len(found) > others[name], 2 * having[name] >= rows)
+            for name, found in texts.items()
+        }
 
     def rows(self, column: str) -> Iterator[Row]:
         """Every object's text under one name, in order."""
@@ -660,14 +688,14 @@ class ParquetTable:
             self._schema = file.schema_arrow
         refuse_equal_names(path, self._schema.names)
 
-    def samples(self) -> dict[str, list[str]]:
-        """Every column's name with its first non-empty texts; none where it holds other things."""
+    def samples(self) -> dict[str, ColumnSample]:
+        """Every column's name with what the first rows say of it."""
         values: dict[str, list[str]] = {name: [] for name in self._schema.names}
         for name in values:
             if _is_text(self._schema.field(name).type):
                 texts = (row.text for row in islice(self.rows(name), _SAMPLE_ROWS))
                 values[name] = [text for text in texts if text is not None and text.strip()]
-        return values
+        return {name: ColumnSample(texts, bool(texts)) for name, texts in values.items()}
 
     def rows(self, column: str) -> Iterator[Row]:
         """Every row's text in one column, in order."""

@@ -28,7 +28,7 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.text import valid_utf8
 from conjure.errors import DataError, StoreError
 from conjure.lm.bounds import value_fault
-from conjure.lm.text.chat.encoding import ANSWER, ConversationEncoder, EncodedChat
+from conjure.lm.text.chat.encoding import ANSWER, ConversationEncoder, EncodedChat, encode_record
 from conjure.lm.text.chat.formats import ChatFormat, Message
 from conjure.lm.text.near_duplicates import DuplicateGroups, GroupBuilder
 from conjure.lm.text.records import BadRows, Piece, RecordSet
@@ -37,8 +37,8 @@ from conjure.lm.text.sources import Source
 from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
 
-_FORMAT = 5  # of the folder; a change here makes every older folder unused
-_GROUPS_FORMAT = 2  # likewise, of the groups
+_FORMAT = 6  # of the folder; a change here makes every older folder unused
+_GROUPS_FORMAT = 3  # likewise, of the groups
 _BATCH_CHARACTERS = 1 << 20  # encoded at a time: enough for all cores, little enough for any memory
 _HISTOGRAM_BINS = 12
 _FEW_BYTES = 1.5  # a token, on average: for a script that was learned it is 3 to 5
@@ -223,6 +223,7 @@ def tokenise(
 
     Raises:
         DataError: There is not one usable record, a conversation cannot be encoded, or a file cannot be read.
+        CheckpointError: The chat template cannot be used.
         StoreError: The ids cannot be kept: the disk is full, or the folder not writable.
     """
     if bool(records.chat_formats) != (chat is not None):
@@ -519,7 +520,7 @@ class _Writer:
             assert piece.conversation is not None
             messages = piece.conversation.messages
             try:
-                encoded = chat.encode(messages)
+                encoded = encode_record(chat, piece.conversation)
             except DataError as error:
                 self._refused.append((piece.conversation.where, str(error)))
                 continue
@@ -551,10 +552,10 @@ class _Writer:
     def _refuse_conversations(self) -> None:
         if not self._refused:
             return
-        where, reason = self._refused[0]
+        _, reason = self._refused[0]
         more = len(self._refused) - 1
         others = f"; {more:,} more cannot be used either, the next is {self._refused[1][0]}" if more else ""
-        raise DataError(f"{where}: {reason}{others}", hint="change these records, or leave them out")
+        raise DataError(f"{reason}{others}", hint="change these records, or leave them out")
 
 
 def _new_hash() -> hashlib.blake2b:

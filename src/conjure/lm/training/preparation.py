@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from conjure.core.files import real_path
+from conjure.core.text import today
 from conjure.errors import UsageError, option
 from conjure.lm.bounds import value_fault
 from conjure.lm.checkpoints.adapters import apply_adapter
@@ -151,7 +152,7 @@ def prepare(
         _refuse_other_base(output, source)
     noted = base_facts(source)  # now: an upgrade of conjure may replace an embedded model while it trains
     base = load_source(source)
-    request = _decided(request, base.model.config)
+    request = _decided(request, base.model.config, are_chats=bool(records.chat_formats))
     encode = partial(
         tokenise,
         tokenizer=base.tokenizer,
@@ -209,12 +210,16 @@ def _tuned_on(folder: Path) -> tuple[str, ...]:
         return ("other text",)
 
 
-def _decided(request: FinetuneRequest, config: ModelConfig) -> FinetuneRequest:
-    """The request with what depends on the model; a training that is resumed keeps what it had."""
-    automatic = {"dropout": None, "mask_records": config.has_rotary_positions}
+def _decided(request: FinetuneRequest, config: ModelConfig, *, are_chats: bool) -> FinetuneRequest:
+    """The request with what model and day decide; a training that is resumed keeps what it had."""
+    automatic = {
+        "dropout": None,
+        "mask_records": config.has_rotary_positions,
+        "chat_date": today() if are_chats else None,
+    }
+    open_ones = [name for name in automatic if getattr(request, name) is None]
     if request.resume:
         automatic |= load_training_facts(state_folder(Path(request.output).absolute()))["agreement"]
-    open_ones = (name for name in ("dropout", "mask_records") if getattr(request, name) is None)
     return replace(request, **{name: automatic[name] for name in open_ones})
 
 

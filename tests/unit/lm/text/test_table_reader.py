@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from conjure.errors import DataError
 from conjure.lm.text.read_options import ReadOptions
-from conjure.lm.text.table_reader import Fault, Row, open_table
+from conjure.lm.text.table_reader import ColumnSample, Fault, Row, open_table
 from support.records import JOKES, KINDS, write_records
 
 
@@ -28,7 +28,7 @@ def test_every_kind_gives_the_column_as_it_was_written(tmp_path, kind):
     table = open_table(write_records(tmp_path / f"jokes.{kind}", JOKES), kind)
     assert [row.text for row in table.rows("Joke")] == JOKES
     assert list(table.samples()) == ["ID", "Joke"]
-    assert table.samples()["Joke"] == JOKES
+    assert table.samples()["Joke"].texts == JOKES
 
 
 class TestSeparated:
@@ -307,7 +307,20 @@ class TestJsonLines:
 
     def test_names_come_from_all_the_first_objects(self, path):
         path.write_text("\n".join(json.dumps(row) for row in ({"a": 1}, {"b": "x"}, {"a": 2, "c": " "})))
-        assert open_table(path, "jsonl").samples() == {"a": [], "b": ["x"], "c": []}
+        assert open_table(path, "jsonl").samples() == {
+            "a": ColumnSample([], holds_text=False),
+            "b": ColumnSample(["x"], holds_text=True, is_common=False),
+            "c": ColumnSample([], holds_text=False, is_common=False),
+        }
+
+    def test_a_column_holds_what_most_of_its_values_are(self, path):
+        rows = [{"a": "x", "b": []}, {"a": None, "b": ["y"]}, {"a": "", "b": "z"}, {"c": 1}]
+        path.write_text("\n".join(map(json.dumps, rows)) + "\nbroken\n")
+        assert open_table(path, "jsonl").samples() == {
+            "a": ColumnSample(["x"], holds_text=True),
+            "b": ColumnSample(["z"], holds_text=False),
+            "c": ColumnSample([], holds_text=False, is_common=False),
+        }
 
 
 class TestParquet:
@@ -324,10 +337,8 @@ class TestParquet:
         parquet.write_table(table, path)
         opened = open_table(path, "parquet")
         assert opened.samples() == {
-            "plain": ["x", "y"],
-            "large": ["x", "y"],
-            "coded": ["x", "y"],
-            "number": [],
+            **dict.fromkeys(("plain", "large", "coded"), ColumnSample(["x", "y"], holds_text=True)),
+            "number": ColumnSample([], holds_text=False),
         }
         for column in ("plain", "large", "coded"):
             assert list(opened.rows(column)) == [Row(1, "x"), Row(2, None, Fault.EMPTY), Row(3, "y")]

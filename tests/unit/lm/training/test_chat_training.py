@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
 import torch
 
+from conjure.cli.language_model import training
 from conjure.cli.language_model.training_view import plan_lines, result_json
-from conjure.errors import DataError, UsageError
+from conjure.errors import CheckpointError, DataError, UsageError
 from conjure.lm.generation.score import Windows, score_chats, score_documents
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import load
@@ -20,9 +22,17 @@ from conjure.lm.text.records import read_records
 from conjure.lm.text.split import hold_out
 from conjure.lm.text.token_cache import describe, find_groups, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
-from conjure.lm.training import base_model_comparison
+from conjure.lm.training import base_model_comparison, preparation
+from conjure.lm.training.distributed.process_group import ProcessGroup
 from conjure.lm.training.events import StepDone
-from conjure.lm.training.finetune import FinetuneResult, finetune, run_training
+from conjure.lm.training.finetune import (
+    FinetuneResult,
+    _resumable_facts,
+    _save_state,
+    finetune,
+    make_trainer,
+    run_training,
+)
 from conjure.lm.training.history import History, Trained
 from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.packing import Blocks
@@ -30,7 +40,7 @@ from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
 from conjure.lm.training.trainer import Trainer, TrainSettings
 from conjure.recipes import metrics
-from support.chats import FAMILIES, chat_checkpoint, chat_folder
+from support.chats import FAILING, FAMILIES, chat_checkpoint, chat_folder
 from support.models import tiny_checkpoint, tiny_model
 from support.training import token_blocks
 
@@ -178,6 +188,46 @@ def test_the_only_answer_is_trained_on_and_not_held_out(tmp_path, tokenizer):
     assert split.reason.endswith("has no answer to train on")
 
 
+def test_a_training_resumed_on_another_day_trains_on_the_same_tokens(tmp_path, monkeypatch):
+    dated = replace(
+        FAMILIES["chatml"],
+        template=FAMILIES["chatml"].template.replace("a test.", "a test of ' + strftime_now('%d') + '."),
+    )
+    records_of(tmp_path / "chat.jsonl")
+    request = FinetuneRequest(
+        data=[tmp_path / "chat.jsonl"],
+        model=chat_checkpoint(tmp_path / "model", dated, context_length=128),
+        output=tmp_path / "out",
+        batch_size=4,
+    )
+    monkeypatch.setattr(preparation, "today", lambda: date(2026, 2, 1))
+    begun = prepare(request)
+    _save_state(begun, make_trainer(begun), History())
+    monkeypatch.setattr(preparation, "today", lambda: date(2026, 2, 2))
+    resumed = prepare(replace(request, resume=True))
+    assert resumed.request.chat_day == date(2026, 2, 1)
+    assert _resumable_facts(resumed)["agreement"]["chat_date"] == "2026-02-01"
+    first = resumed.tokenizer.decode(resumed.text.ids[:40].tolist())
+    assert "a test of 01." in first
+    assert resumed.text.ids.tolist() == begun.text.ids.tolist()
+    assert "a test of 02." in resumed.tokenizer.decode(
+        prepare(replace(request, output=tmp_path / "new")).text.ids[:40].tolist()
+    )
+
+
+@pytest.mark.parametrize("given", [None, "2026-03-01"])
+def test_the_other_processes_take_the_date_of_the_first(given, monkeypatch):
+    class Follower(ProcessGroup):
+        def settings_of_leader(self):
+            return {"micro_batch": 2, "chat_date": "2026-02-01"}
+
+    asked = []
+    monkeypatch.setattr(training, "prepare", lambda request, **_: asked.append(request))
+    monkeypatch.setattr(training, "run_training", lambda *_, **__: None)
+    training._follow(FinetuneRequest(data=["-"], output="out", chat_date=given), Follower())
+    assert asked[0].chat_date == (given or "2026-02-01")
+
+
 @pytest.mark.slow
 def test_a_tune_learns_answers_and_its_report_is_about_them(tmp_path):
     folder = chat_checkpoint(tmp_path / "model", FAMILIES["chatml"], context_length=128)
@@ -319,6 +369,20 @@ def test_a_conversation_that_cannot_be_masked_is_named(tmp_path):
         tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat)
     with pytest.raises(UsageError, match="special_tokens"):
         tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat, allow_special=True)
+
+
+def test_a_conversation_on_which_the_template_fails_is_named(tmp_path):
+    folder = chat_folder(tmp_path, FAILING)
+    rows = [each.conversation.messages for each in records_of(tmp_path / "chat.jsonl", count=3).pieces()]
+    tokenizer = Tokenizer.from_folder(folder)
+    records = read_records([tmp_path / "chat.jsonl"])
+    chat = conversation_encoder(records.chat_formats, tokenizer, model="it")
+    assert chat.encode(rows[0])
+    with pytest.raises(
+        CheckpointError, match=r"chat\.jsonl, line 3: the model's chat template fails"
+    ) as caught:
+        tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat)
+    assert caught.value.hint.endswith("change this one, or leave it out")
 
 
 def test_facts_count_what_is_learned(tmp_path, tokenizer, text):

@@ -65,4 +65,5 @@ def test_a_resumed_training_keeps_what_an_earlier_version_decided(asked, tmp_pat
     _save_state(prepared, trainer, History())
     resumed = prepare(replace(asked, dropout=None, mask_records=None, learning_rate=None, resume=True))
     assert (resumed.request.dropout, resumed.request.mask_records) == (0.1, True)
+    assert resumed.request.chat_date is None  # the data are plain text
     assert resumed.plan.learning_rate == 0.0123

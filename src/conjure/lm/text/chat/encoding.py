@@ -1,9 +1,9 @@
 """Conversations as token ids, each with whether a model is to learn it.
 
-Main entries: `ChatEncoder`, `PromptEncoder`, `conversation_encoder`. Invariants: what a message says is never
-taken for a special token, however it is spelled (an added token that is not special, such as ``<think>``, is
-part of what models write, and stays a token); and either it is exactly known which tokens are the model's own
-answers, or the conversation is refused.
+Main entries: `ChatEncoder`, `PromptEncoder`, `conversation_encoder`, `encode_record`. Invariants: what a
+message says is never taken for a special token, however it is spelled (an added token that is not special,
+such as ``<think>``, is part of what models write, and stays a token); and either it is exactly known which
+tokens are the model's own answers, or the conversation is refused.
 
 A template is rendered twice, once with every message between two private-use characters. Without them both
 renderings must be equal: then it is known which characters are whose. An answer begins where the rendering
@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 from conjure.core.files import sha256_bytes
 from conjure.errors import CheckpointError, DataError, UsageError, option
-from conjure.lm.text.chat.formats import ChatFormat, Message, is_answer
+from conjure.lm.text.chat.formats import ChatFormat, Conversation, Message, is_answer
 from conjure.lm.text.chat.template import ChatTemplate, find_template
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -206,7 +206,7 @@ class ChatEncoder:
             marked = [each._replace(content=mark(each.content, n)) for n, each in enumerate(messages)]
             try:
                 rendered = self.template.render(marked, opens_answer=opens_answer)
-            except DataError:  # it looks at what is said
+            except (DataError, CheckpointError):  # it looks at what is said
                 continue
             parts = _unmarked(rendered)
             if parts is not None and "".join(part.text for part in parts) == plain:
@@ -340,6 +340,22 @@ def conversation_encoder(
         hint="use a chat model, such as smollm2; or keep the data as prompt and completion; or read one"
         f" column as plain text, with {option('column')}",
     )
+
+
+def encode_record(encoder: ConversationEncoder, conversation: Conversation) -> EncodedChat:
+    """The tokens of a conversation; an error says which one it is.
+
+    Raises:
+        DataError: It cannot be encoded.
+        CheckpointError: The chat template cannot be used with it, and perhaps not at all.
+    """
+    try:
+        return encoder.encode(conversation.messages)
+    except DataError as error:
+        raise DataError(f"{conversation.where}: {error}") from error
+    except CheckpointError as error:
+        hint = "if the template works for other records, change this one, or leave it out"
+        raise CheckpointError(f"{conversation.where}: {error}", hint=hint) from error
 
 
 def encode_pieces(

@@ -1,16 +1,16 @@
 """The formats in which people keep conversations, told apart by their keys.
 
-Main entries: `find_format`, `read_conversation`. Invariants: a conversation that comes out has an answer to
-learn, and its roles are in order: a system message may come first, then user and assistant take turns; and
-nothing that is part of a conversation is left out of it: what cannot be kept is a fault.
+Main entries: `find_format`, `read_conversation`, `text_of_content`. Invariants: a conversation that comes out
+has an answer to learn, and its roles are in order: a system message may come first, then user and assistant
+take turns; and nothing that is part of a conversation is left out of it: what cannot be kept is a fault.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from conjure.lm.text.table_reader import Fault
+from conjure.lm.text.table_reader import ColumnSample, Fault
 
 
 class Message(NamedTuple):
@@ -86,19 +86,22 @@ def is_answer(message: Message) -> bool:
     return message.role == "assistant" and message.is_learned
 
 
-def find_format(samples: Mapping[str, Sequence[str]]) -> ChatFormat | None:
+def find_format(samples: Mapping[str, ColumnSample]) -> ChatFormat | None:
     """The format of a table; None for one that holds plain text.
 
+    What few rows have says nothing of the others, as long as those have a text.
+
     Args:
-        samples: Each column's first texts; none where it holds other things, such as lists.
+        samples: What the first rows say of each column.
     """
-    names = set(samples)
+    common = {name: each for name, each in samples.items() if each.is_common}
+    names = common if any(each.holds_text for each in common.values()) else samples
     for name, format_ in (("messages", ChatFormat.MESSAGES), ("conversations", ChatFormat.SHAREGPT)):
-        if name in names and not samples[name]:
+        if name in names and not names[name].holds_text:
             return format_
-    if {"prompt", "completion"} <= names:
+    if {"prompt", "completion"} <= set(names):
         return ChatFormat.PROMPT
-    if {"instruction", "output"} <= names:
+    if {"instruction", "output"} <= set(names):
         return ChatFormat.ALPACA
     return None
 
@@ -117,6 +120,21 @@ def read_conversation(record: Mapping[str, Any], format_: ChatFormat) -> tuple[M
             return Fault.NOT_TEXT
         found = (Message("system", system), *found)
     return _checked(found)
+
+
+def text_of_content(content: Any) -> str | None:
+    """What a message says by its content, a text or a list of parts; None where not all of it is text."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part["text"] for part in parts if _is_text(part)]
+    return "".join(texts) if texts and len(texts) == len(parts) else None
+
+
+def _is_text(part: Any) -> bool:
+    """Whether a part is text only: in tables it also has the keys of other parts, with nulls."""
+    given = {name for name, value in part.items() if value is not None} if isinstance(part, dict) else set()
+    return given == {"type", "text"} and part["type"] == "text" and isinstance(part["text"], str)
 
 
 def _turns(record: Mapping[str, Any], format_: ChatFormat) -> tuple[Message, ...] | Fault:
@@ -159,10 +177,10 @@ def _messages(value: Any) -> tuple[Message, ...] | Fault:
         if fault is not None:
             return fault
         role = each.get("role", each.get("from"))
-        content = each.get("content", each.get("value"))
+        content = text_of_content(each.get("content", each.get("value")))
         if not isinstance(role, str) or role not in _ROLES:
             return Fault.UNKNOWN_ROLE
-        if not isinstance(content, str):
+        if content is None:
             return Fault.NOT_TEXT
         weight = each.get("weight")
         if weight not in (None, 0, 1):

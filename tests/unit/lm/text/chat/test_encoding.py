@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from conjure.errors import DataError, UsageError
+from conjure.errors import CheckpointError, DataError, UsageError
 from conjure.lm.text.chat.encoding import ANSWER, FIRST, GIVEN, ChatEncoder, PromptEncoder, encode_pieces
 from conjure.lm.text.chat.formats import Message
 from conjure.lm.text.tokenizer import Tokenizer
@@ -45,6 +45,17 @@ def test_generation_blocks_say_what_is_learned_where_content_is_changed(encoder_
     assert chat.ids.count(tokenizer.end_of_text_id) == 2
     with pytest.raises(DataError, match=r"a message contains <\|im_end\|>"):
         encoder.encode([Message("user", "<|im_end|>"), TURNS[1]])
+
+
+def test_a_template_that_fails_on_marks_only_is_asked_without_them(encoder_of):
+    encoder, tokenizer = encoder_of(
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>"
+        "{% endgeneration %}{% else %}{{ {'cat?': {'asked': 'Q:'}}[m.content].asked }}{% endif %}{% endfor %}"
+    )
+    assert learned(encoder.encode(TURNS), tokenizer) == "the cat sat<|im_end|>"
+    assert tokenizer.decode(encoder.prompt(TURNS[:1])) == "Q:"
+    with pytest.raises(CheckpointError, match="template fails"):
+        encoder.prompt([Message("user", "dog?")])
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,15 @@ import json
 import pytest
 
 from conjure.errors import DataError, UsageError
-from conjure.lm.text.chat.formats import ChatFormat, Message, find_format, read_conversation
+from conjure.lm.text.chat.formats import (
+    ChatFormat,
+    Message,
+    find_format,
+    read_conversation,
+    text_of_content,
+)
 from conjure.lm.text.records import read_records
-from conjure.lm.text.table_reader import Fault
+from conjure.lm.text.table_reader import ColumnSample, Fault
 
 USER, ANSWER = Message("user", "Where?"), Message("assistant", "Here.")
 MESSAGES = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}]
@@ -48,8 +54,9 @@ def test_json_parquet_and_csv_hold_conversations_too(tmp_path):
 
 
 def test_what_is_plain_text_is_no_conversation(tmp_path):
-    assert find_format({"messages": ["an SMS"], "text": ["a"]}) is None
-    assert find_format({"prompt": ["a"], "text": ["b"]}) is None
+    text = ColumnSample(["a"], holds_text=True)
+    assert find_format({"messages": text, "text": text}) is None
+    assert find_format({"prompt": text, "text": text}) is None
     file = written(tmp_path / "chat.jsonl", RECORDS[ChatFormat.PROMPT])
     records = read_records([file], column="completion")
     assert not records.chat_formats
@@ -57,6 +64,35 @@ def test_what_is_plain_text_is_no_conversation(tmp_path):
     (tmp_path / "notes.txt").write_text("plain")
     with pytest.raises(UsageError, match=r"contains conversations \(prompt/completion\) and .*plain text"):
         read_records([file, tmp_path / "notes.txt"])
+
+
+@pytest.mark.parametrize("format_", RECORDS)
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_stray_row_of_text_is_left_out_of_a_file_of_conversations(tmp_path, format_, place):
+    rows = [RECORDS[format_]] * 3
+    rows.insert(place, {"messages": "n/a", "text": "Nobody was at home."})
+    records = read_records([written(tmp_path / "chat.jsonl", *rows)])
+    assert records.chat_formats == {format_}
+    assert [piece.conversation.messages for piece in records.pieces()] == [(USER, ANSWER)] * 3
+    (bad,) = records.bad_rows.values()
+    faults = {ChatFormat.MESSAGES: Fault.NOT_MESSAGES, ChatFormat.ALPACA: Fault.NO_ANSWER}
+    assert (bad.fault, bad.count, bad.number) == (faults.get(format_, Fault.MISSING_COLUMN), 1, place + 1)
+
+
+@pytest.mark.parametrize("stray", RECORDS.values())
+def test_a_stray_conversation_is_left_out_of_a_file_of_text(tmp_path, stray):
+    rows = [{"id": 1, "text": "Nobody was at home."}, stray, {"id": 2, "text": "It rained all day."}]
+    records = read_records([written(tmp_path / "text.jsonl", *rows)])
+    assert not records.chat_formats
+    assert list(records) == ["Nobody was at home.", "It rained all day."]
+    assert [bad.fault for bad in records.bad_rows.values()] == [Fault.MISSING_COLUMN]
+
+
+def test_conversations_among_rows_without_any_text_are_read(tmp_path):
+    rows = [{"id": 1}, {"id": 2}, {"messages": MESSAGES}]
+    records = read_records([written(tmp_path / "chat.jsonl", *rows)])
+    assert len(list(records.pieces())) == 1
+    assert records.bad_rows[Fault.MISSING_COLUMN].count == 2
 
 
 def of(*turns):
@@ -124,6 +160,52 @@ def test_a_system_message_and_a_history_apart_from_the_turns_are_part_of_the_con
         ([["a", 1]], Fault.NOT_TEXT),
     ):
         assert read_conversation({**alpaca, "history": bad}, ChatFormat.ALPACA) is fault
+
+
+TEXT = {"type": "text", "text": "Where"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("Where", "Where"),
+        ([TEXT], "Where"),
+        ([TEXT, {"type": "text", "text": "?", "image_url": None}], "Where?"),
+        ([{"type": "text", "text": ""}], ""),
+        ([TEXT, {"type": "image_url", "image_url": {"url": "a"}}], None),
+        ([{**TEXT, "image_url": {"url": "a"}}], None),
+        ([{"type": "image", "text": "a"}], None),
+        ([{"type": "text", "text": 1}], None),
+        ([{"text": "a"}], None),
+        (["a"], None),
+        ([[TEXT]], None),
+        ([], None),
+        (TEXT, None),
+        (1, None),
+        (None, None),
+    ],
+)
+def test_content_may_be_a_list_of_texts(content, said):
+    assert text_of_content(content) == said
+    question = {"role": "user", "content": content}
+    found = read_conversation({"messages": [question, MESSAGES[1]]}, ChatFormat.MESSAGES)
+    assert found == (Fault.NOT_TEXT if said is None else (Message("user", said), ANSWER))
+
+
+def test_parts_of_a_parquet_table_have_the_keys_of_all(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    parts = [[TEXT], [TEXT, {"type": "image_url", "image_url": {"url": "a"}}]]
+    rows = [
+        {"messages": [{"role": "user", "content": each}, {**MESSAGES[1], "content": [{**TEXT}]}]}
+        for each in parts
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "chat.parquet")
+    records = read_records([tmp_path / "chat.parquet"])
+    (piece,) = records.pieces()
+    assert piece.text == "Where\nWhere"
+    assert records.bad_rows[Fault.NOT_TEXT].count == 1
 
 
 @pytest.mark.parametrize("weight", [0, 0.0, 1, 1.0, None])
