@@ -1,8 +1,8 @@
 """The files of attempts at a run: each earlier one's are in ``attempts/A`` of the run's folder.
 
-Main entries: `archive_attempt`, `pass_checkpoints`, `copy_chosen`, `kept_attempt_folders`, `bring_back`.
-Invariant: `archive_attempt`, `pass_checkpoints` and `bring_back` may be cut off and called again; a
-checkpoint is never removed before the attempt that goes on from it has all of them.
+Main entries: `archive_attempt`, `pass_checkpoints`, `remove_passed`, `copy_chosen`, `newest_kept_attempt`,
+`bring_back`. Invariant: each may be cut off and called again. An attempt whose baseline is there has every
+checkpoint of those before it, and theirs are removed only then: the newest with a baseline has all there is.
 """
 
 import os
@@ -26,14 +26,16 @@ from conjure.runs.schema.run_folder import (
     METRICS_FILE,
     OUTPUTS,
     WORK,
+    RunFolder,
 )
 from conjure.runs.telemetry.metrics import parse_point
 
+# The baseline leaves first and comes back last: until then the working folder may be in either place.
 _FILES_OF_AN_ATTEMPT = (
-    *(WORK, OUTPUTS, MANIFEST, BASELINE, FOLDERS_FILE, MARKS_FILE),
+    *(BASELINE, WORK, OUTPUTS, MANIFEST, FOLDERS_FILE, MARKS_FILE),
     *(COLUMNS_FILE, METRICS_FILE, LOG_FILE),
 )
-_BROUGHT_BACK = (MARKS_FILE, FOLDERS_FILE, OUTPUTS, BASELINE, WORK)  # by the last it is known to be whole
+_BROUGHT_BACK = (WORK, OUTPUTS, FOLDERS_FILE, MARKS_FILE, BASELINE)
 _MODE = 0o600
 _CLOCK_OF_FILES = 5  # CLOCK_REALTIME_COARSE in linux/time.h: the time of the kernel's last tick
 
@@ -63,11 +65,14 @@ def kept_attempt_folders(run_folder: Path) -> list[Path]:
 
 
 def newest_kept_attempt(run_folder: Path) -> int | None:
-    """The latest attempt whose working folder was kept whole; None without one."""
+    """The earlier attempt that has all there is to save; None without one, or if the run's folder has it."""
+    run = RunFolder(run_folder)
+    if run.manifest.exists() or (run.work.is_dir() and run.baseline.is_file()):
+        return None
     kept = [
         int(folder.name)
         for folder in (run_folder / ATTEMPTS).glob("[0-9]*")
-        if (folder / WORK).is_dir() and (folder / BASELINE).is_file()
+        if (folder / BASELINE).is_file() and ((folder / WORK).is_dir() or run.work.is_dir())
     ]
     return max(kept, default=None)
 
@@ -79,6 +84,8 @@ def bring_back(run_folder: Path, attempt: int) -> None:
         OSError: The disk is full or the folder not writable.
     """
     with _folders_of(run_folder, attempt) as (run, own):
+        if own.id_of(WORK) is not None:
+            remove_entry(run, BASELINE)  # a later attempt's, which says nothing of this one's working folder
         for name in _BROUGHT_BACK:
             if own.id_of(name) is not None:
                 if run.id_of(name) is not None:
@@ -124,7 +131,7 @@ class PassedCheckpoints:
 def pass_checkpoints(
     run_folder: Path, earlier: int, globs: Sequence[str], work: Folder, *, needs_first: bool = False
 ) -> PassedCheckpoints:
-    """Give an attempt the checkpoints of those before it, with the metrics up to then; the rest is removed.
+    """Give an attempt the checkpoints of those before it, with the metrics up to then.
 
     Args:
         run_folder: The run's folder.
@@ -151,10 +158,23 @@ def pass_checkpoints(
         handed.as_of = next((handed.newest[glob] for glob in globs if glob in handed.newest), None)
         if handed.as_of is not None:
             _copy_metrics(folders, run, handed.as_of)
-        for folder in folders:
-            for name in (OUTPUTS, WORK):
-                remove_entry(folder, name)
     return handed
+
+
+def remove_passed(run_folder: Path, earlier: int) -> None:
+    """Remove what earlier attempts left, once the next one has its checkpoints and a baseline of its own.
+
+    Args:
+        run_folder: The run's folder.
+        earlier: How many attempts there were.
+
+    Raises:
+        OSError: Something cannot be removed.
+    """
+    for each in range(earlier):
+        with _folders_of(run_folder, each + 1) as (_, own):
+            for name in (BASELINE, OUTPUTS, WORK):  # first that by which the others are known to be whole
+                remove_entry(own, name)
 
 
 def _has_files(attempt: Folder, globs: Sequence[str]) -> bool:

@@ -27,7 +27,7 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError
 from conjure.runs.artifacts import mounts, outputs
-from conjure.runs.artifacts.attempts import PassedCheckpoints, pass_checkpoints
+from conjure.runs.artifacts.attempts import PassedCheckpoints, pass_checkpoints, remove_passed
 from conjure.runs.artifacts.checkpoints import bring_checkpoint
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
@@ -334,9 +334,10 @@ def mount(run: RunContext) -> outputs.Baseline:
     with _ending_with(EndReason.MOUNT_FAILED), _interruptible(run):
         place_mounts(run.home, record, run.folders, run.log.note)
         baseline = outputs.scan(run.folders.open_work())
-        baseline.save(run.folders.run.here / BASELINE)
         if record.attempts:
             _go_on_from_checkpoints(run, len(record.attempts))
+        baseline.save(run.folders.run.here / BASELINE)  # from now on, this attempt is what is recovered
+        remove_passed(run.folder, len(record.attempts))
     return baseline
 
 

@@ -280,7 +280,7 @@ def _look_into_run_folders(home: Home) -> _InRunFolders:
         if WORK in names:
             seen.work.append(number)
         if (WORK in names and BASELINE in names) or (
-            OUTPUTS not in names and newest_kept_attempt(folder) is not None
+            ATTEMPTS in names and newest_kept_attempt(folder) is not None
         ):
             seen.recoverable.append(number)
         left = [folder / name for name in names if _is_leftover(name)]
