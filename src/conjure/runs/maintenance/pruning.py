@@ -272,7 +272,7 @@ def _look_into_run_folders(home: Home) -> _InRunFolders:
     for number in folder_numbers(home.runs):
         try:
             names = set(os.listdir(f"{runs}/{number}"))  # noqa: PTH208 - a third of the time
-        except FileNotFoundError:
+        except OSError:  # removed meanwhile, closed by its command, or on a failing disk
             continue
         if RECORD_FILE in names and names <= _ORDINARY:
             continue
