@@ -156,7 +156,8 @@ def _end(store: Database, number: int, ending: Ending) -> None:
     folder = store.home.run_folder(number)
     try:
         if not store.home.is_elsewhere(number):
-            store.refresh_summaries(number)  # its supervisor may not have seen the last points
+            with suppress(OSError):  # a failing disk, or its command replaced the file: it ends all the same
+                store.refresh_summaries(number)  # its supervisor may not have seen the last points
         store.end_run(number, ending)
     except (IllegalMoveError, SupersededError):
         return  # another machine has closed it at this moment

@@ -15,6 +15,7 @@ from conjure.runs.host.process import Process, this_process
 from conjure.runs.lifecycle.abandoned_runs import is_other_supervisor, mark_interrupted, process_name
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.process_facts import Owner
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import add_run
 
@@ -96,6 +97,15 @@ def test_where_there_can_be_no_lock_a_run_is_closed_whose_supervisor_is_gone(hom
     mark_interrupted(store, store.supervised())
     assert store.get(gone).ending.reason is EndReason.SUPERVISOR_DIED
     assert store.get(submitted).status is RunStatus.REQUESTED
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_run_is_closed_whatever_is_in_the_place_of_its_metrics(home, store, make):
+    number = add_run(store).number
+    store.set_facts(number, owner=replace(this_process(home), started="before"))
+    make(RunFolder.of(home, number).metrics)
+    mark_interrupted(store, store.supervised())
+    assert store.get(number).ending.reason is EndReason.SUPERVISOR_DIED
 
 
 def fails(*_):
