@@ -58,10 +58,18 @@ def kept_attempt_folders(run_folder: Path) -> list[Path]:
     """The folders that were kept of attempts for a next one, which came no further or never came."""
     return sorted(
         folder
-        for attempt in (run_folder / ATTEMPTS).glob("*")
+        for attempt in _attempt_folders(run_folder)
         for folder in (attempt / WORK, attempt / OUTPUTS)
         if folder.is_dir() and not folder.is_symlink()
     )
+
+
+def _attempt_folders(run_folder: Path) -> list[Path]:
+    """The folder of each earlier attempt; a command may have put a link there, or something of its own."""
+    attempts = run_folder / ATTEMPTS
+    if attempts.is_symlink():
+        return []
+    return [each for each in attempts.glob("[0-9]*") if each.name.isdecimal() and not each.is_symlink()]
 
 
 def newest_kept_attempt(run_folder: Path) -> int | None:
@@ -71,7 +79,7 @@ def newest_kept_attempt(run_folder: Path) -> int | None:
         return None
     kept = [
         int(folder.name)
-        for folder in (run_folder / ATTEMPTS).glob("[0-9]*")
+        for folder in _attempt_folders(run_folder)
         if (folder / BASELINE).is_file() and ((folder / WORK).is_dir() or run.work.is_dir())
     ]
     return max(kept, default=None)

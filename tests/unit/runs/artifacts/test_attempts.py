@@ -186,6 +186,22 @@ def test_links_lead_nowhere(run, tmp_path):
     assert read_files(run / "work") == {}
 
 
+@pytest.mark.parametrize("place", ["attempts", "attempts/1"])
+def test_a_link_in_the_place_of_kept_attempts_is_not_followed(run, tmp_path, place):
+    write(tmp_path, "precious/1/work/thesis", "years of work")
+    write(tmp_path, "precious/1/before.json", "{}")
+    (run / place).parent.mkdir(exist_ok=True)
+    (run / place).symlink_to(tmp_path / "precious" / place.removeprefix("attempts").strip("/"))
+    assert kept_attempt_folders(run) == []
+    assert newest_kept_attempt(run) is None
+
+
+def test_a_folder_of_another_name_is_no_attempts(run):
+    write(run, "attempts/1x/work/own", "a command's")
+    write(run, "attempts/1x/before.json", "{}")
+    assert newest_kept_attempt(run) is None
+
+
 def test_metrics_count_up_to_the_state_that_is_gone_on_from(run):
     write(run, "work/state", "s", at=100)
     write(run, "work/best", "b", at=200)
