@@ -162,7 +162,7 @@ def pass_checkpoints(
             for name in (OUTPUTS, WORK):  # what was about to be saved has left the working folder
                 if globs and folder.id_of(name) is not None:
                     with folder.open_in(name) as source:
-                        copy_chosen(source, work, globs, handed)
+                        copy_chosen(source, work, globs, handed, on_disk=True)
         handed.as_of = next((handed.newest[glob] for glob in globs if glob in handed.newest), None)
         if handed.as_of is not None:
             _copy_metrics(folders, run, handed.as_of)
@@ -197,7 +197,9 @@ def _has_files(attempt: Folder, globs: Sequence[str]) -> bool:
     return False
 
 
-def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: PassedCheckpoints) -> None:
+def copy_chosen(
+    source: Folder, work: Folder, globs: Sequence[str], handed: PassedCheckpoints, *, on_disk: bool = False
+) -> None:
     """Copy the files that globs name from one folder to another, each in one step.
 
     Args:
@@ -205,6 +207,7 @@ def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: Pass
         work: Where they are to be.
         globs: Which files.
         handed: Told of them.
+        on_disk: See to it that they outlast a power cut, for where the source is then removed.
 
     Raises:
         OSError: The disk is full, a folder is in the place of a file, or one was removed meanwhile.
@@ -226,10 +229,20 @@ def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: Pass
                 clone_open_file(reader, folder, partial, mode=facts.st_mode & 0o777 | _MODE)
             finally:
                 os.close(reader)
+            if on_disk:
+                _sync_file(folder, partial)
             os.replace(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
             handed.files += 1
             for glob in matching:
                 handed.newest[glob] = max(handed.newest.get(glob, 0.0), facts.st_mtime)
+
+
+def _sync_file(folder: int, name: str) -> None:
+    reader = open_file(folder, name)
+    try:
+        os.fsync(reader)
+    finally:
+        os.close(reader)
 
 
 def _copy_metrics(folders: Sequence[Folder], run: Folder, as_of: float) -> None:

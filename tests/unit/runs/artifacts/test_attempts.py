@@ -177,6 +177,15 @@ def test_what_was_half_copied_is_not_handed_on(run):
     assert read_files(run / "work") == {"state/step": "1"}
 
 
+def test_what_is_handed_on_is_on_disk_before_it_is_removed(run, monkeypatch):
+    write(run, "work/state/step", "1")
+    archive_attempt(run, 1)
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    give(run, 1, "state/")
+    assert synced == [(run / "work/state/step").stat().st_ino]
+
+
 def test_links_lead_nowhere(run, tmp_path):
     write(tmp_path, "secret", "secret")
     (run / "work" / "kept").symlink_to(tmp_path / "secret")

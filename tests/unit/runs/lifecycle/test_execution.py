@@ -105,7 +105,7 @@ class TestWhatAnEarlierAttemptLeft:
     def test_is_recovered_after_one_that_was_killed_while_it_was_given_that(self, store, record, monkeypatch):
         copy_chosen = attempts.copy_chosen
 
-        def copy_half(source, work, globs, handed):
+        def copy_half(source, work, globs, handed, **_):
             copy_chosen(source, work, ["state/0"], handed)
             raise OSError("cut off")
 
