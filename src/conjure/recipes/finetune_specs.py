@@ -85,6 +85,7 @@ def resumed_spec(
     Raises:
         UsageError: That run was no fine-tune, or has nothing to go on from.
         NotFoundError: There is no such run.
+        ConflictError: Not all of what it made was saved.
     """
     with open_store(home) as store:
         number = parse(resource, store.lookup_link).number

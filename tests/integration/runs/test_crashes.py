@@ -13,6 +13,7 @@ import pytest
 from conjure.python_api import Client, Run
 from conjure.runs.database.record_files import read_record
 from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import descendants, find_process
 from conjure.runs.lifecycle import stop_requests as termination
 from conjure.runs.lifecycle.open_store import open_store
@@ -102,6 +103,34 @@ def test_while_running(client, home, crash):
     wait_until(lambda: not is_running(nap(88111)), "the end of its processes")
     assert recover(home, run.number).outputs.files == 1
     assert outputs(run) == {"made.txt": "made\n"}
+
+
+def test_a_run_whose_command_removed_its_lock_goes_on(client, home):
+    run = client.run(f"rm ../lock; echo ready; {UNTIL_GO}; echo made > made.txt")
+    wait_until(lambda: list(run.logs()), "the command's start")
+    for _ in range(2):  # the first look makes a new lock
+        with open_store(home) as store:
+            assert store.get(run.number).status is RunStatus.RUNNING
+    release(run)
+    run.wait(check=True)
+    assert outputs(run) == {"made.txt": "made\n"}
+
+
+@pytest.mark.parametrize("crash", [kill_supervisor_and_guard, kill_everything])
+@pytest.mark.parametrize("replace", ["ln -sf nowhere ../lock", "rm ../lock; mkfifo ../lock"])
+def test_a_run_whose_command_replaced_its_lock_is_closed_and_recovered(client, home, replace, crash):
+    run = client.run(f"{replace}; {COMMAND}")
+    wait_until(lambda: list(run.logs()), "the command's start")
+    crash(run)
+    assert_interrupted(run, "running")
+    assert recover(home, run.number).outputs.files == 1
+
+
+def test_a_run_whose_command_closed_its_folder_is_saved(client, home):
+    run = client.run("echo made > made.txt; ln -sf nowhere ../lock; chmod 000 ..").wait(check=True)
+    assert outputs(run) == {"made.txt": "made\n"}
+    assert home.run_folder(run.number).stat().st_mode & 0o700 == 0o700
+    assert RunLock.take_when_free(home.run_folder(run.number)) is not None
 
 
 def test_the_guard_ends_and_closes_without_any_further_command(client, home):

@@ -64,6 +64,21 @@ def test_working_folders_of_ended_runs_only(home: Home, store: Database) -> None
     assert read_files(home.run_folder(3) / "outputs") == {"kept": "k"}
 
 
+def test_a_run_folder_that_cannot_be_read_keeps_the_others_from_nothing(home, store, monkeypatch) -> None:
+    read = os.listdir
+
+    def listdir(path: str) -> list[str]:
+        if path == str(home.run_folder(1)):
+            raise PermissionError(13, "Permission denied", path)
+        return read(path)
+
+    for number in (1, 2):
+        add_run(store, number)
+        add_work(home, number, {"half.bin": "12345"})
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert prune(home, store).working_folders == (2,)
+
+
 def test_an_upload_that_goes_on_is_let_alone_however_long_it_takes(home: Home, store: Database) -> None:
     write_files(home.root, {"uploads/images/.new-x/version/a": "", "uploads/left/.new-y/a": ""})
     with lock_folder(home.uploads / "images/.new-x"):

@@ -1,8 +1,8 @@
 """The files of attempts at a run: each earlier one's are in ``attempts/A`` of the run's folder.
 
-Main entries: `archive_attempt`, `pass_checkpoints`, `copy_chosen`, `kept_attempt_folders`, `bring_back`.
-Invariant: `archive_attempt`, `pass_checkpoints` and `bring_back` may be cut off and called again; a
-checkpoint is never removed before the attempt that goes on from it has all of them.
+Main entries: `archive_attempt`, `pass_checkpoints`, `remove_passed`, `copy_chosen`, `newest_kept_attempt`,
+`bring_back`. Invariant: each may be cut off and called again. An attempt whose baseline is there has every
+checkpoint of those before it, and theirs are removed only then: the newest with a baseline has all there is.
 """
 
 import os
@@ -26,14 +26,16 @@ from conjure.runs.schema.run_folder import (
     METRICS_FILE,
     OUTPUTS,
     WORK,
+    RunFolder,
 )
 from conjure.runs.telemetry.metrics import parse_point
 
+# The baseline leaves first and comes back last: until then the working folder may be in either place.
 _FILES_OF_AN_ATTEMPT = (
-    *(WORK, OUTPUTS, MANIFEST, BASELINE, FOLDERS_FILE, MARKS_FILE),
+    *(BASELINE, WORK, OUTPUTS, MANIFEST, FOLDERS_FILE, MARKS_FILE),
     *(COLUMNS_FILE, METRICS_FILE, LOG_FILE),
 )
-_BROUGHT_BACK = (MARKS_FILE, FOLDERS_FILE, OUTPUTS, BASELINE, WORK)  # by the last it is known to be whole
+_BROUGHT_BACK = (WORK, OUTPUTS, FOLDERS_FILE, MARKS_FILE, BASELINE)
 _MODE = 0o600
 _CLOCK_OF_FILES = 5  # CLOCK_REALTIME_COARSE in linux/time.h: the time of the kernel's last tick
 
@@ -56,18 +58,29 @@ def kept_attempt_folders(run_folder: Path) -> list[Path]:
     """The folders that were kept of attempts for a next one, which came no further or never came."""
     return sorted(
         folder
-        for attempt in (run_folder / ATTEMPTS).glob("*")
+        for attempt in _attempt_folders(run_folder)
         for folder in (attempt / WORK, attempt / OUTPUTS)
         if folder.is_dir() and not folder.is_symlink()
     )
 
 
+def _attempt_folders(run_folder: Path) -> list[Path]:
+    """The folder of each earlier attempt; a command may have put a link there, or something of its own."""
+    attempts = run_folder / ATTEMPTS
+    if attempts.is_symlink():
+        return []
+    return [each for each in attempts.glob("[0-9]*") if each.name.isdecimal() and not each.is_symlink()]
+
+
 def newest_kept_attempt(run_folder: Path) -> int | None:
-    """The latest attempt whose working folder was kept whole; None without one."""
+    """The earlier attempt that has all there is to save; None without one, or if the run's folder has it."""
+    run = RunFolder(run_folder)
+    if run.manifest.exists() or (run.work.is_dir() and run.baseline.is_file()):
+        return None
     kept = [
         int(folder.name)
-        for folder in (run_folder / ATTEMPTS).glob("[0-9]*")
-        if (folder / WORK).is_dir() and (folder / BASELINE).is_file()
+        for folder in _attempt_folders(run_folder)
+        if (folder / BASELINE).is_file() and ((folder / WORK).is_dir() or run.work.is_dir())
     ]
     return max(kept, default=None)
 
@@ -79,6 +92,8 @@ def bring_back(run_folder: Path, attempt: int) -> None:
         OSError: The disk is full or the folder not writable.
     """
     with _folders_of(run_folder, attempt) as (run, own):
+        if own.id_of(WORK) is not None:
+            remove_entry(run, BASELINE)  # a later attempt's, which says nothing of this one's working folder
         for name in _BROUGHT_BACK:
             if own.id_of(name) is not None:
                 if run.id_of(name) is not None:
@@ -124,7 +139,7 @@ class PassedCheckpoints:
 def pass_checkpoints(
     run_folder: Path, earlier: int, globs: Sequence[str], work: Folder, *, needs_first: bool = False
 ) -> PassedCheckpoints:
-    """Give an attempt the checkpoints of those before it, with the metrics up to then; the rest is removed.
+    """Give an attempt the checkpoints of those before it, with the metrics up to then.
 
     Args:
         run_folder: The run's folder.
@@ -147,14 +162,27 @@ def pass_checkpoints(
             for name in (OUTPUTS, WORK):  # what was about to be saved has left the working folder
                 if globs and folder.id_of(name) is not None:
                     with folder.open_in(name) as source:
-                        copy_chosen(source, work, globs, handed)
+                        copy_chosen(source, work, globs, handed, on_disk=True)
         handed.as_of = next((handed.newest[glob] for glob in globs if glob in handed.newest), None)
         if handed.as_of is not None:
             _copy_metrics(folders, run, handed.as_of)
-        for folder in folders:
-            for name in (OUTPUTS, WORK):
-                remove_entry(folder, name)
     return handed
+
+
+def remove_passed(run_folder: Path, earlier: int) -> None:
+    """Remove what earlier attempts left, once the next one has its checkpoints and a baseline of its own.
+
+    Args:
+        run_folder: The run's folder.
+        earlier: How many attempts there were.
+
+    Raises:
+        OSError: Something cannot be removed.
+    """
+    for each in range(earlier):
+        with _folders_of(run_folder, each + 1) as (_, own):
+            for name in (BASELINE, OUTPUTS, WORK):  # first that by which the others are known to be whole
+                remove_entry(own, name)
 
 
 def _has_files(attempt: Folder, globs: Sequence[str]) -> bool:
@@ -169,7 +197,9 @@ def _has_files(attempt: Folder, globs: Sequence[str]) -> bool:
     return False
 
 
-def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: PassedCheckpoints) -> None:
+def copy_chosen(
+    source: Folder, work: Folder, globs: Sequence[str], handed: PassedCheckpoints, *, on_disk: bool = False
+) -> None:
     """Copy the files that globs name from one folder to another, each in one step.
 
     Args:
@@ -177,6 +207,7 @@ def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: Pass
         work: Where they are to be.
         globs: Which files.
         handed: Told of them.
+        on_disk: See to it that they outlast a power cut, for where the source is then removed.
 
     Raises:
         OSError: The disk is full, a folder is in the place of a file, or one was removed meanwhile.
@@ -198,10 +229,20 @@ def copy_chosen(source: Folder, work: Folder, globs: Sequence[str], handed: Pass
                 clone_open_file(reader, folder, partial, mode=facts.st_mode & 0o777 | _MODE)
             finally:
                 os.close(reader)
+            if on_disk:
+                _sync_file(folder, partial)
             os.replace(partial, last, src_dir_fd=folder, dst_dir_fd=folder)
             handed.files += 1
             for glob in matching:
                 handed.newest[glob] = max(handed.newest.get(glob, 0.0), facts.st_mtime)
+
+
+def _sync_file(folder: int, name: str) -> None:
+    reader = open_file(folder, name)
+    try:
+        os.fsync(reader)
+    finally:
+        os.close(reader)
 
 
 def _copy_metrics(folders: Sequence[Folder], run: Folder, as_of: float) -> None:

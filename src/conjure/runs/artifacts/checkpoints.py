@@ -175,6 +175,7 @@ def bring_checkpoint(
         return
     run_folder = folder if folder is not None else home.run_folder(number)
     for kept in kept_attempt_folders(run_folder) if only_sent else ():
+        RunFolder(kept.parent).baseline.unlink(missing_ok=True)  # half removed, it is not to be recovered
         remove_tree(kept)
     with shared_files(home, team) as files:
         found = files.newest_checkpoint(number, attempt)

@@ -53,7 +53,8 @@ def plan_retrieval(home: Home, resource: str, folder: Path, lookup_link: LinkLoo
 
     Raises:
         NotFoundError, UsageError: It cannot be resolved, or `folder` is a file.
-        ConflictError: A folder is in the way of a file, or a file in that of a folder.
+        ConflictError: A folder is in the way of a file, or a file in that of a folder; or a run saved only
+            some of the files.
     """
     source = resolve(home, resource, lookup_link)
     if folder.exists() and not folder.is_dir():

@@ -15,7 +15,7 @@ from conjure.core.quoting import shell_words
 from conjure.core.text import to_iso, valid_utf8
 from conjure.errors import NotFoundError
 from conjure.runs.artifacts.manifest import Manifest
-from conjure.runs.artifacts.resource_paths import find_roots, parse, resolve, upload_content
+from conjure.runs.artifacts.resource_paths import find_roots, find_saved_first, parse, upload_content
 from conjure.runs.artifacts.team_transfer import bring_manifest
 from conjure.runs.artifacts.uploads import Upload, is_file_elsewhere, list_uploads
 from conjure.runs.database.base import Database, RunSize
@@ -90,7 +90,7 @@ def list_contents(home: Home, store: Database, text: str) -> Contents:
     manifest = None if resource.number is None else bring_manifest(home, resource.number)
     if manifest is not None:
         return _saved_at(resource, manifest)
-    path = resolve(home, text, store.lookup_link)
+    path = find_saved_first(home, resource)
     if path.is_dir():
         return Contents(True, _listed_folder(home, resource, path))
     return Contents(False, [_listed_file(path)])

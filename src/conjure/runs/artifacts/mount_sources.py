@@ -37,6 +37,7 @@ def resolve_mounts(home: Home, store: Database, mounts: Iterable[Mount]) -> tupl
     Raises:
         NotFoundError: There is no such resource.
         UsageError: It cannot be mounted.
+        ConflictError: A run that has ended saved only some files of it.
     """
     return tuple(
         MountFacts(mount.resource, mount.target, mount.read_only, _pin(home, store, mount))
@@ -95,6 +96,7 @@ def locate(home: Home, source: str) -> Path:
 
     Raises:
         NotFoundError: It is no longer there.
+        ConflictError: A run has saved only some files of it.
     """
     resource = Resource.of_source(source)
     if resource.kind != KEPT_FILES:

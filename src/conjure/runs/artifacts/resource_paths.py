@@ -1,7 +1,8 @@
 """Names for what conjure keeps, and where it lies: ``runs/12/…``, ``uploads/NAME/…``, a link's name.
 
-Main entries: `parse`, `resolve`. Invariant: what `resolve` returns exists and lies inside the run or upload
-that was named, links in the path included; ``..``, absolute paths and links that lead out are refused.
+Main entries: `parse`, `resolve`. Invariant: what `resolve` returns exists, is whole, and lies inside the run
+or upload that was named, links in the path included; ``..``, absolute paths and links that lead out are
+refused.
 """
 
 import os
@@ -13,9 +14,10 @@ from pathlib import Path
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
-from conjure.errors import NotFoundError, UsageError
+from conjure.errors import ConflictError, NotFoundError, UsageError
 from conjure.runs.artifacts.team_transfer import bring_files, bring_upload_list
 from conjure.runs.database.base import LAST
+from conjure.runs.database.record_files import read_record
 from conjure.runs.schema.resource import RUNS, UPLOADS, Resource
 from conjure.runs.schema.run_folder import OUTPUTS, WORK, RunFolder
 
@@ -135,17 +137,36 @@ def resolve(home: Home, resource: str, lookup_link: LinkLookup) -> Path:
     Raises:
         UsageError: It cannot be a resource, or leads out of its run or upload.
         NotFoundError: There is no such thing.
+        ConflictError: It is a folder of which a run has saved only some files.
     """
     parsed = parse(resource, lookup_link)
-    bring_files(home, parsed)
-    roots = list(find_roots(home, parsed))
+    path = find_saved_first(home, parsed)
+    if parsed.number is not None and path.is_dir() and _is_in_two_places(home, parsed):
+        raise _saved_in_part(home, parsed, parsed.number)
+    return path
+
+
+def find_saved_first(home: Home, resource: Resource) -> Path:
+    """Where a resource lies; while a run's outputs are being saved, some of a folder may be in another place.
+
+    Raises:
+        UsageError: It leads out of its run or upload.
+        NotFoundError: There is no such thing.
+    """
+    bring_files(home, resource)
+    roots = list(find_roots(home, resource))
     if not roots:
-        raise _no_files(home, parsed)
+        raise _no_files(home, resource)
     for root in roots:
-        path = root.joinpath(*parsed.parts)
+        path = root.joinpath(*resource.parts)
         if os.path.lexists(path):  # false, too, for a name no filesystem can hold
-            return _inside(path, root, parsed)
-    raise _no_such_file(roots[0], parsed)
+            return _inside(path, root, resource)
+    raise _no_such_file(roots[0], resource)
+
+
+def _is_in_two_places(home: Home, resource: Resource) -> bool:
+    """Whether files of a folder are still being saved, or were when their run was cut off."""
+    return sum(root.joinpath(*resource.parts).is_dir() for root in find_roots(home, resource)) > 1
 
 
 def pin(home: Home, resource: str, lookup_link: LinkLookup) -> str:
@@ -168,7 +189,7 @@ def pin(home: Home, resource: str, lookup_link: LinkLookup) -> str:
 def find_roots(home: Home, resource: Resource) -> Iterator[Path]:
     """The folders (or the file) that hold a run's or upload's files; none if it has none.
 
-    A run has two for the short time while its outputs are being saved.
+    A run has two while its outputs are being saved, or where that was cut off.
     """
     if resource.kind == UPLOADS:
         version = resource.version if resource.version is not None else latest_version(home, resource.name)
@@ -223,6 +244,15 @@ def _inside(path: Path, root: Path, resource: Resource) -> Path:
     if not real.is_relative_to(root.resolve()):
         raise UsageError(f"{resource} is a link that points outside {resource.owner}, which is not allowed")
     return path
+
+
+def _saved_in_part(home: Home, resource: Resource, number: int) -> ConflictError:
+    record = read_record(home.run_folder(number))
+    if record is not None and record.status.is_final:
+        why, fix = f"run {number} ended before all of its outputs were saved", f"conjure recover {number}"
+    else:
+        why, fix = f"run {number} is still saving its outputs", f"conjure wait {number}"
+    return ConflictError(f"{resource} is not complete: {why}", fix=fix)
 
 
 def _no_files(home: Home, resource: Resource) -> NotFoundError:

@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -278,7 +279,10 @@ def remove_upload(home: Home, name: str, version: int | None) -> None:
     else:
         last = max(*found, _last_version(home, name))
         write_atomically(home.uploads / name / LAST_VERSION, str(last))
+    aside = Path(tempfile.mkdtemp(dir=home.uploads / name, prefix=".new-"))  # what is in it is no version
     for number in wanted:
-        remove_tree(home.uploads / name / str(number))
+        with suppress(FileNotFoundError):  # another process is removing it
+            (home.uploads / name / str(number)).rename(aside / str(number))
+    remove_tree(aside)
     if team is not None and not versions(home, name):
         remove_tree(home.uploads / name)

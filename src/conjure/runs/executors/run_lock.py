@@ -1,7 +1,8 @@
 """Who supervises a run on this machine: a lock in the run's folder.
 
-Main entry: `RunLock`. Invariant: a run that has not ended is supervised by the one process that holds it; a
-lock that can be taken means that it has none here.
+Main entry: `RunLock`. Invariant: a run that has not ended is supervised by the one process that holds it. A
+lock that can be taken means that it has none here, unless its command removed or replaced the file: before a
+run is closed, `abandoned_runs` looks at the process, too.
 """
 
 import errno
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from conjure.core.dir_fd import Folder
+from conjure.core.dir_fd import Folder, give_owner_access, remove_entry
 from conjure.core.files import lock_or_close
 from conjure.runs.schema.run_folder import LOCK_FILE, RunFolder
 
@@ -84,6 +85,27 @@ class RunLock:
             time.sleep(_LOOK_EVERY_S)
         return lock
 
+    @staticmethod
+    def make_usable(folder: Path) -> bool:
+        """Have a lock that can be taken of a run without a supervisor, whose command closed or replaced it.
+
+        False where there can be none; a run whose folder somebody removed needs none.
+        """
+        try:
+            with Folder.open(folder.parent, follow=True) as runs:
+                give_owner_access(runs.descriptor, folder.name)
+            with Folder.open(folder) as opened:
+                try:
+                    os.close(_open_lock(opened))
+                except OSError:  # a link, or a file that cannot be read
+                    remove_entry(opened, LOCK_FILE)
+                    os.close(_open_lock(opened))
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
+
     def release(self) -> None:
         """Let go; another process that was given the same lock still has it."""
         if self.descriptor is not None:
@@ -94,7 +116,7 @@ class RunLock:
 
 def _open_lock(folder: Folder) -> int:
     """Open a run's lock; for reading, which is enough to lock it and can be had on a read-only disk."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
     try:
         return os.open(LOCK_FILE, flags, dir_fd=folder.descriptor)
     except FileNotFoundError:

@@ -1,8 +1,9 @@
 """Runs that their supervisors left behind: found, closed as interrupted, and what is left of them ended.
 
 Main entries: `mark_abandoned`, `mark_interrupted`. Invariant: a run of this machine that has not ended is
-supervised by the one process that holds the lock in its folder (`RunLock`). A run of another machine is
-judged from here only by its executor, or by a lease that nobody has renewed for long.
+supervised by the one process that holds the lock in its folder (`RunLock`). Its command may remove or replace
+that file, so a run whose supervisor is seen to live is never closed. A run of another machine is judged from
+here only by its executor, or by a lease that nobody has renewed for long.
 """
 
 import os
@@ -20,6 +21,7 @@ from conjure.runs.database.base import KILL, Database, SupersededError
 from conjure.runs.database.record_files import read_record
 from conjure.runs.environments.containers import keeps_containers, remove_container
 from conjure.runs.executors.base import Executor, SupervisorState
+from conjure.runs.executors.local import find_supervisor
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.disk_reserve import DiskReserve
 from conjure.runs.host.orphan_detection import find_marked, forget_marks
@@ -86,12 +88,23 @@ def mark_interrupted(
         is_lost = record.number in lost or record.number in silent
         if not is_lost and not _can_be_judged(store.home, record, executor):
             continue
-        with RunLock.possession(store.home.run_folder(record.number)) as nobody_has_it:
+        owner, folder = _living_owner(record), store.home.run_folder(record.number)
+        if owner is not None and owner.name == process_name(record.number):
+            continue
+        # Where there can be no lock, as on a failing disk, it is enough that the process is gone.
+        no_lock = owner is None and not RunLock.make_usable(folder)
+        with RunLock.possession(folder) as nobody_has_it:
             # Its submitter may have left it to a queue, or another machine to the next attempt, meanwhile.
-            if nobody_has_it and store.get(record.number).owner == record.owner:
+            if (nobody_has_it or no_lock) and store.get(record.number).owner == record.owner:
                 _close_one(store, record.number)
     if any(record.spec.retry for record in records):
         ensure_scheduler(store)
+
+
+def _living_owner(record: RunRecord) -> Process | None:
+    """The process that has a run, its supervisor or who still submits it, if it is one of this machine."""
+    process = find_supervisor(record.owner)
+    return None if process is None or process.is_zombie else process
 
 
 def _lost_elsewhere(store: Database, records: Iterable[RunRecord]) -> set[int]:
@@ -143,7 +156,8 @@ def _end(store: Database, number: int, ending: Ending) -> None:
     folder = store.home.run_folder(number)
     try:
         if not store.home.is_elsewhere(number):
-            store.refresh_summaries(number)  # its supervisor may not have seen the last points
+            with suppress(OSError):  # a failing disk, or its command replaced the file: it ends all the same
+                store.refresh_summaries(number)  # its supervisor may not have seen the last points
         store.end_run(number, ending)
     except (IllegalMoveError, SupersededError):
         return  # another machine has closed it at this moment

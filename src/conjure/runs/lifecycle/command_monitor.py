@@ -17,7 +17,7 @@ from conjure.runs.schema.status import EndReason
 from conjure.runs.schema.stop_conditions import StopWatch
 from conjure.runs.telemetry.logs import LogWriter
 from conjure.runs.telemetry.metric_column_file import ColumnWriter
-from conjure.runs.telemetry.metrics import MetricTail, Summary, metric_summaries
+from conjure.runs.telemetry.metrics import MetricTail, Point, Summary, metric_summaries
 from conjure.runs.telemetry.rungs import RungLadder
 
 _TICK_S = 0.1
@@ -101,6 +101,7 @@ class CommandMonitor:
     _made_to_end_at: float | None = None
     _next_look: float = 0.0
     _unindexed: bool = False
+    _metrics_failed: bool = False
     _next_index: float = 0.0
     _next_measure: float = 0.0
     _measure_wait_s: float = _FIRST_MEASURE_AFTER_S
@@ -133,7 +134,7 @@ class CommandMonitor:
         return CommandResult(ended, self._reason, message, command_s, self.execution.usage())
 
     def _look_at_metrics(self) -> None:
-        points = list(self.metrics.read_all())
+        points = self._new_points()
         if self.columns is not None:
             self.columns.add(points, self.metrics.offset)
         finite = [point for point in points if math.isfinite(point.value)]
@@ -149,6 +150,16 @@ class CommandMonitor:
                 self._end(EndReason.STOP_CONDITION, f"{condition.text}: {what}")
             elif math.isnan(point.value) and self.conditions.misses_nan(point.name):
                 self.log.note(f"{what}, which no stop condition covers; '{point.name} == nan' would")
+
+    def _new_points(self) -> list[Point]:
+        points: list[Point] = []
+        try:
+            points.extend(self.metrics.read_all())
+        except OSError as error:  # a failing disk, or the command replaced the file: it goes on without
+            if not self._metrics_failed:
+                self.log.note(f"the metrics cannot be read: {error.strerror}")
+            self._metrics_failed = True
+        return points
 
     def _look_for_reasons(self, elapsed_s: float) -> None:
         if self.timeout_s is not None and elapsed_s >= self.timeout_s:

@@ -27,7 +27,7 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError
 from conjure.runs.artifacts import mounts, outputs
-from conjure.runs.artifacts.attempts import PassedCheckpoints, pass_checkpoints
+from conjure.runs.artifacts.attempts import PassedCheckpoints, pass_checkpoints, remove_passed
 from conjure.runs.artifacts.checkpoints import bring_checkpoint
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.mount_sources import identity_of, locate
@@ -58,6 +58,7 @@ from conjure.runs.environments.local_packages import with_absolute_paths
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.sandbox_paths import sandbox_of, variables_inside
 from conjure.runs.executors.sandboxed_command import start_sandboxed
 from conjure.runs.host.disk_reserve import DiskReserve
@@ -334,9 +335,10 @@ def mount(run: RunContext) -> outputs.Baseline:
     with _ending_with(EndReason.MOUNT_FAILED), _interruptible(run):
         place_mounts(run.home, record, run.folders, run.log.note)
         baseline = outputs.scan(run.folders.open_work())
-        baseline.save(run.folders.run.here / BASELINE)
         if record.attempts:
             _go_on_from_checkpoints(run, len(record.attempts))
+        baseline.save(run.folders.run.here / BASELINE)  # from now on, this attempt is what is recovered
+        remove_passed(run.folder, len(record.attempts))
     return baseline
 
 
@@ -404,6 +406,13 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment |
     finally:
         run.uploader.end_checkpoints()
         remove_container(run.home, run.number)
+        _regain_access(run)
+
+
+def _regain_access(run: RunContext) -> None:
+    """Let us look into the run's folder, should its command have closed it."""
+    with suppress(OSError):
+        run.folders.run.give_owner_access()
 
 
 def _enter(run: RunContext, phase: RunStatus) -> None:
@@ -583,11 +592,13 @@ def close(run: RunContext, ending: Ending | None, result: CommandResult | None) 
         run.worker_nodes.close()
     kill_descendants(exclude=run.exclude)
     remove_container(run.home, run.number)
+    _regain_access(run)
     if run.heartbeat.superseded:
         raise SupersededError(f"run {run.number} was taken over: another supervisor has it now")
     run.marks.end()
     run.reserve.release()
     run.log.close()
+    RunLock.make_usable(run.folder)  # for who starts the next attempt, recovers or removes files
     if not run.home.database.exists():
         return  # the home was removed under the run: there is nothing to record its end in
     was_killed = ending is not None and ending.reason is EndReason.KILL_REQUESTED

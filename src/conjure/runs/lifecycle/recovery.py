@@ -19,7 +19,7 @@ from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.execution import collect_outputs, kept_words
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.record import OutputFacts, RunRecord
-from conjure.runs.schema.run_folder import BASELINE, OUTPUTS, WORK, RunFolder
+from conjure.runs.schema.run_folder import BASELINE, WORK, RunFolder
 from conjure.runs.schema.status import RunStatus
 
 
@@ -62,7 +62,7 @@ def recover(home: Home, number: int, report: Callable[[str], None] = _say_nothin
         if lock is None:
             raise ConflictError(f"run {number} is being recovered", fix=f"conjure info {number}")
         try:
-            earlier = None if (folder / OUTPUTS).exists() else newest_kept_attempt(folder)
+            earlier = newest_kept_attempt(folder)
             if earlier is not None:
                 bring_back(folder, earlier)
             with RunFolders(folder) as folders:

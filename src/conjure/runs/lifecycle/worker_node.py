@@ -17,6 +17,7 @@ from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
 from conjure.errors import ConjureError, ExecutorError
 from conjure.metric_logging import METRICS_VARIABLE
+from conjure.runs.artifacts.attempts import remove_passed
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database, DatabaseAwayError
@@ -203,6 +204,7 @@ class _Part:
         place_mounts(self.home, record, folders, lambda _: None)  # what is skipped, the first node tells
         if record.attempts:
             take_checkpoints(self.home, record, self.attempt, folders)
+            remove_passed(self.folder.path, len(record.attempts))
 
     def _environment(self, place: WorkingDirectory) -> Environment:
         spec = self.request.spec

@@ -273,7 +273,7 @@ def _look_into_run_folders(home: Home) -> _InRunFolders:
     for number in folder_numbers(home.runs):
         try:
             names = set(os.listdir(f"{runs}/{number}"))  # noqa: PTH208 - a third of the time
-        except FileNotFoundError:
+        except OSError:  # removed meanwhile, closed by its command, or on a failing disk
             continue
         if RECORD_FILE in names and names <= _ORDINARY:
             continue
@@ -281,7 +281,7 @@ def _look_into_run_folders(home: Home) -> _InRunFolders:
         if WORK in names:
             seen.work.append(number)
         if (WORK in names and BASELINE in names) or (
-            OUTPUTS not in names and newest_kept_attempt(folder) is not None
+            ATTEMPTS in names and newest_kept_attempt(folder) is not None
         ):
             seen.recoverable.append(number)
         left = [folder / name for name in names if _is_leftover(name)]

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from conjure.core.files import open_regular
+
 _PIECE_BYTES = 1 << 18
 LONGEST_LINE_BYTES = 1 << 24
 
@@ -29,9 +31,13 @@ class LineTail:
         self.offset = 0
 
     def read(self) -> Iterator[bytes]:
-        """The new whole lines, without their ends."""
+        """The new whole lines, without their ends.
+
+        Raises:
+            OSError: The file cannot be read, or something else has its name; a pipe is not waited for.
+        """
         try:
-            file = self._path.open("rb")
+            file = open_regular(self._path)
         except FileNotFoundError:
             return
         with file:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from conjure.core.files import open_regular
 from conjure.runs.telemetry.logs import LogEntry, decode_entry
 
 _BLOCK_BYTES = 1 << 18
@@ -191,6 +192,6 @@ def _size(file: IO[bytes]) -> int:
 def _opened(path: Path) -> IO[bytes]:
     """The log; nothing where the run has printed nothing yet."""
     try:
-        return path.open("rb")
+        return open_regular(path)
     except FileNotFoundError:
         return io.BytesIO()

@@ -18,7 +18,7 @@ from pathlib import Path
 from time import monotonic
 from typing import IO
 
-from conjure.core.files import write_atomically
+from conjure.core.files import open_regular, write_atomically
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.line_tail import LineTail
 from conjure.runs.telemetry.metric_column import Column
@@ -70,7 +70,7 @@ class MetricColumns:
         """
         with self._lock:
             try:
-                file = self._source.open("rb")
+                file = open_regular(self._source)
             except OSError:
                 self._forget()
                 self.is_whole = True

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from conjure.core.files import parse_json, write_atomically
+from conjure.core.files import open_regular, parse_json, write_atomically
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.telemetry.line_tail import LONGEST_LINE_BYTES
 from conjure.runs.telemetry.metric_column import Column, size_of
@@ -84,7 +84,7 @@ def read_index(path: Path, source: IO[bytes], size: int) -> ColumnIndex:
     metrics: dict[str, KeptColumn] = {}
     source_bytes, digest = 0, ""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             facts = os.fstat(file.fileno())
             for header, at in _headers(file, facts.st_size):
                 end = int(header["source_bytes"])

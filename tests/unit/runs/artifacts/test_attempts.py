@@ -3,17 +3,21 @@
 import json
 import os
 import time
+from contextlib import suppress
+from itertools import count
 
 import pytest
 
 from conjure.core.dir_fd import Folder
 from conjure.core.trees import partial_name
+from conjure.runs.artifacts import attempts
 from conjure.runs.artifacts.attempts import (
     archive_attempt,
     bring_back,
     kept_attempt_folders,
     newest_kept_attempt,
     pass_checkpoints,
+    remove_passed,
 )
 from support.repositories import read_files
 
@@ -62,6 +66,8 @@ def test_later_files_take_the_place_of_earlier_ones(run):
     archive_attempt(run, 2)
     assert give(run, 2, "a/").files == 3
     assert read_files(run / "work") == {"a/kept": "new", "a/saved": "moved"}
+    assert (run / "attempts" / "1" / "work").exists()
+    remove_passed(run, 2)
     assert not (run / "attempts" / "1" / "work").exists()
     assert not (run / "attempts" / "2" / "outputs").exists()
 
@@ -85,10 +91,82 @@ def test_what_the_last_whole_attempt_made_is_brought_back(run):
     bring_back(run, 2)
     assert read_files(run / "work") == {"kept": "two"}
     assert (run / "before.json").read_text() == "[2]"
-    bring_back(run, 2)  # cut off and called again
-    assert read_files(run / "work") == {"kept": "two"}
-    assert newest_kept_attempt(run) == 1
+    assert newest_kept_attempt(run) is None
     assert newest_kept_attempt(run.parent / "none") is None
+
+
+class CutOffError(Exception):
+    """The process ends here."""
+
+
+def cut_off_at(monkeypatch, number):
+    """End whatever renames or removes something, before it does so for the `number`-th time."""
+    steps = count(1)
+
+    def before(act):
+        def step(*arguments, **options):
+            if next(steps) == number:
+                raise CutOffError
+            return act(*arguments, **options)
+
+        return step
+
+    monkeypatch.setattr(os, "rename", before(os.rename))
+    monkeypatch.setattr(attempts, "remove_entry", before(attempts.remove_entry))
+
+
+def was_cut_off(monkeypatch, number, act):
+    with monkeypatch.context() as cut, suppress(CutOffError):
+        cut_off_at(cut, number)
+        act()
+        return False
+    return True
+
+
+def first_attempt(run):
+    write(run, "work/kept", "one")
+    write(run, "outputs/saved", "s")
+    write(run, "before.json", "[1]")
+
+
+def assert_whole(run):
+    assert read_files(run / "work") == {"kept": "one"}
+    assert read_files(run / "outputs") == {"saved": "s"}
+    assert (run / "before.json").read_text() == "[1]"
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+def test_what_was_cut_off_while_it_was_moved_aside_can_be_brought_back(run, monkeypatch, step):
+    first_attempt(run)
+    was_cut_off(monkeypatch, step, lambda: archive_attempt(run, 1))
+    left = newest_kept_attempt(run)
+    assert left == (None if step == 1 else 1)
+    if left is not None:
+        bring_back(run, left)
+    assert_whole(run)
+
+
+@pytest.mark.parametrize("step", range(1, 7))
+def test_what_was_cut_off_while_it_was_brought_back_can_still_be(run, monkeypatch, step):
+    first_attempt(run)
+    archive_attempt(run, 1)
+    write(run, "work/input", "of the second attempt, which was killed before it had its checkpoints")
+    archive_attempt(run, 2)
+    write(run, "work/input", "of the third, whose baseline was not taken yet")
+    assert was_cut_off(monkeypatch, step, lambda: bring_back(run, 1)) == (step < 6)
+    left = newest_kept_attempt(run)
+    assert left == (1 if step < 6 else None)
+    if left is not None:
+        bring_back(run, left)
+    assert_whole(run)
+
+
+def test_the_working_folder_of_an_attempt_is_not_taken_for_another_ones(run):
+    first_attempt(run)
+    archive_attempt(run, 1)
+    write(run, "before.json", "[2]")  # of the second one, whose working folder somebody removed
+    bring_back(run, 1)
+    assert_whole(run)
 
 
 def test_what_was_half_copied_is_not_handed_on(run):
@@ -99,6 +177,15 @@ def test_what_was_half_copied_is_not_handed_on(run):
     assert read_files(run / "work") == {"state/step": "1"}
 
 
+def test_what_is_handed_on_is_on_disk_before_it_is_removed(run, monkeypatch):
+    write(run, "work/state/step", "1")
+    archive_attempt(run, 1)
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    give(run, 1, "state/")
+    assert synced == [(run / "work/state/step").stat().st_ino]
+
+
 def test_links_lead_nowhere(run, tmp_path):
     write(tmp_path, "secret", "secret")
     (run / "work" / "kept").symlink_to(tmp_path / "secret")
@@ -106,6 +193,22 @@ def test_links_lead_nowhere(run, tmp_path):
     archive_attempt(run, 1)
     assert give(run, 1, "**").files == 0
     assert read_files(run / "work") == {}
+
+
+@pytest.mark.parametrize("place", ["attempts", "attempts/1"])
+def test_a_link_in_the_place_of_kept_attempts_is_not_followed(run, tmp_path, place):
+    write(tmp_path, "precious/1/work/thesis", "years of work")
+    write(tmp_path, "precious/1/before.json", "{}")
+    (run / place).parent.mkdir(exist_ok=True)
+    (run / place).symlink_to(tmp_path / "precious" / place.removeprefix("attempts").strip("/"))
+    assert kept_attempt_folders(run) == []
+    assert newest_kept_attempt(run) is None
+
+
+def test_a_folder_of_another_name_is_no_attempts(run):
+    write(run, "attempts/1x/work/own", "a command's")
+    write(run, "attempts/1x/before.json", "{}")
+    assert newest_kept_attempt(run) is None
 
 
 def test_metrics_count_up_to_the_state_that_is_gone_on_from(run):

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from conjure.core.home import Home
-from conjure.errors import NotFoundError, UsageError
+from conjure.errors import ConflictError, NotFoundError, UsageError
+from conjure.runs.artifacts.listing import list_contents
 from conjure.runs.artifacts.resource_paths import check_name, parse, pin, resolve
+from conjure.runs.schema.status import Ending, EndReason, RunStatus
+from support.casting import add_run, advance
 from support.homes import add_outputs, add_work
 from support.repositories import write_files
 
@@ -56,6 +59,25 @@ def test_files_are_found_while_outputs_are_being_saved(home: Home) -> None:
     write_files(home.run_folder(3), {"outputs/saved.txt": "s"})
     assert resolve(home, "runs/3/saved.txt", _LINKS.get).parent.name == "outputs"
     assert resolve(home, "runs/3/half.txt", _LINKS.get).parent.name == "work"
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_folder_of_which_only_some_was_saved_is_refused(store, ended: bool) -> None:
+    home, number = store.home, add_run(store).number
+    advance(store, number, RunStatus.SAVING)
+    add_work(home, number, {"state/1": "1", "later/x": "x"})
+    write_files(home.run_folder(number), {"outputs/state/0": "0"})
+    if ended:
+        store.end_run(number, Ending(EndReason.SUPERVISOR_DIED))
+    for name in (f"runs/{number}", f"runs/{number}/state"):
+        with pytest.raises(ConflictError, match=f"{name} is not complete: run {number}") as caught:
+            resolve(home, name, _LINKS.get)
+        assert caught.value.fix == f"conjure {'recover' if ended else 'wait'} {number}"
+    assert [each.name for each in list_contents(home, store, f"runs/{number}/state").entries] == ["0", "1"]
+    assert resolve(home, f"runs/{number}/later", _LINKS.get).parent.name == "work"
+    if ended:
+        add_outputs(home, number, {"state/1": "1"})
+        assert resolve(home, f"runs/{number}/state", _LINKS.get).parent.name == "outputs"
 
 
 @pytest.mark.parametrize(

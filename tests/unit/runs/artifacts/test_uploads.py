@@ -13,6 +13,8 @@ from conjure.runs.artifacts import upload_change_detection, uploads
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import resolve
 from conjure.runs.artifacts.uploads import list_uploads, read_upload, remove_upload, upload
+from conjure.runs.database.base import Database
+from conjure.runs.maintenance.pruning import find_leftovers
 from support.repositories import read_files, write_files
 
 
@@ -282,6 +284,26 @@ def test_removal(home: Home, images: Path) -> None:
     assert list_uploads(home) == []
     with pytest.raises(NotFoundError):
         read_upload(home, "images", 2)
+
+
+@pytest.mark.parametrize("removed", [None, 1])
+def test_a_removal_that_is_cut_off_leaves_no_part_of_a_version(
+    home: Home, store: Database, images: Path, removed: int | None, monkeypatch
+) -> None:
+    upload(home, images)
+
+    def remove_some(folder: Path) -> None:
+        next(folder.rglob("*.png")).unlink()
+        raise OSError("cut off")
+
+    monkeypatch.setattr(uploads, "remove_tree", remove_some)
+    with pytest.raises(OSError, match="cut off"):
+        remove_upload(home, "images", removed)
+    assert list_uploads(home) == []
+    with pytest.raises(NotFoundError):
+        content(home, "uploads/images@1")
+    (left,) = find_leftovers(home, store, now=time.time() + 7200)
+    assert left.parent == home.uploads / "images"
 
 
 @pytest.mark.parametrize("removed", [None, 2])

@@ -1,16 +1,25 @@
+import errno
 import os
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from conjure.core.home import Home
 from conjure.errors import StoreError
+from conjure.runs.executors import run_lock
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, this_process
 from conjure.runs.lifecycle.abandoned_runs import is_other_supervisor, mark_interrupted, process_name
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.process_facts import Owner
+from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.schema.status import EndReason, RunStatus
 from support.casting import add_run
+
+_ORDINARY = 65534
 
 
 def named(name):
@@ -41,6 +50,66 @@ def test_a_run_whose_folder_was_removed_is_carried_by_nobody(tmp_path):
     lock = RunLock.take_if_free(tmp_path / "runs" / "1")
     assert lock is not None
     lock.release()
+
+
+@contextmanager
+def ordinary_user(folder):
+    """Root reads everything, so it is another user who owns the folder and looks into it."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.chown(folder, _ORDINARY, -1)
+    for each in folder.rglob("*"):
+        os.chown(each, _ORDINARY, -1)
+    os.seteuid(_ORDINARY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that another user can get to."""
+    with TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("closed", ["runs/1", "runs/1/lock"])
+def test_a_lock_that_cannot_be_read_is_made_usable(open_folder, closed):
+    folder = open_folder / "runs" / "1"
+    RunLock.create(folder).release()
+    with ordinary_user(open_folder):
+        (open_folder / closed).chmod(0)
+        assert RunLock.take_if_free(folder) is None
+        assert RunLock.make_usable(folder)
+        lock = RunLock.take_if_free(folder)
+    assert lock is not None
+    lock.release()
+
+
+def test_where_there_can_be_no_lock_a_run_is_closed_whose_supervisor_is_gone(home, store, monkeypatch):
+    gone, submitted = (add_run(store).number for _ in range(2))
+    me = this_process(home)
+    store.set_facts(gone, owner=replace(me, started="before"))
+    store.set_facts(submitted, owner=me)
+    monkeypatch.setattr(run_lock, "_open_lock", fails)
+    mark_interrupted(store, store.supervised())
+    assert store.get(gone).ending.reason is EndReason.SUPERVISOR_DIED
+    assert store.get(submitted).status is RunStatus.REQUESTED
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_run_is_closed_whatever_is_in_the_place_of_its_metrics(home, store, make):
+    number = add_run(store).number
+    store.set_facts(number, owner=replace(this_process(home), started="before"))
+    make(RunFolder.of(home, number).metrics)
+    mark_interrupted(store, store.supervised())
+    assert store.get(number).ending.reason is EndReason.SUPERVISOR_DIED
+
+
+def fails(*_):
+    raise OSError(errno.EIO, "Input/output error")
 
 
 def test_a_child_that_was_given_the_lock_keeps_it(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 
 import pytest
 
@@ -103,6 +104,15 @@ def test_the_metrics_are_kept_as_columns_when_the_command_has_ended(tmp_path):
     assert index.source_bytes == size
     column = read_column(tmp_path / "metrics.columns", index.identity, index.metrics["loss"])
     assert list(column.values) == [step / 2 for step in range(3000)]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_of_metrics_is_told_of_once_and_ends_nothing(tmp_path, make):
+    make(tmp_path / "metrics.jsonl")
+    assert watch(Machine({3: Exit(code=0)}), tmp_path).exit == Exit(code=0)
+    notes = [entry.text for entry in LogTail(tmp_path / "log.jsonl").read() if entry.stream == NOTE]
+    assert len(notes) == 1
+    assert notes[0].startswith("the metrics cannot be read: ")
 
 
 def test_a_timeout_stops_it(tmp_path):

@@ -1,42 +1,119 @@
-"""How a run is closed that never came to its command."""
+"""How a run is closed that never came to its command, and what is then left of earlier attempts."""
 
 import time
+from contextlib import contextmanager
 
 import pytest
 
+from conjure.runs.artifacts import attempts
+from conjure.runs.artifacts.attempts import archive_attempt
+from conjure.runs.artifacts.outputs import Baseline
 from conjure.runs.artifacts.team_upload import RunUploader
 from conjure.runs.host.process import this_process
-from conjure.runs.lifecycle.execution import RunContext, close
+from conjure.runs.lifecycle.execution import EndRun, RunContext, close, mount
 from conjure.runs.lifecycle.heartbeat import Heartbeat
+from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.scheduling.scheduler_start import this_queue
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from support.casting import add_run, advance
+from support.repositories import read_files, write_files
 
 FAILED = Ending(EndReason.BUILD_FAILED, message="no such package")
+STOPPED = Ending(EndReason.STOP_REQUESTED)
+DIED = Ending(EndReason.SUPERVISOR_DIED)
+CHECKPOINTS = {f"state/{number}": str(number) for number in range(3)}
+
+
+@contextmanager
+def supervising(store, record, attempt):
+    """A run as its supervisor has it."""
+    run = RunContext(
+        *(store.home, store, record.number, record.spec, time.monotonic(), lambda _: True),
+        Heartbeat(record.number, attempt),
+        RunUploader(store, record.number, attempt),
+    )
+    with run.folders:
+        yield run
+
+
+def begin_again(store, number):
+    """Have an attempt end that was killed, and the next one begin, up to building."""
+    store.retry_run(number, DIED, this_queue(store.home), host="here", delay_s=0.0)
+    archive_attempt(store.home.run_folder(number), len(store.get(number).attempts))
+    attempt = store.begin_attempt(number, this_process())
+    store.move(number, RunStatus.BUILDING)
+    return attempt
 
 
 @pytest.mark.parametrize("attempts", [0, 1])
 def test_a_working_folder_without_a_command_stays_only_for_what_earlier_attempts_left(store, attempts):
     record = add_run(store, retry=1)
     number = record.number
-    for _ in range(attempts):
-        store.begin_attempt(number, this_process())
-        advance(store, number, RunStatus.RUNNING)
-        died = Ending(EndReason.SUPERVISOR_DIED)
-        store.retry_run(number, died, this_queue(store.home), host="here", delay_s=0.0)
     attempt = store.begin_attempt(number, this_process())
     if attempts:
-        store.move(number, RunStatus.BUILDING)
+        advance(store, number, RunStatus.RUNNING)
+        attempt = begin_again(store, number)
     else:
         advance(store, number, RunStatus.BUILDING)
-    run = RunContext(
-        *(store.home, store, number, record.spec, time.monotonic(), lambda _: True),
-        Heartbeat(number, attempt),
-        RunUploader(store, number, attempt),
-    )
-    with run.folders:
+    with supervising(store, record, attempt) as run:
         run.folders.make_work()
         close(run, FAILED, None)
     assert store.get(number).ending == FAILED
     assert RunFolder.of(store.home, number).work.exists() == bool(attempts)
+
+
+class TestWhatAnEarlierAttemptLeft:
+    @pytest.fixture
+    def record(self, store):
+        """A run whose first attempt was killed at work, and whose second one builds."""
+        record = add_run(store, retry=9, checkpoint=["state/"])
+        number = record.number
+        attempt = store.begin_attempt(number, this_process())
+        advance(store, number, RunStatus.RUNNING)
+        with supervising(store, record, attempt) as run:
+            run.folders.make_work()
+            Baseline({}).save(RunFolder(run.folder).baseline)
+            write_files(run.work, {**CHECKPOINTS, "other": "o"})
+        begin_again(store, number)
+        return record
+
+    def mount_until(self, store, record, ending):
+        """Mount, which does not come to its end."""
+        with supervising(store, record, store.newest_attempt(record.number)) as run:
+            run.folders.make_work()
+            with pytest.raises(EndRun):
+                mount(run)
+            if ending is not None:
+                close(run, ending, None)
+
+    def recovered(self, store, number):
+        recover(store.home, number)
+        return read_files(RunFolder.of(store.home, number).outputs)
+
+    def test_is_recovered_as_the_next_one_has_it_once_it_is_being_removed(self, store, record, monkeypatch):
+        def remove_half(folder, name):
+            if name == "work":
+                (folder.here / "work" / "state" / "0").unlink()
+                raise OSError("cut off")
+
+        monkeypatch.setattr(attempts, "remove_entry", remove_half)
+        self.mount_until(store, record, STOPPED)
+        monkeypatch.undo()
+        assert self.recovered(store, record.number) == CHECKPOINTS
+
+    def test_is_recovered_after_one_that_was_killed_while_it_was_given_that(self, store, record, monkeypatch):
+        copy_chosen = attempts.copy_chosen
+
+        def copy_half(source, work, globs, handed, **_):
+            copy_chosen(source, work, ["state/0"], handed)
+            raise OSError("cut off")
+
+        monkeypatch.setattr(attempts, "copy_chosen", copy_half)
+        self.mount_until(store, record, None)
+        monkeypatch.undo()
+        attempt = begin_again(store, record.number)
+        with supervising(store, record, attempt) as run:
+            run.folders.make_work()
+            close(run, STOPPED, None)
+        assert self.recovered(store, record.number) == {**CHECKPOINTS, "other": "o"}

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,12 @@ def log(tmp_path):
 
 def texts(window):
     return [piece.text for piece in window.pieces]
+
+
+def test_a_pipe_in_the_place_of_a_log_is_not_waited_for(log):
+    os.mkfifo(log)
+    with pytest.raises(OSError, match="not a regular file"):
+        read_before(log)
 
 
 def test_a_log_that_is_not_there_is_empty(log):

@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+import os
 import random
 from array import array
 
@@ -245,6 +246,14 @@ def test_a_cache_lets_the_oldest_go(tmp_path):
     assert cache.open(tmp_path / "a") is first
     cache.open(tmp_path / "b")
     assert cache.open(tmp_path / "a") is not first
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "metrics.columns"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder, name):
+    add(folder, line("loss", 0, 1.0))
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert refreshed(folder).names() == (["loss"] if name == "metrics.columns" else [])
 
 
 def test_a_run_without_metrics_has_none(tmp_path):
