@@ -6,6 +6,7 @@ second ends it at once.
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -66,6 +67,7 @@ def _follow(request: FinetuneRequest, group: ProcessGroup) -> int:
     """Train as one of the processes that print and write nothing; the exit status."""
     leader = group.settings_of_leader()
     assert leader is not None
+    request = replace(request, block_size=leader["block_size"])  # which may depend on the memory there
     prepared = prepare(request, lookups=[model_lookup], micro_batch=leader["micro_batch"])
     with stopping_in_order(quiet=True) as signals:
         run_training(prepared, should_stop=lambda: bool(signals), group=group)

@@ -29,7 +29,7 @@ from conjure.lm.models.shape import ModelConfig
 from conjure.lm.report.measure_model import questions
 from conjure.lm.text.chat.encoding import conversation_encoder
 from conjure.lm.text.records import RecordSet, read_records
-from conjure.lm.text.split import Split, split_records
+from conjure.lm.text.split import Split, TokenStream, split_records
 from conjure.lm.text.token_cache import DataFacts, TokenisedText, describe, find_groups, notes, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 from conjure.lm.training.distributed.process_group import Membership
@@ -41,6 +41,8 @@ from conjure.lm.training.plan import (
     automatic_block_size,
     automatic_learning_rate,
     expected_seconds,
+    fits,
+    fitting_block_size,
     fitting_micro_batch,
     further_gradients,
     memory_bytes,
@@ -273,12 +275,19 @@ def _plan(
     micro_batch: int | None,
 ) -> Plan:
     parameters, held_out = model.config.parameter_count, split.heldout
-    blocks = Blocks(split.train, _block_size(request, facts, model.config.context_length))
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    available = _available_bytes(device, (request.processes or 1) // (request.nodes or 1))
-    batch_size = min(request.batch_size * request.grad_accumulation, len(blocks))
     processes = request.processes if request.processes is not None else 1
     nodes = request.nodes if request.nodes is not None else 1
+    available = _available_bytes(device, processes // nodes)
+    per_step = request.batch_size * request.grad_accumulation
+
+    def one_fits(blocks: Blocks) -> bool:
+        held = further_gradients(min(per_step, len(blocks)), 1, processes)
+        needed = memory_bytes(model, trainable, 1, blocks.block_size, dtype, further_gradients=held)
+        return fits(needed, available * nodes // processes)
+
+    blocks = _blocks(request, facts, model.config.context_length, split.train, one_fits)
+    batch_size = min(per_step, len(blocks))
     if micro_batch is None:
         micro_batch = fitting_micro_batch(
             model,
@@ -370,14 +379,27 @@ def _micro_batch(request: FinetuneRequest, blocks: int) -> int:
     return shared_micro_batch(request.batch_size, request.grad_accumulation, blocks, request.processes)
 
 
-def _block_size(request: FinetuneRequest, facts: DataFacts, context_length: int) -> int:
+def _blocks(
+    request: FinetuneRequest,
+    facts: DataFacts,
+    context_length: int,
+    train: TokenStream,
+    one_fits: Callable[[Blocks], bool],
+) -> Blocks:
+    """The text in blocks of the size asked for, or of an automatic one, small enough for memory.
+
+    A training that is resumed keeps what it had, which an earlier version may have decided, or other memory.
+    """
     size = request.block_size
+    if size is None and request.resume:
+        size = load_training_facts(state_folder(Path(request.output).absolute()))["agreement"]["block_size"]
     if size is None:
-        size = automatic_block_size(facts, context_length)
+        wished = Blocks(train, automatic_block_size(facts, context_length)).block_size
+        size = fitting_block_size(wished, lambda size: one_fits(Blocks(train, size)))
     if size > context_length:
         raise value_fault(
             "block_size",
             f"is {size}; the model's context is {context_length} tokens",
             fix=option("block_size", context_length),
         )
-    return size
+    return Blocks(train, size)

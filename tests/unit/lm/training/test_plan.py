@@ -12,6 +12,8 @@ from conjure.errors import TrainingError
 from conjure.lm.models.registry import build, read_model_config
 from conjure.lm.training import plan, preparation
 from conjure.lm.training.plan import (
+    automatic_block_size,
+    fitting_block_size,
     fitting_micro_batch,
     further_gradients,
     memory_bytes,
@@ -75,6 +77,22 @@ def test_memory_is_about_what_a_process_takes(name, dtype, mask_records):
     arguments = [sys.executable, "-c", SCRIPT, json.dumps([shape, rows, block, dtype, mask_records])]
     taken = int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
     assert 0.6 * taken < estimate < 1.5 * taken
+
+
+class TestAutomaticBlockSizes:
+    @pytest.mark.parametrize(
+        ("p90", "context", "size"),
+        [(7, 8192, 128), (100, 8192, 512), (100, 256, 256), (255, 8192, 1024), (100_000, 131_072, 1024)],
+    )
+    def test_they_hold_a_few_records_and_a_novel_is_many_blocks(self, p90, context, size):
+        assert automatic_block_size(SimpleNamespace(lengths=SimpleNamespace(p90=p90)), context) == size
+
+    @pytest.mark.parametrize(("most", "size"), [(2000, 1000), (999, 500), (500, 500), (200, 128), (1, 128)])
+    def test_they_are_halved_until_they_fit_but_not_made_tiny(self, most, size):
+        assert fitting_block_size(1000, lambda size: size <= most) == size
+
+    def test_what_is_short_already_stays(self):
+        assert fitting_block_size(30, lambda _: False) == 30
 
 
 class TestBlocksThatDoNotFit:
