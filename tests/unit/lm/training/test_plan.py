@@ -28,6 +28,7 @@ SHAPES = {
         2,
         1024,
     ),
+    "long": ({"n_embd": 128, "n_layer": 4, "n_head": 8, "vocab_size": 500}, 2, 1024),
     "deep": ({"n_embd": 256, "n_layer": 4, "n_head": 4, "vocab_size": 2_000}, 8, 256),
 }
 # Two steps of training (the optimizer has its state from the first one on), and how much memory they added to
@@ -68,6 +69,8 @@ print(memory("VmHWM") - before)
         ("deep", "bfloat16", False),
         ("dropout on attention", "float32", False),
         ("dropout on attention", "bfloat16", True),
+        ("deep", "float32", True),
+        ("long", "bfloat16", True),
     ],
 )
 def test_memory_is_about_what_a_process_takes(name, dtype, mask_records):
