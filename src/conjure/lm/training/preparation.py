@@ -95,6 +95,22 @@ class Prepared:
         """The base model's."""
         return self.base.tokenizer
 
+    def settings(self) -> dict[str, Any]:
+        """The settings to tell of: those of the request, and where it left one open, what was decided.
+
+        `blocks_per_step` is there beside the request's two numbers, because a short text has fewer.
+        """
+        plan = self.plan
+        return {
+            **self.request.settings(),
+            "learning_rate": plan.learning_rate,
+            "dropout": plan.dropout,
+            "mask_records": plan.mask_records,
+            "block_size": plan.block_size,
+            "batch_size": min(self.request.batch_size, plan.batch_size),
+            "blocks_per_step": plan.batch_size,
+        }
+
     def generation_request(self, samples: int, tokens: int) -> GenerationRequest:
         """What a model of it is asked to write: the starts of records, or answers to held-out questions."""
         seed = self.request.seed
