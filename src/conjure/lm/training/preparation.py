@@ -159,6 +159,9 @@ def prepare(
         check_can_save(output)
         _refuse_unfinished_training(request, output)
     records = _read(request, request.data)
+    validation = _read(request, [request.validation]) if request.validation is not None else None
+    if not records.chat_formats and (validation is None or not validation.chat_formats):
+        request.refuse_chat_settings()
     named = resolve_model(request.model, lookups=lookups)
     if writes and real_path(named.folder) == real_path(output):
         raise UsageError(
@@ -181,7 +184,6 @@ def prepare(
     )
     text = encode(records)
     facts = describe(records, text, find_groups([records], progress=progress))
-    validation = _read(request, [request.validation]) if request.validation is not None else None
     measured = (validation, encode(validation)) if validation is not None else None
     split = split_records(
         records,

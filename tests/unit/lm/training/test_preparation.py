@@ -1,11 +1,12 @@
 """What a fine-tune is planned to be, before anything is trained."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
-from conjure.errors import TrainingError
+from conjure.errors import TrainingError, UsageError
 from conjure.lm.training import preparation
 from conjure.lm.training.finetune import _save_state, make_trainer
 from conjure.lm.training.history import History
@@ -69,6 +70,19 @@ def test_a_resumed_training_keeps_what_an_earlier_version_decided(asked, tmp_pat
     resumed = prepare(replace(asked, dropout=None, mask_records=None, learning_rate=None, resume=True))
     assert (resumed.request.dropout, resumed.request.mask_records) == (0.1, True)
     assert resumed.plan.learning_rate == 0.0123
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ({"prompt_loss_weight": 0.1}, "prompt_loss_weight is 0.1, but no record is a conversation"),
+        ({"chat_date": "2026-03-01"}, "chat_date is 2026-03-01, but no record is a conversation"),
+    ],
+)
+def test_what_only_conversations_have_is_refused_of_plain_text(asked, given, refused):
+    with pytest.raises(UsageError, match=f"^{re.escape(refused)}$"):
+        prepare(replace(asked, **given))
+    replace(asked, **given, resume=True).refuse_chat_settings()  # it went on without, and may go on
 
 
 class TestBlocksOfANovel:
