@@ -204,6 +204,25 @@ def test_a_record_among_others_equals_the_record_alone(pairs, name: str) -> None
     assert_near(packed, torch.cat([logits(ours, record) for record in records], 1))
 
 
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "gpt2"])
+def test_records_are_learned_from_among_others_as_alone(pairs, name: str) -> None:
+    _, ours, _ = pairs(name)
+    lengths = torch.tensor([50, 1, 60, 40])
+    records = [ids(1, int(length), seed=int(length)) for length in lengths]
+    segments = torch.repeat_interleave(torch.arange(len(lengths)), lengths)[None]
+
+    def learned(*rows: tuple[torch.Tensor, torch.Tensor | None]) -> dict[str, torch.Tensor]:
+        ours.zero_grad(set_to_none=True)
+        sum(ours(row, segments=of).square().sum() for row, of in rows).backward()
+        return {name: weight.grad for name, weight in ours.named_parameters() if weight.grad is not None}
+
+    alone = learned(*((record, None) for record in records))
+    packed = learned((torch.cat(records, 1), segments))
+    assert packed.keys() == alone.keys()
+    for weight, gradient in packed.items():
+        assert (gradient - alone[weight]).abs().max() <= 1e-4 * alone[weight].abs().max()
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_bfloat16_stays_near_float32(pairs, name: str) -> None:
     _, ours, folder = pairs(name)

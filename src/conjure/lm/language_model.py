@@ -155,7 +155,7 @@ class LanguageModel:
 
         Args:
             text: Encoded exactly as it is.
-            context: Tokens seen at once; None means all the model can.
+            context: Tokens seen at once; None means all the model can, at most 8,192.
             stride: Tokens between one window's start and the next one's; None means half of `context`.
 
         Returns:

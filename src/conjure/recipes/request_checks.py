@@ -59,6 +59,8 @@ def check_finetune(home: Home, data: Sequence[str], model: str, options: Finetun
             next(records.pieces())
             if records.chat_formats:
                 dated = {"chat_date": today()}
+    if not dated:
+        request.refuse_chat_settings()
     return {**dated, **options}
 
 

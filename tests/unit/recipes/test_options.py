@@ -99,6 +99,15 @@ def test_a_recorded_score_of_conversations_keeps_its_date(home, folder):
     }
 
 
+def test_what_only_conversations_have_is_refused_before_a_run_gets_a_number(home, folder):
+    (folder / "chats.jsonl").write_text(CHAT)
+    (folder / "jokes.txt").write_text("A joke.\n")
+    options = {"prompt_loss_weight": 0.5, "chat_date": "2026-03-01"}
+    assert check_finetune(home, ["chats.jsonl"], "sprite", options) == options
+    with pytest.raises(UsageError, match=r"prompt_loss_weight is 0.5, but .*; chat_date is 2026"):
+        check_finetune(home, ["jokes.txt"], "sprite", options)
+
+
 def test_options_that_are_not_given_are_not_written():
     assert option_words({"epochs": 2, "lora": None, "mask_records": False, "header": False}) == [
         "--epochs=2",

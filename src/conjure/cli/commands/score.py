@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     "--text", "as_text", is_flag=True, help="Read TEXT as text, even if it is or looks like a file name."
 )
 @data_format_options
-@click.option("--context", type=int, help="Context length in tokens; default: the model's.")
+@click.option("--context", type=int, help="Context length in tokens; default: the model's, at most 8,192.")
 @click.option("--stride", type=int, help="Tokens from one window to the next; default: half the context.")
 @chat_date_option
 @adapter_option

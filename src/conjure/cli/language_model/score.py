@@ -57,7 +57,7 @@ def score(
         column: Of tables.
         split: How text files are cut into records.
         layout: How the files are written.
-        context: Tokens seen at once; None takes all the model can.
+        context: Tokens seen at once; None takes all the model can, at most 8,192.
         stride: Tokens from one window to the next; None takes half the context.
         chat_date: What a chat template gets when it asks for the date; None is today.
         adapter: A PEFT folder or resource whose LoRA weights to merge into the model.

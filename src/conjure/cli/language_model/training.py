@@ -69,6 +69,7 @@ def _follow(request: FinetuneRequest, group: ProcessGroup) -> int:
     assert leader is not None
     if request.chat_date is None:  # it may be tomorrow here by now
         request = replace(request, chat_date=leader["chat_date"])
+    request = replace(request, block_size=leader["block_size"])  # which may depend on the memory there
     prepared = prepare(request, lookups=[model_lookup], micro_batch=leader["micro_batch"])
     with stopping_in_order(quiet=True) as signals:
         run_training(prepared, should_stop=lambda: bool(signals), group=group)

@@ -25,6 +25,7 @@ from conjure.lm.native.logits import logit_summary
 from conjure.lm.text.chat.encoding import EncodedChat
 from conjure.lm.text.tokenizer import Tokenizer
 
+_LONGEST_WINDOW = 8192  # unless asked for: what a window takes grows with it, and some contexts are very long
 _CHATS_TOGETHER = 256
 _GROUP_CHARACTERS = 1 << 17  # short texts gathered before sorting, so that batches hold equal lengths
 
@@ -159,13 +160,13 @@ class Windows:
 
     @classmethod
     def of(cls, model: WithContext, context: int | None = None, stride: int | None = None) -> "Windows":
-        """The windows asked for; by default the model's whole context, and half of `context` as stride.
+        """The windows asked for; by default the model's context, at most 8,192, and half of it as stride.
 
         Raises:
             UsageError: A bound is broken; all faults are named at once.
         """
         limit = model.context_length
-        context = context if context is not None else limit
+        context = context if context is not None else min(limit, _LONGEST_WINDOW)
         stride = stride if stride is not None else max(1, context // 2)
         faults = []
         if not 1 <= context <= limit:
@@ -214,7 +215,7 @@ def score(
         scorer: The model.
         tokenizer: The model's own.
         text: Encoded exactly as it is.
-        context: Tokens seen at once; None means all the model can.
+        context: Tokens seen at once; None means all the model can, at most 8,192.
         stride: Tokens between windows; None means half of `context`.
 
     Raises:
@@ -307,7 +308,7 @@ def score_ids(
         scorer: The model.
         ids: Token ids, (N,): a list, or an array, memory-mapped ones included (they are read as needed).
         start_id: The token the document is read after, usually end-of-text; not scored.
-        context: Tokens seen at once; None means all the model can.
+        context: Tokens seen at once; None means all the model can, at most 8,192.
         stride: Tokens between windows; None means half of `context`.
         report: Told after each forward pass how many more tokens have been scored.
 

@@ -146,7 +146,7 @@ class CausalSelfAttention(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, context: AttentionContext) -> Tensor:
         T, S = query.shape[2], key.shape[2]
         dropout_p = self.dropout_p if self.dropout.active(self.dropout_p) else 0.0
-        query_blocks = context.plain and (torch.is_grad_enabled() or query.dtype == torch.bfloat16)
+        query_blocks = torch.is_grad_enabled() or (context.plain and query.dtype == torch.bfloat16)
         # torch would draw masks from its global state, and keep several float32 matrices for each head.
         if T == S > 1 and query.device.type == "cpu" and (query_blocks or dropout_p):
             return causal_attention(

@@ -210,8 +210,7 @@ def _scores(
 
 
 def _windows(models: Sequence[LanguageModel]) -> Windows:
-    context = min(own.config.context_length for own in models)
-    return Windows(context, max(1, context // 2))
+    return Windows.of(min((own.config for own in models), key=lambda config: config.context_length))
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ def write_report(
         points=trained.history.points(),
         kept_step=trained.best_step,
         end_reason=trained.reason,
-        settings={**prepared.request.settings(), "learning_rate": plan.learning_rate},
+        settings=prepared.settings(),
         data=plan.data.to_dict(),
         run=run,
         held_out_units=held_out.units(len(comparison.after.scores)),

@@ -363,7 +363,7 @@ def _save(
     training = {
         "conjure": version("conjure"),
         "base": prepared.base_noted,
-        "settings": prepared.request.settings(),
+        "settings": prepared.settings(),
         _TRAIN_PART: prepared.split.train.digest,
         "plan": prepared.plan.to_dict(),
         "step": step,

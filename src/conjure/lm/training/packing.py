@@ -2,7 +2,7 @@
 
 Main entry: `Blocks`. Consecutive blocks overlap by one token, so that the last of one is the first one's
 context in the next. Invariant: in an epoch every token of the stream but the first is a target exactly once,
-unless it counts nothing (tests/property/test_packing.py).
+unless it counts nothing or only opens a record (tests/property/test_packing.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -94,7 +95,7 @@ class Blocks:
             filled = slice(0, stop - start)
             ids[row, filled] = tokens[:-1]
             counts = self._stream.weights_of(start + 1, stop + 1)
-            is_no_target = (tokens[1:] == self._stream.start_id) | (counts == 0)
+            is_no_target = self._opens_record(start + 1, stop + 1) | (counts == 0)
             targets[row, filled] = np.where(is_no_target, IGNORE, tokens[1:])
             segments[row, filled] = np.searchsorted(self._segment_ends, np.arange(start, stop), side="right")
             if weights is not None:
@@ -105,6 +106,16 @@ class Blocks:
             torch.from_numpy(segments),
             torch.from_numpy(weights) if weights is not None else None,
         )
+
+    def _opens_record(self, start: int, stop: int) -> npt.NDArray[np.bool_]:
+        """Which tokens `start` to `stop` of the stream are only there to start a record, (stop - start,).
+
+        Told by their place: elsewhere the same token may end a record, as GPT-2's does.
+        """
+        if self._stream.start_id is None:
+            return np.zeros(stop - start, np.bool_)
+        records = np.searchsorted(self._stream.ends, np.arange(start - 1, stop), side="right")
+        return np.diff(records) > 0
 
     def counting(self, most: int) -> list[int]:
         """The first so many blocks that have a target; of a long question, a block may have none."""

@@ -5,6 +5,7 @@ Main entry: `Plan`. Invariant: everything ``auto`` stands for is decided here, a
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,12 +19,15 @@ from conjure.lm.nn.loss import chunk_rows
 from conjure.lm.text.token_cache import DataFacts
 
 # Found with sprite and SmolLM2-135M on one-line jokes and conversations (docs/finetuning.md): ten times the
-# parameters, a quarter of the rate.
+# parameters, a quarter of the rate. Smaller models were not measured: for them it rises as slowly as in
+# conjure 0.1, so that of no model is above the bound that a rate has.
 _RATE_AT_10M, _RATE_EXPONENT = 1e-3, -0.6
-_RATE_EXPONENT_OF_0_1 = -0.3
+_RATE_EXPONENT_BELOW_10M = _RATE_EXPONENT_OF_0_1 = -0.3
 _LORA_RATE_AT_10M = 5e-3  # found likewise (docs/decisions/0007-lora-of-our-own.md)
 
-_SMALLEST_BLOCK = 128
+# Of an automatic block size. A text in few blocks makes few optimizer steps, so a novel, which is one record,
+# is not read in blocks as long as the context; and what attention takes per token grows with the block.
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 128, 1024
 _RECORDS_PER_BLOCK = 4  # of the longer records: enough that few are cut by a block's edge
 _PASSES_FLOPS = 6  # per parameter and token: 2 forward, 4 backward
 _MATRIX_SHARE = 0.75  # of what is left is matrix products at full rate, on the machines measured
@@ -127,16 +131,32 @@ def automatic_learning_rate(parameter_count: int, *, lora: bool = False, as_in_0
         lora: For corrections.
         as_in_0_1: The rate of conjure 0.1, whose unfinished trainings do not say what theirs is.
     """
-    exponent = _RATE_EXPONENT_OF_0_1 if as_in_0_1 else _RATE_EXPONENT
-    at_10m = _LORA_RATE_AT_10M if lora else _RATE_AT_10M
-    rate = at_10m * (parameter_count / 1e7) ** exponent
+    size = parameter_count / 1e7
+    exponent = _RATE_EXPONENT if size > 1 else _RATE_EXPONENT_BELOW_10M
+    if as_in_0_1:
+        exponent = _RATE_EXPONENT_OF_0_1
+    rate = (_LORA_RATE_AT_10M if lora else _RATE_AT_10M) * size**exponent
     return float(f"{rate:.1e}")
 
 
 def automatic_block_size(facts: DataFacts, context_length: int) -> int:
-    """A power of two that holds a few of the longer records, within the model's context."""
+    """A power of two that holds a few of the longer records, within the model's context; never very large."""
     wanted = max(_SMALLEST_BLOCK, _RECORDS_PER_BLOCK * facts.lengths.p90)
-    return min(context_length, 1 << math.ceil(math.log2(wanted)))
+    return min(context_length, _LARGEST_BLOCK, 1 << math.ceil(math.log2(wanted)))
+
+
+def fitting_block_size(block_size: int, size_fits: Callable[[int], bool]) -> int:
+    """The largest `block_size` halved again and again that fits; if none does, the last one tried.
+
+    It does not become less than the smallest automatic one: what is short of memory then are the weights.
+
+    Args:
+        block_size: Tokens in a block, T, that are wished for.
+        size_fits: Whether memory holds one block of so many.
+    """
+    while block_size > _SMALLEST_BLOCK and not size_fits(block_size):
+        block_size = max(_SMALLEST_BLOCK, block_size // 2)
+    return block_size
 
 
 def automatic_interval(steps_per_epoch: int) -> int:
@@ -207,6 +227,11 @@ def memory_bytes(
     return _LIBRARIES_BYTES + weights + states + hidden + logits
 
 
+def fits(needed: int, available: int) -> bool:
+    """Whether so many bytes can be taken of those that are free, with some left as the need is estimated."""
+    return needed <= _MEMORY_MARGIN * available
+
+
 def further_gradients(blocks: int, micro_batch: int, processes: int) -> int:
     """Gradients that a process holds beside a micro-batch's own: sums of pairs, and what others send it."""
     own = math.ceil(math.ceil(blocks / micro_batch) / processes)
@@ -243,7 +268,7 @@ def fitting_micro_batch(
     while True:
         held = further_gradients(whole, micro_batch, processes)
         needed = memory_bytes(model, trainable, micro_batch, block_size, dtype, further_gradients=held)
-        if needed <= _MEMORY_MARGIN * available:
+        if fits(needed, available):
             return micro_batch
         if micro_batch == 1:
             each = " in each process" if processes > 1 else ""
@@ -259,13 +284,12 @@ def _what_fits(
 ) -> str:
     """What to change where not even one block fits: the block, where a shorter one does."""
 
-    def fits(size: int) -> bool:
-        needed = memory_bytes(model, trainable, 1, size, dtype, further_gradients=held)
-        return needed <= _MEMORY_MARGIN * available
+    def size_fits(size: int) -> bool:
+        return fits(memory_bytes(model, trainable, 1, size, dtype, further_gradients=held), available)
 
     others = f"{option('lora', 8)}, {option('freeze')} or a smaller model"
     size = block_size // 2
-    while size > 1 and not fits(size):
+    while size > 1 and not size_fits(size):
         size //= 2
     if size > 1:
         return f"{option('block_size', size)} fits; {others} need less too"

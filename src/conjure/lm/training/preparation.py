@@ -30,7 +30,7 @@ from conjure.lm.models.shape import ModelConfig
 from conjure.lm.report.measure_model import questions
 from conjure.lm.text.chat.encoding import conversation_encoder
 from conjure.lm.text.records import RecordSet, read_records
-from conjure.lm.text.split import Split, split_records
+from conjure.lm.text.split import Split, TokenStream, split_records
 from conjure.lm.text.token_cache import DataFacts, TokenisedText, describe, find_groups, notes, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 from conjure.lm.training.distributed.process_group import Membership
@@ -42,6 +42,8 @@ from conjure.lm.training.plan import (
     automatic_block_size,
     automatic_learning_rate,
     expected_seconds,
+    fits,
+    fitting_block_size,
     fitting_micro_batch,
     further_gradients,
     memory_bytes,
@@ -94,6 +96,22 @@ class Prepared:
         """The base model's."""
         return self.base.tokenizer
 
+    def settings(self) -> dict[str, Any]:
+        """The settings to tell of: those of the request, and where it left one open, what was decided.
+
+        `blocks_per_step` is there beside the request's two numbers, because a short text has fewer.
+        """
+        plan = self.plan
+        return {
+            **self.request.settings(),
+            "learning_rate": plan.learning_rate,
+            "dropout": plan.dropout,
+            "mask_records": plan.mask_records,
+            "block_size": plan.block_size,
+            "batch_size": min(self.request.batch_size, plan.batch_size),
+            "blocks_per_step": plan.batch_size,
+        }
+
     def generation_request(self, samples: int, tokens: int) -> GenerationRequest:
         """What a model of it is asked to write: the starts of records, or answers to held-out questions."""
         seed = self.request.seed
@@ -142,6 +160,9 @@ def prepare(
         check_can_save(output)
         _refuse_unfinished_training(request, output)
     records = _read(request, request.data)
+    validation = _read(request, [request.validation]) if request.validation is not None else None
+    if not records.chat_formats and (validation is None or not validation.chat_formats):
+        request.refuse_chat_settings()
     named = resolve_model(request.model, lookups=lookups)
     if writes and real_path(named.folder) == real_path(output):
         raise UsageError(
@@ -164,7 +185,6 @@ def prepare(
     )
     text = encode(records)
     facts = describe(records, text, find_groups([records], progress=progress))
-    validation = _read(request, [request.validation]) if request.validation is not None else None
     measured = (validation, encode(validation)) if validation is not None else None
     split = split_records(
         records,
@@ -278,12 +298,19 @@ def _plan(
     micro_batch: int | None,
 ) -> Plan:
     parameters, held_out = model.config.parameter_count, split.heldout
-    blocks = Blocks(split.train, _block_size(request, facts, model.config.context_length))
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    available = _available_bytes(device, (request.processes or 1) // (request.nodes or 1))
-    batch_size = min(request.batch_size * request.grad_accumulation, len(blocks))
     processes = request.processes if request.processes is not None else 1
     nodes = request.nodes if request.nodes is not None else 1
+    available = _available_bytes(device, processes // nodes)
+    per_step = request.batch_size * request.grad_accumulation
+
+    def one_fits(blocks: Blocks) -> bool:
+        held = further_gradients(min(per_step, len(blocks)), 1, processes)
+        needed = memory_bytes(model, trainable, 1, blocks.block_size, dtype, further_gradients=held)
+        return fits(needed, available * nodes // processes)
+
+    blocks = _blocks(request, facts, model.config.context_length, split.train, one_fits)
+    batch_size = min(per_step, len(blocks))
     if micro_batch is None:
         micro_batch = fitting_micro_batch(
             model,
@@ -375,14 +402,27 @@ def _micro_batch(request: FinetuneRequest, blocks: int) -> int:
     return shared_micro_batch(request.batch_size, request.grad_accumulation, blocks, request.processes)
 
 
-def _block_size(request: FinetuneRequest, facts: DataFacts, context_length: int) -> int:
+def _blocks(
+    request: FinetuneRequest,
+    facts: DataFacts,
+    context_length: int,
+    train: TokenStream,
+    one_fits: Callable[[Blocks], bool],
+) -> Blocks:
+    """The text in blocks of the size asked for, or of an automatic one, small enough for memory.
+
+    A training that is resumed keeps what it had, which an earlier version may have decided, or other memory.
+    """
     size = request.block_size
+    if size is None and request.resume:
+        size = load_training_facts(state_folder(Path(request.output).absolute()))["agreement"]["block_size"]
     if size is None:
-        size = automatic_block_size(facts, context_length)
+        wished = Blocks(train, automatic_block_size(facts, context_length)).block_size
+        size = fitting_block_size(wished, lambda size: one_fits(Blocks(train, size)))
     if size > context_length:
         raise value_fault(
             "block_size",
             f"is {size}; the model's context is {context_length} tokens",
             fix=option("block_size", context_length),
         )
-    return size
+    return Blocks(train, size)

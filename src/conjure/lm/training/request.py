@@ -19,6 +19,8 @@ SPECIAL_TOKENS = ("text", "token")
 LoRAOutput = Literal["merged", "adapter"]
 LORA_OUTPUTS: tuple[LoRAOutput, ...] = ("merged", "adapter")
 
+_CHAT_SETTINGS = ("prompt_loss_weight", "chat_date")
+
 _BOUNDS = {
     "epochs": Bound(0, above=True),
     "batch_size": Bound(1, whole=True),
@@ -187,6 +189,21 @@ class FinetuneRequest:
                 " processes",
             )
         ]
+
+    def refuse_chat_settings(self) -> None:
+        """Refuse what only conversations have, of data without any.
+
+        A training that is resumed may have had such a setting in a version that ignored it.
+
+        Raises:
+            UsageError: There is such a setting.
+        """
+        given = {name: getattr(self, name) for name in _CHAT_SETTINGS}
+        refuse_faults(
+            ValueFault(name, f"is {value}, but no record is a conversation")
+            for name, value in given.items()
+            if value != getattr(type(self), name) and not self.resume
+        )
 
     @property
     def reads_special_tokens(self) -> bool:

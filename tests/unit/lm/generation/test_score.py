@@ -1,6 +1,7 @@
 """Scoring equals what a person would compute token by token, by hand."""
 
 import math
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -189,6 +190,14 @@ def test_windows_out_of_range_are_refused_all_at_once(model, context, stride, wo
     with pytest.raises(UsageError) as caught:
         score(TorchScorer(model), tiny_tokenizer(), "x", context=context, stride=stride)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("limit", "context"), [(512, 512), (8192, 8192), (131_072, 8192)])
+def test_a_very_long_context_is_read_whole_only_if_asked_for(limit, context):
+    """One window of it would take many gigabytes."""
+    model = SimpleNamespace(context_length=limit)
+    assert Windows.of(model) == Windows(context, context // 2)
+    assert Windows.of(model, limit) == Windows(limit, limit // 2)
 
 
 def test_score_is_plain_data(model):

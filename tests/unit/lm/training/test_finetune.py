@@ -59,6 +59,26 @@ def test_it_lowers_the_held_out_loss_and_leaves_a_checkpoint(inputs, tmp_path):
     assert (result.checkpoint / "README.md").read_text().startswith("---\n")
 
 
+def test_settings_that_were_left_open_are_told_as_they_were_decided(inputs, tmp_path):
+    model = tiny_checkpoint(tmp_path / "dropped", embd_pdrop=0.1, resid_pdrop=0.1)
+    opened = {"learning_rate": None, "block_size": None, "batch_size": 1000, "grad_accumulation": 2}
+    result, _ = tune((inputs[0], model), tmp_path / "tuned", **opened, max_steps=1)
+    plan = result.plan
+    decided = {
+        "learning_rate": plan.learning_rate,
+        "dropout": 0.1,
+        "mask_records": False,
+        "block_size": plan.block_size,
+        "batch_size": plan.blocks,
+        "grad_accumulation": 2,
+        "blocks_per_step": plan.blocks,
+    }
+    for name in ("training.json", "report.json"):
+        settings = json.loads((result.checkpoint / name).read_text())["settings"]
+        assert {each: settings[each] for each in decided} == decided, name
+    assert '<th scope="row">dropout</th><td>0.1</td>' in (result.checkpoint / "report.html").read_text()
+
+
 def test_the_best_weights_are_kept_not_the_last(inputs, tmp_path):
     result, events = tune(inputs, tmp_path / "tuned", learning_rate=0.3, epochs=8, eval_every=1)
     best = min((event for event in events if isinstance(event, Evaluated)), key=lambda event: event.loss)

@@ -94,6 +94,20 @@ def test_records_apart_in_the_file_are_together_in_the_stream():
     assert stream.read(2, 4).tolist() == [4, 8]
 
 
+@pytest.mark.parametrize("start_id", [9, 8])
+@pytest.mark.parametrize("block_size", [1, 2, 3, 10])
+def test_a_token_that_starts_a_record_is_learned_where_it_ends_one(block_size, start_id):
+    """GPT-2 has one token for both; and a text may spell a token that starts texts."""
+    ids = np.array([start_id, 1, 9, start_id, 2, start_id, 3, 9, start_id, 9])
+    ends = np.array([3, 8, 10])
+    stream = TokenStream(
+        ids, np.array([0, 3, 8]), ends, end_of_text=True, labels=np.arange(3), start_id=start_id
+    )
+    blocks = Blocks(stream, block_size)
+    targets = blocks.batch(range(len(blocks))).targets.flatten()[: blocks.target_count]
+    assert targets.tolist() == [1, 9, IGNORE, 2, start_id, 3, 9, IGNORE, 9]
+
+
 def test_every_token_counts_what_its_record_does():
     weights = np.array([1, 0.25, 0.5], np.float32)
     stream = replace(stream_of([3, 4, 5]), weights=weights)

@@ -1,5 +1,6 @@
 """The plan's estimates, held against what a training process really takes."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -12,11 +13,15 @@ from conjure.errors import TrainingError
 from conjure.lm.models.registry import build, read_model_config
 from conjure.lm.training import plan, preparation
 from conjure.lm.training.plan import (
+    automatic_block_size,
+    automatic_learning_rate,
+    fitting_block_size,
     fitting_micro_batch,
     further_gradients,
     memory_bytes,
     shared_micro_batch,
 )
+from conjure.lm.training.request import FinetuneRequest
 from support.models import tiny_model
 
 SHAPES = {
@@ -26,6 +31,7 @@ SHAPES = {
         2,
         1024,
     ),
+    "long": ({"n_embd": 128, "n_layer": 4, "n_head": 8, "vocab_size": 500}, 2, 1024),
     "deep": ({"n_embd": 256, "n_layer": 4, "n_head": 4, "vocab_size": 2_000}, 8, 256),
 }
 # Two steps of training (the optimizer has its state from the first one on), and how much memory they added to
@@ -66,6 +72,8 @@ print(memory("VmHWM") - before)
         ("deep", "bfloat16", False),
         ("dropout on attention", "float32", False),
         ("dropout on attention", "bfloat16", True),
+        ("deep", "float32", True),
+        ("long", "bfloat16", True),
     ],
 )
 def test_memory_is_about_what_a_process_takes(name, dtype, mask_records):
@@ -75,6 +83,48 @@ def test_memory_is_about_what_a_process_takes(name, dtype, mask_records):
     arguments = [sys.executable, "-c", SCRIPT, json.dumps([shape, rows, block, dtype, mask_records])]
     taken = int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
     assert 0.6 * taken < estimate < 1.5 * taken
+
+
+@pytest.mark.parametrize("lora", [False, True])
+class TestAutomaticLearningRates:
+    def test_all_of_them_can_be_asked_for(self, lora):
+        for power in range(13):
+            rate = automatic_learning_rate(10**power, lora=lora)
+            FinetuneRequest(data=["text.txt"], output="tuned", learning_rate=rate)
+
+    def test_they_fall_without_a_jump(self, lora):
+        sizes = [int(10 ** (power / 50)) for power in range(100, 600)]
+        rates = [automatic_learning_rate(size, lora=lora) for size in sizes]
+        ratios = [after / before for before, after in itertools.pairwise(rates)]
+        assert max(ratios) <= 1
+        assert min(ratios) > 0.88  # a step of a size, 4.7%, and two digits of a rate
+
+    def test_they_rise_slowly_below_what_was_measured(self, lora):
+        at_10m, at_260k, at_100m = (
+            automatic_learning_rate(size, lora=lora) for size in (10**7, 260_000, 10**8)
+        )
+        assert at_260k / at_10m == pytest.approx(3, rel=0.05)
+        assert at_100m / at_10m == pytest.approx(0.25, rel=0.05)
+
+    def test_that_of_0_1_falls_alike_everywhere(self, lora):
+        rates = [automatic_learning_rate(10**power, lora=lora, as_in_0_1=True) for power in (6, 7, 8)]
+        assert rates[0] / rates[1] == pytest.approx(rates[1] / rates[2], rel=0.05)
+
+
+class TestAutomaticBlockSizes:
+    @pytest.mark.parametrize(
+        ("p90", "context", "size"),
+        [(7, 8192, 128), (100, 8192, 512), (100, 256, 256), (255, 8192, 1024), (100_000, 131_072, 1024)],
+    )
+    def test_they_hold_a_few_records_and_a_novel_is_many_blocks(self, p90, context, size):
+        assert automatic_block_size(SimpleNamespace(lengths=SimpleNamespace(p90=p90)), context) == size
+
+    @pytest.mark.parametrize(("most", "size"), [(2000, 1000), (999, 500), (500, 500), (200, 128), (1, 128)])
+    def test_they_are_halved_until_they_fit_but_not_made_tiny(self, most, size):
+        assert fitting_block_size(1000, lambda size: size <= most) == size
+
+    def test_what_is_short_already_stays(self):
+        assert fitting_block_size(30, lambda _: False) == 30
 
 
 class TestBlocksThatDoNotFit:

@@ -1,12 +1,16 @@
 """What a fine-tune is planned to be, before anything is trained."""
 
+import re
 from dataclasses import replace
 
 import pytest
+import torch
 
+from conjure.errors import TrainingError, UsageError
 from conjure.lm.training import preparation
 from conjure.lm.training.finetune import _save_state, make_trainer
 from conjure.lm.training.history import History
+from conjure.lm.training.plan import memory_bytes
 from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
 from support.families import reference
@@ -67,3 +71,59 @@ def test_a_resumed_training_keeps_what_an_earlier_version_decided(asked, tmp_pat
     assert (resumed.request.dropout, resumed.request.mask_records) == (0.1, True)
     assert resumed.request.chat_date is None  # the data are plain text
     assert resumed.plan.learning_rate == 0.0123
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ({"prompt_loss_weight": 0.1}, "prompt_loss_weight is 0.1, but no record is a conversation"),
+        ({"chat_date": "2026-03-01"}, "chat_date is 2026-03-01, but no record is a conversation"),
+    ],
+)
+def test_what_only_conversations_have_is_refused_of_plain_text(asked, given, refused):
+    with pytest.raises(UsageError, match=f"^{re.escape(refused)}$"):
+        prepare(replace(asked, **given))
+    replace(asked, **given, resume=True).refuse_chat_settings()  # it went on without, and may go on
+
+
+class TestBlocksOfANovel:
+    """One long record, and a model that could read very much of it at once."""
+
+    @pytest.fixture
+    def asked(self, asked, tmp_path):
+        novel = tmp_path / "novel.txt"
+        novel.write_text("".join(f"Chapter {n}. It was a dark and stormy night again. " for n in range(300)))
+        model = tiny_checkpoint(tmp_path / "wide", context_length=8192)
+        return replace(asked, data=[novel], split=None, model=model, block_size=None)
+
+    @pytest.fixture
+    def with_room_for(self, asked, monkeypatch):
+        """Leave memory for one block of so many tokens at a time."""
+        model = prepare(asked).model
+        trainable = sum(weight.numel() for weight in model.parameters())
+
+        def leave(tokens):
+            needed = memory_bytes(model, trainable, 1, tokens, torch.float32, further_gradients=3)
+            monkeypatch.setattr(preparation, "available_bytes", lambda _: int(needed / 0.9) + 1)
+
+        return leave
+
+    def test_they_are_many(self, asked):
+        plan = prepare(asked).plan
+        assert (plan.block_size, plan.batch_size) == (1024, 8)
+
+    def test_they_are_as_long_as_memory_holds(self, asked, with_room_for):
+        with_room_for(256)
+        plan = prepare(asked).plan
+        assert (plan.block_size, plan.micro_batch) == (256, 1)
+
+    def test_a_size_that_was_asked_for_is_refused_instead(self, asked, with_room_for):
+        with_room_for(256)
+        with pytest.raises(TrainingError, match="training needs about"):
+            prepare(replace(asked, block_size=512))
+
+    def test_a_training_that_goes_on_keeps_their_size(self, asked):
+        prepared = prepare(asked)
+        long = replace(prepared, plan=replace(prepared.plan, block_size=2048))  # by an earlier version
+        _save_state(long, make_trainer(long), History())
+        assert prepare(replace(asked, resume=True)).plan.block_size == 2048

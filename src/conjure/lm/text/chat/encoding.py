@@ -272,13 +272,17 @@ class ChatEncoder:
             if isinstance(atom, str):
                 segment.append((atom, is_learned))
                 continue
-            ends_answer = _follows_answer(segment) and atom not in self._tokenizer.start_ids
+            ends_answer = _follows_answer(segment) and self._may_end(atom)
             if ends_answer and not segment[-1][1]:
                 segment[-1] = (segment[-1][0], True)  # the white space in between
             yield from encode_pieces(self._tokenizer, segment, continues=continues)
             yield atom, is_learned or ends_answer
             segment, continues = [], self._tokenizer.kind.prefix_once
         yield from encode_pieces(self._tokenizer, segment, continues=continues)
+
+    def _may_end(self, token_id: int) -> bool:
+        """Whether a control token may end an answer: not where it only starts the next turn."""
+        return token_id in self._tokenizer.end_ids or token_id not in self._tokenizer.start_ids
 
     def _atoms(self, parts: Sequence[Part]) -> Iterator[tuple[str | int, bool]]:
         """Control tokens, which the template alone can write, and the texts between them."""

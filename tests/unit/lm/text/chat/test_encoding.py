@@ -1,5 +1,6 @@
 """Which tokens are answers, where templates make that hard; and prompts of models without a template."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -144,6 +145,26 @@ def test_bos_stands_once_whoever_writes_it(encoder_of):
     assert tokenizer.start_ids
     assert encoder.encode(TURNS).ids == bare.encode(TURNS).ids
     assert encoder.prompt(TURNS[:1]).count(tokenizer.start_ids[0]) == 1
+
+
+def test_an_end_is_learned_where_the_same_token_starts_a_text(tmp_path):
+    """As GPT-2's does, if it is told to start texts with it."""
+    source = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    family = replace(FAMILIES["chatml"], template=source, bos=FAMILIES["chatml"].eos)
+    settings = chat_folder(tmp_path, family) / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"add_bos_token": True}))
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert tokenizer.start_ids == [tokenizer.end_of_text_id]
+    chat = ChatEncoder.of(tokenizer, model="it").encode([*TURNS, *TURNS])
+    assert tokenizer.decode(chat.ids) == "<|im_end|>" + "cat?<|im_end|>the cat sat<|im_end|>" * 2
+    assert learned(chat, tokenizer) == "the cat sat<|im_end|>" * 2
+
+
+def test_a_start_of_the_next_turn_is_not_learned(encoder_of):
+    source = "{% for m in messages %}{{ bos_token if m.role == 'user' }}{{ m.content }}{% endfor %}"
+    encoder, tokenizer = encoder_of(source, "gemma")
+    chat = encoder.encode([*TURNS, *TURNS])
+    assert learned(chat, tokenizer) == f"the cat satthe cat sat{tokenizer.end_of_text}"
 
 
 def test_a_base_model_is_told_so(tmp_path):

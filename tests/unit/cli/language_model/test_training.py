@@ -1,0 +1,19 @@
+"""A training in this process, which may be one of several."""
+
+from types import SimpleNamespace
+
+from conjure.cli.language_model import training
+from conjure.lm.training.request import FinetuneRequest
+
+
+def test_what_memory_decides_is_decided_by_the_first_process(monkeypatch):
+    prepared = []
+    monkeypatch.setattr(
+        training,
+        "prepare",
+        lambda request, micro_batch, **_: prepared.append((request.block_size, micro_batch)),
+    )
+    monkeypatch.setattr(training, "run_training", lambda *_, **__: None)
+    group = SimpleNamespace(settings_of_leader=lambda: {"block_size": 256, "micro_batch": 2})
+    assert training._follow(FinetuneRequest(data=["novel.txt"], output="tuned"), group) == 0
+    assert prepared == [(256, 2)]
