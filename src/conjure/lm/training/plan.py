@@ -18,12 +18,12 @@ from conjure.lm.models.base import CausalLM
 from conjure.lm.nn.loss import chunk_rows
 from conjure.lm.text.token_cache import DataFacts
 
-# Found with sprite and SmolLM2-135M on one-line jokes and conversations (docs/finetuning.md): ten times the
-# parameters, a quarter of the rate. Smaller models were not measured: for them it rises as slowly as in
-# conjure 0.1, so that of no model is above the bound that a rate has.
-_RATE_AT_10M, _RATE_EXPONENT = 1e-3, -0.6
-_RATE_EXPONENT_BELOW_10M = _RATE_EXPONENT_OF_0_1 = -0.3
-_LORA_RATE_AT_10M = 5e-3  # found likewise (docs/decisions/0007-lora-of-our-own.md)
+# Found with sprite and SmolLM2-135M on one-line jokes (docs/finetuning.md): a tenth of the rate at thirteen
+# times the parameters. Smaller models were not measured: for them it rises as slowly as in conjure 0.1, so
+# that of no model is above the bound that a rate has.
+_RATE, _LORA_RATE = 1e-3, 5e-3  # the latter found likewise (docs/decisions/0007-lora-of-our-own.md)
+_SIZE_OF_RATE, _SIZE_OF_RATE_OF_0_1 = 1.01e7, 1e7  # parameters
+_RATE_EXPONENT, _RATE_EXPONENT_OF_0_1 = -0.9, -0.3
 
 # Of an automatic block size. A text in few blocks makes few optimizer steps, so a novel, which is one record,
 # is not read in blocks as long as the context; and what attention takes per token grows with the block.
@@ -131,11 +131,9 @@ def automatic_learning_rate(parameter_count: int, *, lora: bool = False, as_in_0
         lora: For corrections.
         as_in_0_1: The rate of conjure 0.1, whose unfinished trainings do not say what theirs is.
     """
-    size = parameter_count / 1e7
-    exponent = _RATE_EXPONENT if size > 1 else _RATE_EXPONENT_BELOW_10M
-    if as_in_0_1:
-        exponent = _RATE_EXPONENT_OF_0_1
-    rate = (_LORA_RATE_AT_10M if lora else _RATE_AT_10M) * size**exponent
+    size = parameter_count / (_SIZE_OF_RATE_OF_0_1 if as_in_0_1 else _SIZE_OF_RATE)
+    exponent = _RATE_EXPONENT_OF_0_1 if as_in_0_1 or size < 1 else _RATE_EXPONENT
+    rate = (_LORA_RATE if lora else _RATE) * size**exponent
     return float(f"{rate:.1e}")
 
 
