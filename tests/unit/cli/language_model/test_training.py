@@ -14,6 +14,7 @@ def test_what_memory_decides_is_decided_by_the_first_process(monkeypatch):
         lambda request, micro_batch, **_: prepared.append((request.block_size, micro_batch)),
     )
     monkeypatch.setattr(training, "run_training", lambda *_, **__: None)
-    group = SimpleNamespace(settings_of_leader=lambda: {"block_size": 256, "micro_batch": 2})
+    decided = {"block_size": 256, "micro_batch": 2, "chat_date": None}
+    group = SimpleNamespace(settings_of_leader=lambda: decided)
     assert training._follow(FinetuneRequest(data=["novel.txt"], output="tuned"), group) == 0
     assert prepared == [(256, 2)]
