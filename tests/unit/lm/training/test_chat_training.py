@@ -219,7 +219,7 @@ def test_a_training_resumed_on_another_day_trains_on_the_same_tokens(tmp_path, m
 def test_the_other_processes_take_the_date_of_the_first(given, monkeypatch):
     class Follower(ProcessGroup):
         def settings_of_leader(self):
-            return {"micro_batch": 2, "chat_date": "2026-02-01"}
+            return {"micro_batch": 2, "chat_date": "2026-02-01", "block_size": 128}
 
     asked = []
     monkeypatch.setattr(training, "prepare", lambda request, **_: asked.append(request))
