@@ -88,7 +88,9 @@ def mark_interrupted(
         is_lost = record.number in lost or record.number in silent
         if not is_lost and not _can_be_judged(store.home, record, executor):
             continue
-        owner, folder = _living_owner(record), store.home.run_folder(record.number)
+        # Of another machine, or another home of this one, the lease decides: its supervisor may be paused.
+        owner = None if is_lost else _living_owner(record)
+        folder = store.home.run_folder(record.number)
         if owner is not None and owner.name == process_name(record.number):
             continue
         # Where there can be no lock, as on a failing disk, it is enough that the process is gone.
