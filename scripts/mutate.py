@@ -39,17 +39,8 @@ TARGETS = ("runs/lifecycle", "runs/schema", "lm/training", "lm/report")
 # The smaller ones first.
 _FOLDERS = ("unit", "property", "integration", "parity", "e2e", "story")
 _SUITE = (
-    "-n",
-    "3",
-    "--dist",
-    "loadfile",
-    "--no-loadscope-reorder",
-    "-q",
-    "-p",
-    "contexts",
-    "tests",
-    "tests/story",
-)
+    "-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "-q", "-p", "contexts", "tests", "tests/story",
+)  # fmt: skip
 # Loaded into each of the suite's processes: what runs from now on, there or in a process that is started, is
 # reached by this test.
 _PLUGIN = """
