@@ -59,13 +59,13 @@ test-sandbox: setup  ## escapes from the sandbox; installs bubblewrap if it is m
 
 test-images: test-podman  ## runs in containers with docker as well, and with podman as an ordinary user
 	scripts/install-programs newuidmap=uidmap docker=docker.io dockerd=docker.io
-	$(BIN)/pytest tests/images -k docker
+	$(BIN)/pytest tests/images -m docker
 	[ "$$(id -u)" != 0 ] || scripts/as-ordinary-user $(BIN)/pytest -p no:cacheprovider tests/images
 
 test-podman: setup  ## runs in containers with podman; installs it, and makes an image of Debian, if they are missing
 	scripts/install-programs podman=podman runc=runc catatonit=catatonit busybox=busybox-static mmdebstrap=mmdebstrap
 	scripts/make-debian-root .venv/debian-root.tar
-	$(BIN)/pytest tests/images -k podman
+	$(BIN)/pytest tests/images -m podman
 
 test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from the package index
 	$(BIN)/pytest tests/jupyter

@@ -35,7 +35,12 @@ DOCKERD = ("--iptables=false", "--ip6tables=false", "--bridge=none")
 PROGRAMS = {"podman": ("podman", "runc", "catatonit"), "docker": ("docker", "dockerd", "catatonit")}
 
 
-@pytest.fixture(scope="session", params=PROGRAMS, autouse=True)
+# `pytest -m podman` chooses all tests with one program; `-k podman` also chooses by the names of tests.
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(each, marks=getattr(pytest.mark, each)) for each in PROGRAMS],
+    autouse=True,
+)
 def store(request, tmp_path_factory):
     """A store of images for these tests, with the images in it."""
     missing = [name for name in PROGRAMS[request.param] if shutil.which(name) is None]
