@@ -38,7 +38,7 @@ from conjure.lm.training.lora import ALPHA
 from conjure.lm.training.master_weights import adamw
 from conjure.lm.training.model_card import model_card
 from conjure.lm.training.packing import Blocks
-from conjure.lm.training.plan import Plan, automatic_interval
+from conjure.lm.training.plan import Plan
 from conjure.lm.training.preparation import Prepared, prepare, trainable_model
 from conjure.lm.training.request import FinetuneRequest
 from conjure.lm.training.state import (
@@ -219,7 +219,6 @@ def train(
 def make_trainer(prepared: Prepared, group: ProcessGroup | None = None) -> Trainer:
     """The training loop that a plan asks for, in one of the processes of a group."""
     request, plan, held_out = prepared.request, prepared.plan, prepared.split.heldout
-    per_epoch = math.ceil(plan.blocks / plan.batch_size)
     settings = TrainSettings(
         epochs=request.epochs,
         batch_size=plan.batch_size,
@@ -228,9 +227,9 @@ def make_trainer(prepared: Prepared, group: ProcessGroup | None = None) -> Train
         warmup_ratio=request.warmup_ratio,
         max_grad_norm=request.max_grad_norm,
         patience=request.patience,
-        eval_every=request.eval_every if request.eval_every is not None else automatic_interval(per_epoch),
+        eval_every=prepared.eval_every,
         eval_blocks=max(1, _evaluated_tokens(plan.parameters) // plan.block_size),
-        save_every=request.save_every if request.save_every is not None else _automatic_saves(per_epoch),
+        save_every=prepared.save_every,
         mask_records=bool(request.mask_records),
         seed=request.seed,
         max_steps=request.max_steps,
@@ -249,11 +248,6 @@ def make_trainer(prepared: Prepared, group: ProcessGroup | None = None) -> Train
 
 def _evaluated_tokens(parameters: int) -> int:
     return min(_MOST_EVALUATED, max(_FEWEST_EVALUATED, _EVALUATED_WORK // parameters))
-
-
-def _automatic_saves(steps_per_epoch: int) -> int:
-    """Steps between saves of the training state: once an epoch, and at least every 500 steps."""
-    return min(500, steps_per_epoch)
 
 
 def _respond(

@@ -114,6 +114,11 @@ class Plan:
     validation_notes: tuple[str, ...] = ()
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of a pass over the text; the last one may be short of blocks."""
+        return math.ceil(self.blocks / self.batch_size)
+
+    @property
     def operations(self) -> float:
         """Floating-point operations of all steps, those of attention left out."""
         return _PASSES_FLOPS * self.parameters * float(self.steps * self.batch_size * self.block_size)
@@ -160,6 +165,11 @@ def fitting_block_size(block_size: int, size_fits: Callable[[int], bool]) -> int
 def automatic_interval(steps_per_epoch: int) -> int:
     """Steps between evaluations: twice an epoch, and at least every 500 steps."""
     return max(1, min(500, math.ceil(steps_per_epoch / 2)))
+
+
+def automatic_save_interval(steps_per_epoch: int) -> int:
+    """Steps between saves of the training state: once an epoch, and at least every 500 steps."""
+    return min(500, steps_per_epoch)
 
 
 def shared_micro_batch(batch_size: int, accumulation: int, blocks: int, processes: int) -> int:

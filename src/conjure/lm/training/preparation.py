@@ -40,7 +40,9 @@ from conjure.lm.training.packing import Blocks
 from conjure.lm.training.plan import (
     Plan,
     automatic_block_size,
+    automatic_interval,
     automatic_learning_rate,
+    automatic_save_interval,
     expected_seconds,
     fits,
     fitting_block_size,
@@ -101,7 +103,7 @@ class Prepared:
 
         `blocks_per_step` is there beside the request's two numbers, because a short text has fewer.
         """
-        plan = self.plan
+        plan, sample_every = self.plan, self.request.sample_every
         return {
             **self.request.settings(),
             "learning_rate": plan.learning_rate,
@@ -110,7 +112,22 @@ class Prepared:
             "block_size": plan.block_size,
             "batch_size": min(self.request.batch_size, plan.batch_size),
             "blocks_per_step": plan.batch_size,
+            "eval_every": self.eval_every,
+            "save_every": self.save_every,
+            "sample_every": self.eval_every if sample_every is None else sample_every,
         }
+
+    @property
+    def eval_every(self) -> int:
+        """Optimizer steps between evaluations."""
+        asked = self.request.eval_every
+        return automatic_interval(self.plan.steps_per_epoch) if asked is None else asked
+
+    @property
+    def save_every(self) -> int:
+        """Optimizer steps between saves of the training state; 0: none."""
+        asked = self.request.save_every
+        return automatic_save_interval(self.plan.steps_per_epoch) if asked is None else asked
 
     def generation_request(self, samples: int, tokens: int) -> GenerationRequest:
         """What a model of it is asked to write: the starts of records, or answers to held-out questions."""

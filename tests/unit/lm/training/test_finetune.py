@@ -62,6 +62,7 @@ def test_it_lowers_the_held_out_loss_and_leaves_a_checkpoint(inputs, tmp_path):
 def test_settings_that_were_left_open_are_told_as_they_were_decided(inputs, tmp_path):
     model = tiny_checkpoint(tmp_path / "dropped", embd_pdrop=0.1, resid_pdrop=0.1)
     opened = {"learning_rate": None, "block_size": None, "batch_size": 1000, "grad_accumulation": 2}
+    opened |= {"eval_every": None, "save_every": None, "sample_every": None}
     result, _ = tune((inputs[0], model), tmp_path / "tuned", **opened, max_steps=1)
     plan = result.plan
     decided = {
@@ -72,6 +73,9 @@ def test_settings_that_were_left_open_are_told_as_they_were_decided(inputs, tmp_
         "batch_size": plan.blocks,
         "grad_accumulation": 2,
         "blocks_per_step": plan.blocks,
+        "eval_every": 1,
+        "save_every": 1,
+        "sample_every": 1,
     }
     for name in ("training.json", "report.json"):
         settings = json.loads((result.checkpoint / name).read_text())["settings"]
