@@ -205,7 +205,7 @@ class TestRun:
         assert again.json == {
             "active": True,
             "metrics": 1,
-            "log": {"start": end, "end": end, "size": end, "lines": []},
+            "log": {"start": end, "end": end, "size": end, "lines": [], "attempt": 1},
         }
         assert len(again.content) < 200
 
