@@ -383,6 +383,60 @@ def test_runs_are_labelled_and_archived_in_bulk(window, tmp_path):
         assert store.get(8).end_request == "stop"
 
 
+def test_a_run_that_was_stopped_can_be_rerun_at_once(window, tmp_path):
+    home = Home(tmp_path)
+    number = _training_run(home)
+    with visiting(tmp_path, allow_actions=True) as visitor:
+        opened = window(visitor)
+        opened.open(f"/runs/{number}")
+        page = opened.page
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_role("button", name="OK").click()
+        expect(page.get_by_role("status").last).to_contain_text(f"Stopping run {number}")
+        expect(page.get_by_role("button", name="Stop")).to_be_focused()
+        with SqliteDatabase.open(home) as store:
+            store.move(number, RunStatus.SAVING)
+            store.end_run(number, Ending(EndReason.STOP_REQUESTED, 0))
+        expect(page.get_by_role("button", name="Rerun", exact=True)).to_be_visible()
+        expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+        assert page.evaluate("document.activeElement.closest('.asked') !== null")
+        opened.context.close()
+
+
+def test_stopping_a_run_that_has_ended_says_so(window, tmp_path):
+    small_home(tmp_path)
+    with visiting(tmp_path, allow_actions=True) as visitor:
+        opened = window(visitor)
+        opened.open("/runs?q=evaluate")
+        page = opened.page
+        page.get_by_label("Select run 5").check()
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_role("button", name="OK").click()
+        expect(page.get_by_role("status").last).to_contain_text("not active any more")
+
+
+def test_a_page_says_while_nothing_comes_from_the_server(window, tmp_path):
+    home = Home(tmp_path)
+    number = _training_run(home)
+    with visiting(tmp_path) as visitor:
+        opened = window(visitor)
+        opened.open(f"/runs/{number}")
+        page, note = opened.page, opened.page.get_by_role("alert")
+        opened.context.set_offline(True)
+        expect(note).to_contain_text("No answer from the server", timeout=30_000)
+        passed = page.locator(".run-title time[data-since]")
+        before = passed.text_content()
+        page.wait_for_timeout(1500)
+        assert passed.text_content() == before
+        opened.context.set_offline(False)
+        expect(note).to_have_count(0, timeout=30_000)
+        opened.context.clear_cookies()
+        expect(note).to_contain_text("This page needs its token: open the address", timeout=30_000)
+        opened.context.close()
+        assert all("Failed to load resource" in each for each in opened.complaints)
+        opened.complaints.clear()
+
+
 def test_without_scripts_pages_say_what_they_show(browser, small):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
