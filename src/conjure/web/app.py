@@ -53,6 +53,7 @@ class _RunNumber(Convertor[int]):
 register_url_convertor("run", _RunNumber())
 _ROUTES = [
     Route("/", overview.show),
+    Route("/overview.json", overview.live),
     Route("/runs", runs.table),
     Route("/runs.json", runs.changes),
     Route("/runs/{number:run}", run.show),
