@@ -46,13 +46,14 @@ def log_points(home: Home, number: int, name: str, values, *, every_s: float = 1
 
 def print_lines(home: Home, number: int, lines, *, stream: str = "stdout") -> None:
     """Lines that a run's command printed."""
+    print_pieces(home, number, (f"{line}\n" for line in lines), stream=stream)
+
+
+def print_pieces(home: Home, number: int, pieces, *, stream: str = "stdout") -> None:
+    """What a run's command printed, piece by piece as it came."""
     with RunFolder.of(home, number).log.open("a") as file:
-        for place, line in enumerate(lines):
-            entry = {
-                "time": round(time.time() - 600 + place * 0.01, 3),
-                "stream": stream,
-                "text": f"{line}\n",
-            }
+        for place, text in enumerate(pieces):
+            entry = {"time": round(time.time() - 600 + place * 0.01, 3), "stream": stream, "text": text}
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 

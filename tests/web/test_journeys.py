@@ -10,9 +10,10 @@ from playwright.sync_api import expect
 from conjure.core.home import Home
 from conjure.http import browser as http_browser
 from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
-from support.casting import add_run, advance, finish, wait_until
-from support.web_homes import log_points, loss_curve, print_lines, small_home
+from support.casting import OWNER, add_run, advance, finish, wait_until
+from support.web_homes import log_points, loss_curve, print_lines, print_pieces, small_home
 from support.web_sites import visiting
 
 # What is asked for the lines after a place comes half a second late.
@@ -382,6 +383,60 @@ def test_runs_are_labelled_and_archived_in_bulk(window, tmp_path):
         assert store.get(8).end_request == "stop"
 
 
+def test_a_run_that_was_stopped_can_be_rerun_at_once(window, tmp_path):
+    home = Home(tmp_path)
+    number = _training_run(home)
+    with visiting(tmp_path, allow_actions=True) as visitor:
+        opened = window(visitor)
+        opened.open(f"/runs/{number}")
+        page = opened.page
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_role("button", name="OK").click()
+        expect(page.get_by_role("status").last).to_contain_text(f"Stopping run {number}")
+        expect(page.get_by_role("button", name="Stop")).to_be_focused()
+        with SqliteDatabase.open(home) as store:
+            store.move(number, RunStatus.SAVING)
+            store.end_run(number, Ending(EndReason.STOP_REQUESTED, 0))
+        expect(page.get_by_role("button", name="Rerun", exact=True)).to_be_visible()
+        expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+        assert page.evaluate("document.activeElement.closest('.asked') !== null")
+        opened.context.close()
+
+
+def test_stopping_a_run_that_has_ended_says_so(window, tmp_path):
+    small_home(tmp_path)
+    with visiting(tmp_path, allow_actions=True) as visitor:
+        opened = window(visitor)
+        opened.open("/runs?q=evaluate")
+        page = opened.page
+        page.get_by_label("Select run 5").check()
+        page.get_by_role("button", name="Stop").click()
+        page.get_by_role("button", name="OK").click()
+        expect(page.get_by_role("status").last).to_contain_text("not active any more")
+
+
+def test_a_page_says_while_nothing_comes_from_the_server(window, tmp_path):
+    home = Home(tmp_path)
+    number = _training_run(home)
+    with visiting(tmp_path) as visitor:
+        opened = window(visitor)
+        opened.open(f"/runs/{number}")
+        page, note = opened.page, opened.page.get_by_role("alert")
+        opened.context.set_offline(True)
+        expect(note).to_contain_text("No answer from the server", timeout=30_000)
+        passed = page.locator(".run-title time[data-since]")
+        before = passed.text_content()
+        page.wait_for_timeout(1500)
+        assert passed.text_content() == before
+        opened.context.set_offline(False)
+        expect(note).to_have_count(0, timeout=30_000)
+        opened.context.clear_cookies()
+        expect(note).to_contain_text("This page needs its token: open the address", timeout=30_000)
+        opened.context.close()
+        assert all("Failed to load resource" in each for each in opened.complaints)
+        opened.complaints.clear()
+
+
 def test_without_scripts_pages_say_what_they_show(browser, small):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
@@ -438,6 +493,92 @@ def test_the_end_of_a_log_is_shown_though_its_beginning_is_still_on_the_way(long
     expect(page.locator("body[data-answered]")).to_be_attached()
     page.wait_for_timeout(100)
     expect(lines).to_contain_text("line 29999")
+
+
+@pytest.fixture
+def bar_log(window, tmp_path):
+    """The page of a log with a progress bar of more states than one answer has, and a way to print more."""
+    home = Home(tmp_path)
+    with SqliteDatabase.open(home) as store:
+        number = add_run(store, "python train.py").number
+        advance(store, number, RunStatus.RUNNING)
+        print_lines(home, number, (f"line {count}" for count in range(5)))
+        states = (f"\r{count}% {'#' * 2000}" for count in range(1500))
+        print_pieces(home, number, states, stream="stderr")
+    with visiting(tmp_path) as visitor:
+        opened = window(visitor)
+        opened.open(f"/runs/{number}/log")
+        yield opened.page, lambda *pieces: print_pieces(home, number, pieces, stream="stderr")
+        opened.context.close()
+
+
+def _begins(lines):
+    return [text.partition(" #")[0] for text in lines.locator(".line").all_text_contents()]
+
+
+def test_a_progress_bar_hides_no_lines(bar_log):
+    page, printing = bar_log
+    lines = page.locator(".lines")
+    expect(lines.locator(".line").first).to_contain_text("line 0")
+    assert [text[-6:] for text in _begins(lines)] == [*(f"line {count}" for count in range(5)), "1499%"[-6:]]
+    printing("\r1500% #", "\r1501% #", "\ndone\n")
+    expect(lines).to_contain_text("done")
+    assert [text[-6:] for text in _begins(lines)][-2:] == ["1501%", "done"]
+
+
+def test_what_follows_a_long_progress_bar_is_fetched_at_the_beginning_of_a_log(bar_log):
+    page, printing = bar_log
+    printing("\n", *(f"after {count}\n" for count in range(3)))
+    lines = page.locator(".lines")
+    expect(lines).to_contain_text("after 2")
+    lines.focus()
+    page.keyboard.press("Home")
+    page.wait_for_timeout(500)
+    expect(lines.locator(".line").first).to_contain_text("line 0")
+    expect(lines).to_contain_text("after 2")
+    assert lines.locator(".line").count() == 9
+
+
+@pytest.mark.parametrize("lines", [3, 300], ids=["shorter", "longer"])
+def test_the_log_of_another_attempt_takes_the_place_of_the_last_ones(window, tmp_path, lines):
+    home = Home(tmp_path)
+    with SqliteDatabase.open(home) as store:
+        number = add_run(store, "python train.py", retry=1).number
+        advance(store, number, RunStatus.RUNNING)
+        print_lines(home, number, (f"first {count}" for count in range(100)))
+        with visiting(tmp_path) as visitor:
+            opened = window(visitor)
+            opened.open(f"/runs/{number}/log")
+            shown = opened.page.locator(".lines")
+            expect(shown).to_contain_text("first 99")
+            RunFolder.of(home, number).log.unlink()
+            print_lines(home, number, (f"second {count}" for count in range(lines)))
+            store.retry_run(number, Ending(EndReason.SUPERVISOR_DIED), OWNER, host="host", delay_s=0.0)
+            expect(shown).to_contain_text(f"second {lines - 1}")
+            expect(shown).not_to_contain_text("first")
+            print_lines(home, number, ["goes on"])
+            expect(shown).to_contain_text("goes on")
+            opened.context.close()
+
+
+def test_a_log_that_is_not_followed_stays_light_and_goes_on_when_scrolled(window, tmp_path):
+    home = Home(tmp_path)
+    number = _training_run(home)
+    print_lines(home, number, (f"line {count}" for count in range(100)))
+    with visiting(tmp_path) as visitor:
+        opened = window(visitor)
+        opened.open(f"/runs/{number}/log")
+        page, lines = opened.page, opened.page.locator(".lines")
+        expect(lines).to_contain_text("line 99")
+        page.get_by_label("follow").uncheck()
+        print_lines(home, number, (f"line {count}" for count in range(100, 6000)))
+        page.wait_for_timeout(6000)  # in which a page without bounds would ask for all of them
+        assert 2000 <= lines.locator(".line").count() <= 3000
+        for _ in range(6):
+            lines.evaluate("box => { box.scrollTop = box.scrollHeight; }")
+            page.wait_for_timeout(150)
+        expect(lines).to_contain_text("line 5999")
+        opened.context.close()
 
 
 def test_a_text_is_written_and_scored(window, small):

@@ -224,16 +224,21 @@ def _thirds(texts: Sequence[str]) -> list[str]:
 
 
 def _explained(values: Sequence[float], groups: Sequence[str]) -> float:
-    mean = statistics.fmean(values)
-    total = sum((value - mean) ** 2 for value in values)
+    total = _squares(values)
     members: dict[str, list[float]] = {}
     for value, group in zip(values, groups, strict=True):
         members.setdefault(group, []).append(value)
-    within = sum(sum((v - statistics.fmean(some)) ** 2 for v in some) for some in members.values())
+    within = sum(map(_squares, members.values()))
     free = len(values) - len(members)
     if total == 0 or free <= 0:
         return 0.0
     return max(0.0, 1.0 - within / free * (len(values) - 1) / total)
+
+
+def _squares(values: Sequence[float]) -> float:
+    """Of the differences from their mean, added up."""
+    mean = statistics.fmean(values)
+    return sum((value - mean) ** 2 for value in values)
 
 
 def _interval(seed: int, values: Sequence[float], groups: Sequence[str]) -> tuple[float, float]:

@@ -53,6 +53,7 @@ class _RunNumber(Convertor[int]):
 register_url_convertor("run", _RunNumber())
 _ROUTES = [
     Route("/", overview.show),
+    Route("/overview.json", overview.live),
     Route("/runs", runs.table),
     Route("/runs.json", runs.changes),
     Route("/runs/{number:run}", run.show),
@@ -141,10 +142,10 @@ def _with_policy(send: Send) -> Send:
 
 def _refusal(scope: Scope, app: Starlette) -> Response:
     words = "this page needs its token"
-    if scope["path"].endswith(_ANSWERS) or scope["method"] != "GET":
-        return error_response(HttpError(401, words, code="no_token"))
-    request = Request({**scope, "app": app})
     hint = "open the address that `conjure web` printed in the terminal; it has the token"
+    if scope["path"].endswith(_ANSWERS) or scope["method"] != "GET":
+        return error_response(HttpError(401, f"{words}: {hint}", code="no_token"))
+    request = Request({**scope, "app": app})
     fix = with_home("conjure web")
     return page(request, "error.html", status_code=401, words=words, hint=hint, fix=fix, nav=False)
 

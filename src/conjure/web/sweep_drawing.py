@@ -31,8 +31,8 @@ class _Axis:
 
 
 def against_parameter(request: SweepRequest, trials: Sequence[Trial], name: str) -> Markup:
-    """The metric of each trial over its value of one parameter."""
-    valued = [trial for trial in trials if trial.value is not None and name in trial.params]
+    """The metric of each trial that counts over its value of one parameter."""
+    valued = [trial for trial in trials if trial.counts and name in trial.params]
     axis = _axis(request, name, [trial.params[name] for trial in valued])
     low, high = _bounds(valued)
     parts = [_opening(_WIDTH, _HEIGHT, f"{request.metric} over {name}")]
@@ -51,8 +51,8 @@ def against_parameter(request: SweepRequest, trials: Sequence[Trial], name: str)
 
 
 def parallel_coordinates(request: SweepRequest, trials: Sequence[Trial]) -> Markup:
-    """A line for each trial through its values of all parameters to its metric; the best third stands out."""
-    valued = [trial for trial in trials if trial.value is not None]
+    """A line for each trial that counts through its values to its metric; the best third stands out."""
+    valued = [trial for trial in trials if trial.counts]
     names = list(request.space)
     axes = [_axis(request, name, [trial.params.get(name, "") for trial in valued]) for name in names]
     low, high = _bounds(valued)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from conjure.core.home import Home
 from conjure.runs.inspect.live_usage import Sampler
+from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
 
 _EVERY_S = 1.0
@@ -22,6 +23,7 @@ UsageSample = tuple[float, float, int, int | None]
 
 @dataclass(slots=True)
 class _Watched:
+    owner: Owner | None  # that the sampler looks at
     sampler: Sampler
     looked_at: float
     samples: "deque[UsageSample]" = field(default_factory=lambda: deque(maxlen=_SAMPLES))
@@ -42,11 +44,15 @@ class UsageWatch:
             if record.status.is_final:
                 return [] if watched is None else [each for each in watched.samples if each[0] > after]
             if watched is None:
-                self._watched[record.number] = _Watched(Sampler(self._home, record), time.monotonic())
+                sampler = Sampler(self._home, record)
+                self._watched[record.number] = _Watched(record.owner, sampler, time.monotonic())
                 while len(self._watched) > _RUNS:
                     self._watched.popitem(last=False)
                 return []
-            if time.monotonic() - watched.looked_at >= _EVERY_S:
+            if record.owner != watched.owner:  # it left the queue, or another attempt began
+                watched.owner, watched.sampler = record.owner, Sampler(self._home, record)
+                watched.looked_at = time.monotonic()
+            elif time.monotonic() - watched.looked_at >= _EVERY_S:
                 watched.looked_at = time.monotonic()
                 sample = watched.sampler.sample()
                 if sample is not None:

@@ -5,7 +5,11 @@ import re
 from click.testing import CliRunner
 
 from conjure.cli.commands.web import command
-from support.web_homes import small_home
+from conjure.core.home import Home
+from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.web.export import export_page
+from support.casting import add_run
+from support.web_homes import HOSTILE, log_points, print_lines, print_pieces, small_home
 
 
 def test_a_file_holds_runs_without_scripts_or_requests(conjure_home, tmp_path):
@@ -21,12 +25,6 @@ def test_a_file_holds_runs_without_scripts_or_requests(conjure_home, tmp_path):
 
 
 def test_what_is_hostile_stays_text(conjure_home, tmp_path):
-    from conjure.core.home import Home
-    from conjure.runs.database.sqlite import SqliteDatabase
-    from conjure.web.export import export_page
-    from support.casting import add_run
-    from support.web_homes import HOSTILE, log_points, print_lines
-
     home = Home(conjure_home)
     with SqliteDatabase.open(home) as store:
         for text in HOSTILE:
@@ -43,3 +41,15 @@ def test_a_run_that_is_not_there_is_said(conjure_home, tmp_path):
     done = CliRunner().invoke(command, ["export", "99", "-o", str(tmp_path / "page.html")])
     assert "there is no run 99" in str(done.exception)
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_progress_bar_is_one_line_beside_the_others(conjure_home):
+    home = Home(conjure_home)
+    with SqliteDatabase.open(home) as store:
+        number = add_run(store).number
+    print_lines(home, number, (f"line {count}" for count in range(20)))
+    print_pieces(home, number, (f"\r{percent}%" for percent in range(700)), stream="stderr")
+    print_pieces(home, number, ["wait", ".", ".", "\n"])
+    page = export_page(home, [number])
+    lines = re.findall(r'<div class="line(?: \w+)?">([^<]*)</div>', page)
+    assert lines == [*(f"line {count}" for count in range(20)), "wait..", "699%"]

@@ -1,5 +1,6 @@
 """What the pages say, asked for as a browser would, without one."""
 
+import html
 import itertools
 import math
 import os
@@ -10,12 +11,14 @@ import pytest
 from starlette.responses import FileResponse
 
 from conjure.core.home import Home
+from conjure.errors import NotFoundError
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.inspect.code_diff import CodeDiff
-from conjure.runs.schema.status import Ending, EndReason
+from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.telemetry import metric_column_cache
 from conjure.web.rendering import piece
-from support.casting import add_run, finish
+from conjure.web.routes import files
+from support.casting import add_run, advance, finish
 from support.web_homes import HOSTILE, log_points, loss_curve, print_lines, save_file
 from support.web_sites import unpack_curves, visiting
 
@@ -175,6 +178,38 @@ def test_an_empty_home_says_what_to_type(tmp_path):
         assert "conjure run -m" in visitor.page("/lineage")
 
 
+class TestOverview:
+    @pytest.fixture
+    def store(self, tmp_path):
+        with SqliteDatabase.open(Home(tmp_path)) as store:
+            yield store
+
+    def test_a_run_that_is_older_than_a_page_of_the_table_changes_its_digest(self, tmp_path, store):
+        oldest, *_ = [add_run(store).number for _ in range(105)]
+        with visiting(tmp_path) as visitor:
+            before = visitor.get("/overview.json").json
+            assert before == visitor.get("/overview.json").json
+            assert before["active"]
+            finish(store, oldest, Ending(EndReason.COMPLETED, 0))
+            assert visitor.get("/overview.json").json["cursor"] != before["cursor"]
+
+    def test_a_metric_changes_its_digest(self, tmp_path, store):
+        number = add_run(store).number
+        with visiting(tmp_path) as visitor:
+            before = visitor.get("/overview.json").json["cursor"]
+            log_points(Home(tmp_path), number, "loss", [0.5])
+            store.refresh_summaries(number)
+            assert visitor.get("/overview.json").json["cursor"] != before
+
+    def test_its_link_leads_to_all_that_it_counts(self, tmp_path, store):
+        for _ in range(10):
+            add_run(store)
+        advance(store, 1, RunStatus.RUNNING)
+        with visiting(tmp_path) as visitor:
+            (address,) = re.findall(r'href="([^"]*)">All active runs', visitor.page("/"))
+            assert len(numbers(visitor.page(html.unescape(address)))) == 10
+
+
 class TestRun:
     def test_the_page(self, visitor):
         page = visitor.page("/runs/1")
@@ -205,7 +240,7 @@ class TestRun:
         assert again.json == {
             "active": True,
             "metrics": 1,
-            "log": {"start": end, "end": end, "size": end, "lines": []},
+            "log": {"start": end, "end": end, "size": end, "lines": [], "attempt": 1},
         }
         assert len(again.content) < 200
 
@@ -457,6 +492,15 @@ class TestFiles:
 
     def test_a_run_without_files_says_so(self, visitor):
         assert "has no files" in visitor.page("/runs/7/files")
+
+    def test_why_files_cannot_be_had_is_said_as_it_is(self, visitor, monkeypatch):
+        def list_contents(*_):
+            raise NotFoundError("run 8 is running on ada@gpu-2", fix="conjure wait 8")
+
+        monkeypatch.setattr(files, "list_contents", list_contents)
+        page = visitor.page("/runs/8/files")
+        assert "Run 8 is running on ada@gpu-2." in page
+        assert ">conjure wait 8<" in page
 
 
 class TestCompare:

@@ -7,6 +7,8 @@ import pytest
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.database.sweep_rows import TrialClaim
 from conjure.runs.schema.status import Ending, EndReason
+from conjure.sweeps import view
+from conjure.sweeps.trials import Importance
 from support.casting import OWNER, finish
 from support.web_homes import sweep_home
 from support.web_sites import visiting
@@ -48,6 +50,36 @@ def test_a_trial_has_the_colour_of_its_run(tmp_path):
         finish(store, number, Ending(EndReason.STOP_REQUESTED, 0))
     with visiting(home.root) as visitor:
         assert '<span class="status caution">stopped</span>' in visitor.page("/sweeps/1")
+
+
+def test_only_trials_that_count_are_in_the_pictures(tmp_path):
+    home = sweep_home(tmp_path)
+    with SqliteDatabase.open(home) as store:
+        spec, claim = store.get(1).spec, TrialClaim(1, 4, 1, {"lr": "0.1", "optimizer": "sgd"})
+        number = store.create_run(
+            spec, OWNER, lambda number: home.run_folder(number).mkdir(), trial=claim
+        ).number
+        finish(store, number, Ending(EndReason.NONZERO_EXIT, 1))
+        store.settle_trial(1, 4, number, 0.01, 10)
+    with visiting(home.root) as visitor:
+        page = visitor.page("/sweeps/1")
+    pictures = re.findall(r"<svg class=\"sweep\".*?</svg>", page, re.DOTALL)
+    assert len(pictures) == 3
+    assert all(f'href="/runs/{number}"' not in picture for picture in pictures)
+    assert f'href="/runs/{number}"' in page  # in the table
+
+
+def test_importance_is_computed_once_for_a_page_and_never_for_news(visitor, monkeypatch):
+    asked = []
+
+    def importance(request, trials):
+        asked.append(trials)
+        return [Importance("lr", 0.5, 0.4, 0.6)]
+
+    monkeypatch.setattr(view, "importance", importance)
+    assert "40% to 60%" in visitor.page("/sweeps/1")
+    visitor.get("/sweeps/1/live.json")
+    assert len(asked) == 1
 
 
 def test_changes_are_told_by_a_digest(visitor):

@@ -1,24 +1,26 @@
 """Parts of a long log: its end, what stands before or after a place in it, where a text occurs.
 
 Main entries: `read_before`, `read_after`, `search`. A place is an offset in ``log.jsonl``, always the start
-of an entry. Invariant: a part costs what it holds, however long the log is; only `search` reads further, and
-stops when its time is over.
+of an entry. Invariant: a part costs what it holds, however long the log is; only states of a progress bar are
+read though newer ones overwrite them, and `search` reads further, until its time is over.
 """
 
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from conjure.core.files import open_regular
-from conjure.runs.telemetry.logs import LogEntry, decode_entry
+from conjure.runs.telemetry import logs
+from conjure.runs.telemetry.logs import LogEntry, LogLine, decode_entry
 
 _BLOCK_BYTES = 1 << 18
 _LONGEST_ENTRY_BYTES = 1 << 24
 _SEARCH_BLOCK_BYTES = 1 << 22
+_MOST_UNENDED = 1 << 20  # characters of pieces without an end, which are no line by themselves
 _TEXT = '"text": '
 
 
@@ -50,6 +52,12 @@ class LogWindow:
     size: int
     pieces: tuple[Piece, ...]
 
+    def lines(self) -> Iterator[LogLine]:
+        """The pieces put together into lines."""
+        return logs.lines(
+            LogEntry(piece.time, piece.stream, piece.text + "\n" * piece.ends) for piece in self.pieces
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -68,13 +76,14 @@ def read_after(path: Path, offset: int, lines: int = 1000) -> LogWindow:
     """The part that begins at a place, up to about so many lines; empty where nothing is new."""
     with _opened(path) as file:
         size = _size(file)
-        end, pieces = offset, []
+        end, pieces, amount = offset, [], _Amount(lines)
         for at, line in _forward(file, offset):
-            pieces += _pieces(at, line)
+            found = list(_pieces(at, line))
+            pieces += found
             end = at + len(line) + 1
-            if len(pieces) >= lines:
+            if amount.is_reached_with(found):
                 break
-        return LogWindow(offset, end, size, tuple(pieces))
+        return LogWindow(offset, end, size, _without_overwritten(pieces))
 
 
 def read_before(path: Path, offset: int | None = None, lines: int = 1000) -> LogWindow:
@@ -83,16 +92,51 @@ def read_before(path: Path, offset: int | None = None, lines: int = 1000) -> Log
         size = _size(file)
         end = size if offset is None else min(offset, size)
         entries: list[list[Piece]] = []
-        start, count = end, 0
+        start, amount = end, _Amount(lines)
         last: int | None = None
         for at, line in _backward(file, end):
             last = at + len(line) + 1 if last is None else last
             entries.append(list(_pieces(at, line)))
-            start, count = at, count + len(entries[-1])
-            if count >= lines:
+            start = at
+            if amount.is_reached_with(entries[-1]):
                 break
         pieces = [piece for entry in reversed(entries) for piece in entry]
-        return LogWindow(start, end if last is None else last, size, tuple(pieces))
+        return LogWindow(start, end if last is None else last, size, _without_overwritten(pieces))
+
+
+class _Amount:
+    """So many lines, or much of lines whose ends are elsewhere."""
+
+    def __init__(self, lines: int) -> None:
+        self._lines, self._unended = lines, _MOST_UNENDED
+
+    def is_reached_with(self, pieces: Sequence[Piece]) -> bool:
+        """Whether it is reached with these and those before."""
+        self._lines -= sum(piece.ends for piece in pieces)
+        self._unended -= sum(len(piece.text) for piece in pieces if not piece.ends)
+        return self._lines <= 0 or self._unended <= 0
+
+
+def _without_overwritten(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Without what the same line overwrites later: of a progress bar the newest state stays."""
+    kept: list[Piece] = []
+    following: dict[str, Piece] = {}
+    overwritten: set[str] = set()
+    for piece in reversed(pieces):
+        stream = piece.stream
+        if piece.ends:
+            overwritten.discard(stream)
+        elif stream in following and _overwrites(following[stream], piece):
+            overwritten.add(stream)
+        if stream not in overwritten:
+            kept.append(piece)
+            following[stream] = piece
+    return tuple(reversed(kept))
+
+
+def _overwrites(following: Piece, piece: Piece) -> bool:
+    shown = following.text.rstrip("\r")
+    return "\r" in shown or (bool(shown) and piece.text.endswith("\r"))
 
 
 def search(

@@ -20,6 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from conjure.core.files import open_regular
 from conjure.core.home import Home
+from conjure.core.home_selection import with_home
 from conjure.core.text import valid_utf8
 from conjure.errors import ConjureError, NotFoundError
 from conjure.recipes.report import REPORT_FILE
@@ -68,11 +69,19 @@ def browse(request: Request) -> Response:
         record = store.get(number)
         try:
             is_folder, listed = list_contents(site.home, store, _resource(number, path))
-        except NotFoundError:
+        except NotFoundError as error:
             if path:
                 raise
             return page(
-                request, "files.html", record=record, path_parts=[], entries=None, preview=None, name=""
+                request,
+                "files.html",
+                record=record,
+                path_parts=[],
+                entries=None,
+                preview=None,
+                name="",
+                why=str(error),
+                fix=with_home(error.fix or "") or None,
             )
         place = None if is_folder else resolve(site.home, _resource(number, path), store.lookup_link)
     parts = path.split("/") if path else []

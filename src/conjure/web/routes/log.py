@@ -30,7 +30,6 @@ def show(request: Request) -> Response:
         "log.html",
         record=record,
         log=read_before(site.folder(number).log, lines=500),
-        active=not record.status.is_final,
         longest_search=LONGEST_LOG_SEARCH,
     )
 

@@ -69,7 +69,7 @@ def live(request: Request) -> Response:
         answer |= {"head": head, "digest": _digest(head)}
     if "log" in query:
         window = read_after(site.folder(number).log, log_position(query["log"]))
-        answer["log"] = window_answer(window)
+        answer["log"] = window_answer(window) | {"attempt": len(view.record.attempts) + 1}
     seen = site.usage.look_at(view.record, _moment(query.get("usage", "")))
     if seen:
         answer["usage"] = seen

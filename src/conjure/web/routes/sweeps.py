@@ -38,7 +38,7 @@ def show(request: Request) -> Response:
     site: Site = request.app.state.site
     with site.store() as store:
         view = look_at_sweep(site.home, store, request.path_params["number"])
-    has_values = view.request.metric is not None and any(trial.value is not None for trial in view.trials)
+    has_values = view.request.metric is not None and any(trial.counts for trial in view.trials)
     return page(
         request,
         "sweep.html",
@@ -58,4 +58,5 @@ def live(request: Request) -> Response:
     site: Site = request.app.state.site
     with site.store() as store:
         view = look_at_sweep(site.home, store, request.path_params["number"])
-    return JSONResponse({"cursor": f"{hash(str(view.to_dict())):x}", "active": view.is_running})
+    seen = (view.listed(), [trial.to_dict() for trial in view.trials])  # what the importance follows from
+    return JSONResponse({"cursor": f"{hash(str(seen)):x}", "active": view.is_running})

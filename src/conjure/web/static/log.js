@@ -4,6 +4,7 @@ import { element, fetchJson, onKeys, poll } from "./page.js";
 
 const MOST = 2000; // lines in the page
 const NEAR = 400; // pixels from an edge at which more is fetched
+const lineOf = new WeakMap(); // what is known of the line that a node shows
 
 export class LogView {
   constructor(root) {
@@ -13,6 +14,7 @@ export class LogView {
     this.start = Number(root.dataset.start);
     this.end = Number(root.dataset.end);
     this.size = Number(root.dataset.size);
+    this.attempt = Number(root.dataset.attempt);
     this.active = root.hasAttribute("data-active");
     this.open = {}; // of each stream, the line whose end has not come
     this.state = plainState();
@@ -57,6 +59,7 @@ export class LogView {
       this.show(window);
       this.lines.scrollTop = this.lines.scrollHeight;
     });
+    await this.fillBox();
   }
 
   /** Show what stands around a place; whether that is what was asked for last. */
@@ -66,10 +69,26 @@ export class LogView {
       place > 0 ? fetchJson(`/runs/${this.run}/log.json?before=${place}`) : { start: 0, lines: [] },
       fetchJson(`/runs/${this.run}/log.json?after=${place}`),
     ]);
-    return await this.load(fetching, ([before, after]) => {
+    const isShown = await this.load(fetching, ([before, after]) => {
       this.show({ start: before.start, end: after.end, size: after.size, lines: [...before.lines.slice(-300), ...after.lines] });
       if (before.lines.length > 300) this.start = before.lines[before.lines.length - 300][0];
     });
+    if (isShown) await this.fillBox();
+    return isShown;
+  }
+
+  /** Fetch more while the box has room: what cannot be scrolled asks for nothing, and a fetch may hold one line only. */
+  async fillBox() {
+    const turn = this.turn;
+    for (let held = -1; turn === this.turn && this.hasRoom && this.end - this.start !== held;) {
+      held = this.end - this.start;
+      if (this.start > 0) await this.older();
+      else if (this.end < this.size && !this.following) await this.newer();
+    }
+  }
+
+  get hasRoom() {
+    return !this.loading && this.lines.childElementCount < MOST && this.lines.scrollHeight <= this.lines.clientHeight;
   }
 
   /** Fetch and show, unless another place was asked for meanwhile; whether it was shown. */
@@ -96,6 +115,11 @@ export class LogView {
 
   /** What a poll brought: new lines, or only how long the log is where its end is not in the page. */
   take(window) {
+    if (window.attempt !== this.attempt || window.size < this.end) { // another attempt has begun a log of its own
+      this.attempt = window.attempt;
+      if (!this.loading) this.tail();
+      return;
+    }
     const atEnd = this.hasEnd;
     this.size = window.size;
     if (!atEnd) return;
@@ -104,6 +128,7 @@ export class LogView {
       return;
     }
     if (window.start !== this.end) return; // the page has been scrolled away meanwhile
+    if (!this.following && this.lines.childElementCount >= MOST) return; // scrolling down will fetch it
     this.end = window.end;
     this.lines.append(...this.nodes(window.lines));
     if (!this.following) return;
@@ -120,6 +145,7 @@ export class LogView {
   dropFirst() {
     const first = this.lines.firstElementChild;
     first.remove();
+    for (const [stream, line] of Object.entries(this.open)) if (line.node === first) delete this.open[stream];
     const next = this.lines.firstElementChild;
     if (next) this.start = Number(next.dataset.at);
   }
@@ -135,7 +161,8 @@ export class LogView {
         continue;
       }
       const node = element("div", { class: stream === "stdout" ? "line" : `line ${stream}`, "data-at": at });
-      const line = { node, text, time };
+      const line = { node, stream, text, time };
+      lineOf.set(node, line);
       this.fill(line);
       if (!ends) this.open[stream] = line;
       made.push(node);
@@ -144,9 +171,11 @@ export class LogView {
   }
 
   fill(line) {
-    const shown = line.text.replace(/\r+$/, "");
+    const written = line.text.replace(/\r+$/, ""), shown = written.slice(written.lastIndexOf("\r") + 1);
     const stamp = element("time", { hidden: !this.times }, new Date(line.time * 1000).toLocaleTimeString([], { hour12: false }));
-    line.node.replaceChildren(stamp, ...ansiNodes(shown.slice(shown.lastIndexOf("\r") + 1), this.state));
+    line.node.replaceChildren(stamp, ...ansiNodes(shown, this.state));
+    // Of a bar only the newest state is kept, and that it overwrites what stands before it.
+    line.text = `${shown === written ? "" : "\r"}${shown}${line.text === written ? "" : "\r"}`;
   }
 
   async scrolled() {
@@ -161,8 +190,10 @@ export class LogView {
     await this.load(() => fetchJson(`/runs/${this.run}/log.json?before=${this.start}`), (window) => {
       const height = this.lines.scrollHeight, top = this.lines.scrollTop;
       const open = this.open; this.open = {};
-      this.lines.prepend(...this.nodes(window.lines));
+      const nodes = this.nodes(window.lines), begun = this.open;
       this.open = open;
+      for (const [stream, line] of Object.entries(begun)) this.join(stream, line);
+      this.lines.prepend(...nodes);
       this.start = window.start;
       this.lines.scrollTop = top + this.lines.scrollHeight - height;
       while (this.lines.childElementCount > MOST) {
@@ -173,6 +204,17 @@ export class LogView {
         this.open = {};
       }
     });
+  }
+
+  /** Put a line that began before what the page has together with its rest. */
+  join(stream, line) {
+    const node = [...this.lines.children].find((each) => lineOf.get(each).stream === stream);
+    if (!node) { this.open[stream] = line; return; }
+    const rest = lineOf.get(node);
+    line.text += rest.text;
+    this.fill(line);
+    if (this.open[stream] === rest) this.open[stream] = line;
+    node.remove();
   }
 
   async newer() {

@@ -21,15 +21,21 @@ export async function fetchBytes(address) {
 }
 
 async function fetchAnswer(address, options = {}) {
-  const answer = await fetch(address, { credentials: "same-origin", ...options });
+  const answer = await fetchAny(address, options);
   if (answer.ok) return answer;
   const body = await answer.json().catch(() => ({}));
   throw new Error(body.error?.message || `the server answered ${answer.status}`);
 }
 
+async function fetchAny(address, options = {}) {
+  try {
+    return await fetch(address, { credentials: "same-origin", ...options });
+  } catch (error) { throw new Error("No answer from the server", { cause: error }); }
+}
+
 /** A page as the server shows it now. */
 export async function fetchPage(address) {
-  const text = await (await fetch(address, { credentials: "same-origin" })).text();
+  const text = await (await fetchAny(address)).text();
   return new DOMParser().parseFromString(text, "text/html");
 }
 
@@ -50,18 +56,39 @@ export function element(tag, attributes = {}, ...children) {
  * It returns how many milliseconds to wait, or null to end.
  */
 export function poll(ask, first = 500) {
-  let timer = 0, asking = false, over = false;
+  let timer = 0, asking = false, over = false, failures = 0;
   async function turn() {
     if (asking || over || document.hidden) return;
     asking = true;
     let wait = 5000;
-    try { wait = await ask(); } catch { /* the server may be restarting */ }
+    try {
+      wait = await ask();
+      failures = 0;
+      sayStale(null);
+    } catch (error) {
+      failures += 1; // the server may be restarting: once is nothing
+      if (failures > 1) sayStale(error);
+    }
     asking = false;
     if (wait === null) over = true;
     else timer = setTimeout(turn, wait);
   }
   document.addEventListener("visibilitychange", () => { clearTimeout(timer); if (!document.hidden) turn(); });
   timer = setTimeout(turn, first);
+}
+
+let staleNote = null;
+
+/** Keep it said at the top of the page that what it shows may have changed; with null, no more. */
+function sayStale(error) {
+  if (error && !staleNote) {
+    staleNote = element("p", { class: "stale", role: "alert" });
+    document.getElementById("main").before(staleNote);
+  } else if (!error) {
+    staleNote?.remove();
+    staleNote = null;
+  }
+  if (staleNote) set(staleNote, `${error.message[0].toUpperCase()}${error.message.slice(1)}. This page may be out of date.`);
 }
 
 export function duration(seconds) {
@@ -82,7 +109,7 @@ function age(seconds) {
 function tick() {
   if (document.hidden) return;
   const now = Date.now() / 1000;
-  for (const each of document.querySelectorAll("time[data-since]")) set(each, duration(now - Number(each.dataset.since)));
+  if (!staleNote) for (const each of document.querySelectorAll("time[data-since]")) set(each, duration(now - Number(each.dataset.since)));
   for (const each of document.querySelectorAll("time[data-age]")) set(each, age(now - Date.parse(each.dateTime) / 1000));
 }
 function set(place, text) { if (place.textContent !== text) place.textContent = text; }
@@ -125,10 +152,18 @@ const QUESTIONS = {
   archive: null, unarchive: null, rerun: null,
 };
 
+function named(runs) { return runs.length === 1 ? `run ${runs[0]}` : `${runs.length} runs`; }
+
+/** What is said of runs that were to end; those that had ended are not among them. */
+function ending(action, runs) {
+  if (!runs.length) return "Nothing to do: not active any more";
+  return `${action === "stop" ? "Stopping" : "Killing"} ${named(runs)}`;
+}
+
 /** Do one thing to some runs, after asking where it cannot be taken back. */
 export async function act(action, runs) {
   let label = null;
-  const which = runs.length === 1 ? `run ${runs[0]}` : `${runs.length} runs`;
+  const which = named(runs);
   if (action === "label") {
     label = await ask(`Label for ${which}`, true);
     if (!label) return;
@@ -142,7 +177,7 @@ export async function act(action, runs) {
     if (action === "rerun") {
       if (told.notes.length) await tell(`Run ${told.runs[0]} was started`, told.notes);
       location.href = `/runs/${told.runs[0]}`;
-    } else if (action === "stop" || action === "kill") toast(`${action === "stop" ? "Stopping" : "Killing"} ${which}`);
+    } else if (action === "stop" || action === "kill") toast(ending(action, told.runs));
     else location.reload();
   } catch (error) { toast(error.message); }
 }

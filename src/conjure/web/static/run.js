@@ -3,6 +3,8 @@ import { Curves, style } from "./chart.js";
 import { LogView } from "./log.js";
 import { awaken, duration, element, fetchJson, fetchPage, onKeys, poll } from "./page.js";
 
+const MOST_SAMPLES = 3600; // of its usage: as many as the server has
+
 const root = document.querySelector("[data-run-page]");
 const run = root.dataset.run;
 const log = new LogView(root.querySelector("[data-log]"));
@@ -30,8 +32,8 @@ if (root.hasAttribute("data-active")) {
     if (told.metrics > known) { await newMetrics(); known = told.metrics; }
     if (told.active || (told.log && told.log.end < told.log.size)) return 500;
     if (root.hasAttribute("data-active")) {
+      await refreshRest(); // again at the next turn if it fails
       root.removeAttribute("data-active");
-      await refreshRest();
       return 500; // once more: the last points and lines
     }
     return null;
@@ -47,10 +49,15 @@ function showHead(told) {
 
 /** What the page shows beside curves and log: taken from the page as it is now. */
 async function refreshRest() {
-  const page = await fetchPage(location.pathname);
+  const fresh = (await fetchPage(location.pathname)).querySelector("[data-run-page]");
+  if (!fresh) throw new Error("the server answered with another page");
   for (const selector of [".columns", ".asked", ".tabs"]) {
-    const mine = root.querySelector(selector), theirs = page.querySelector(`[data-run-page] ${selector}`);
-    if (mine && theirs && !mine.contains(document.activeElement)) { mine.replaceWith(theirs); awaken(theirs); }
+    const mine = root.querySelector(selector), theirs = fresh.querySelector(selector);
+    const hasFocus = mine.contains(document.activeElement);
+    if (hasFocus && selector !== ".asked") continue;
+    mine.replaceWith(theirs);
+    awaken(theirs);
+    if (hasFocus) theirs.querySelector("button")?.focus(); // the one that had it may be for active runs only
   }
 }
 
@@ -80,7 +87,7 @@ function startUsage(part) {
       }
       const scale = column === 1 ? 1 : 1e-6, start = samples[0][0];
       const data = [samples.map((sample) => sample[0] - start), samples.map((sample) => sample[column] === null ? null : sample[column] * scale)];
-      const highest = Math.max(...samples.map((sample) => sample[column] ?? 0));
+      const highest = samples.reduce((most, sample) => Math.max(most, sample[column] ?? 0), 0);
       figure.caption.textContent = `now ${text(samples[samples.length - 1][column] ?? 0)} · highest ${text(highest)} · over ${duration(data[0][data[0].length - 1])}`;
       if (figure.chart) { figure.chart.setData(data); continue; }
       const axis = { stroke: style("--quiet"), font: "12px system-ui", grid: { stroke: style("--line"), width: 1 }, ticks: { show: false } };
@@ -95,6 +102,10 @@ function startUsage(part) {
   if (samples.length > 1) addEventListener("load", draw);
   return {
     last: () => samples.length ? samples[samples.length - 1][0] : 0,
-    add: (more) => { samples.push(...more); if (samples.length > 1) draw(); },
+    add: (more) => {
+      samples.push(...more);
+      samples.splice(0, samples.length - MOST_SAMPLES);
+      if (samples.length > 1) draw();
+    },
   };
 }

@@ -79,6 +79,48 @@ def test_pieces_of_a_line_say_that_they_do_not_end(log):
     ]
 
 
+def lines_of(window):
+    return [line.text for line in window.lines()]
+
+
+def test_states_of_a_bar_take_the_place_of_no_lines(log):
+    written(log, *(f"line {number}\n" for number in range(20)))
+    written(log, *(f"\r{percent}%" for percent in range(50)), stream="stderr")
+    assert lines_of(read_before(log, lines=10)) == [*(f"line {number}" for number in range(10, 20)), "49%"]
+    assert len(read_before(log, lines=10).pieces) == 11
+    written(log, "\r100%\n", stream="stderr")
+    written(log, "done\n")
+    assert lines_of(read_before(log, lines=4)) == ["line 18", "line 19", "100%", "done"]
+    assert lines_of(read_after(log, 0)) == [*(f"line {number}" for number in range(20)), "100%", "done"]
+
+
+def test_a_bar_that_returns_at_the_end_shows_its_newest_state_too(log):
+    written(log, "before ", "10%\r", "20%\r", "\r", "30%\r")
+    assert texts(read_before(log)) == ["30%\r"]
+
+
+def test_a_state_still_says_that_it_overwrites_what_was_read_earlier(log):
+    written(log, "\r1%")
+    seen = read_after(log, 0)
+    written(log, "\r2%", "\r3%")
+    assert texts(read_after(log, seen.end)) == ["\r3%"]
+
+
+def test_what_nothing_overwrites_stays_and_is_one_line(log):
+    written(log, "ready", ".", ".", "\r", "\n", "next")
+    window = read_before(log)
+    assert texts(window) == ["ready", ".", ".", "\r", "", "next"]
+    assert lines_of(window) == ["ready..", "next"]
+
+
+def test_a_line_of_many_pieces_is_read_in_parts(log, monkeypatch):
+    monkeypatch.setattr(log_window, "_MOST_UNENDED", 10)
+    written(log, *("." for _ in range(100)))
+    window = read_before(log)
+    assert texts(window) == texts(read_after(log, 0)) == ["."] * 10
+    assert 0 < window.start < window.end
+
+
 def test_an_entry_still_being_written_waits(log):
     written(log, "one\n")
     with log.open("a") as file:
