@@ -112,6 +112,11 @@ class HeldOutFacts:
         """Whether all that could be held out is also trained on, or was before."""
         return self.records == self.seen_by_base and self.excluded_shared + self.seen_by_base > 0
 
+    @property
+    def all_seen_by_base(self) -> bool:
+        """Whether the base model was trained on all that is held out."""
+        return 0 < self.records == self.seen_by_base
+
 
 @dataclass(frozen=True, slots=True)
 class LengthFigures:
@@ -335,7 +340,8 @@ class Verdict:
         headline: A sentence.
         findings: The answers it is made of.
         state: ``learned`` where there is a tuned model to judge; ``unchanged`` where the best step is 0;
-            ``nothing_held_out``, and ``not_comparable`` where all that is held out is also trained on.
+            ``nothing_held_out``, and ``not_comparable`` where all that is held out is also trained on,
+            or was when the base model was made.
         next_step: What to try next, as a sentence; None where nothing is called for.
     """
 

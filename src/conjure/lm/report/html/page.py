@@ -114,7 +114,7 @@ def _finding(finding: Finding) -> Markup:
 
 
 def _held_out(report: Report) -> Markup:
-    heading, introduction = "Better on unseen text?", _LOSSES[report.verdict.state]
+    heading, introduction = "Better on unseen text?", _about_losses(report)
     figures = _held_out_table(report) if report.verdict.state == "learned" else None
     if figures is None:
         return section_beside(heading, introduction, _loss_figure(report))
@@ -131,6 +131,16 @@ _LOSSES: dict[State, str] = {
     "not_comparable": "All held-out text is also in the training text, so its loss does not measure "
     "unseen text.",
 }
+_SEEN_BY_BASE = (
+    "The base model was trained on all held-out text, so its loss does not measure unseen text. The training "
+    "loss alone does not show whether a model got better."
+)
+
+
+def _about_losses(report: Report) -> str:
+    state, facts = report.verdict.state, report.held_out_facts
+    seen = state == "not_comparable" and facts is not None and facts.all_seen_by_base
+    return _SEEN_BY_BASE if seen else _LOSSES[state]
 
 
 def _loss_figure(report: Report) -> Markup:
