@@ -92,7 +92,9 @@ def test_a_guard_that_comes_late_keeps_no_request_of_a_run_that_was_closed(clien
 def test_the_metrics_of_an_attempt_that_left_nothing_are_forgotten(client, home):
     point = '{"name": "loss", "step": 0, "value": 1.5, "time": 1}'
     run = client.run(
-        f"test -e ../attempts/1 || echo '{point}' >> $CONJURE_METRICS_FILE; exit 3", retry=1, retry_on="failed"
+        f"test -e ../attempts/1 || echo '{point}' >> $CONJURE_METRICS_FILE; exit 3",
+        retry=1,
+        retry_on="failed",
     )
     run.wait()
     (attempt,) = run.record.attempts
