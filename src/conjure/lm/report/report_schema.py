@@ -162,14 +162,17 @@ class Diversity:
     Attributes:
         words: Words that distinct-n was measured on; the same for all sides.
         distinct: distinct-1, -2, -3: share of different n-grams among all.
-        self_bleu: Mean BLEU-4 of each text against the others.
+        self_bleu: Mean BLEU-4 of each text against the others, of as many texts on all sides.
         repeated: Texts that repeat an earlier one word for word.
+        texts: How many texts were looked at for those: no more than there are samples. None in a report that
+            looked at all, and compared self-BLEU of different numbers of texts.
     """
 
     words: int
     distinct: tuple[float | None, ...]
     self_bleu: float | None
     repeated: int
+    texts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

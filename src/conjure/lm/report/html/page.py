@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from conjure.core.text import plural
 from conjure.lm.report.extraction import LONGEST, SHORTEST
 from conjure.lm.report.html.charts import length_histograms, loss_curve, new_ngrams_chart, runs_chart
 from conjure.lm.report.html.gallery import closest, gallery
@@ -33,6 +34,7 @@ from conjure.lm.report.novelty import (
     NEAR_COPY_SHARE,
 )
 from conjure.lm.report.report_schema import (
+    Diversity,
     ExtractedShare,
     Extraction,
     Finding,
@@ -313,7 +315,8 @@ def _copying_table(report: Report) -> Markup:
                 for n in range(1, LONGEST_NGRAM + 1)
             ),
         ),
-        f"Copy: {copy}. With small changes: {near}.",
+        f"Copy: {copy}. With small changes: {near}. The more texts a column has, the longer its longest "
+        "match tends to be.",
     )
 
 
@@ -360,10 +363,10 @@ def _variety(report: Report) -> Markup:
                 term("self-BLEU", "Mean BLEU-4 of each text against the others"),
                 lambda d: number(d.self_bleu, 3),
             ),
-            ("texts that repeat an earlier one", lambda d: f"{d.repeated:,}"),
+            ("texts that repeat an earlier one", _repeats),
         ),
         f"distinct-n on the first {report.tuned.diversity.words:,} words of each column, because longer text "
-        "repeats more.",
+        f"repeats more.{_equal_texts(columns)}",
     )
     explanation = element(
         "p",
@@ -371,6 +374,18 @@ def _variety(report: Report) -> Markup:
         "self-BLEU measures how similar the texts are (1 means identical); lower is more varied.",
     )
     return section("Varied?", None, pair(figures, explanation))
+
+
+def _repeats(diversity: Diversity) -> str:
+    return f"{diversity.repeated:,}" + (f" of {diversity.texts:,}" if diversity.texts is not None else "")
+
+
+def _equal_texts(columns: Sequence[Diversity]) -> str:
+    """How many texts self-BLEU is of, where a report has it of as many in each column."""
+    texts = [diversity.texts for diversity in columns if diversity.texts]
+    return (
+        f" self-BLEU on the first {plural(min(texts), 'text')} of each, for the same reason." if texts else ""
+    )
 
 
 def _names(report: Report) -> Sequence[str]:
