@@ -25,7 +25,7 @@ _LOST = (errno.EBADF, errno.ESTALE)  # of a descriptor that leads nowhere any mo
 
 _next_steps: dict[str, int] = {}
 _warned: set[str] = set()
-_file: tuple[str, int] | None = None
+_file: _File | None = None
 _torn = False
 
 
@@ -94,15 +94,40 @@ def _is_name(name: Any) -> bool:
     return False
 
 
+class _File:
+    """The metrics file, opened."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._identity = self._newest_identity()
+
+    def is_there(self) -> bool:
+        """Whether the descriptor still leads to the file.
+
+        The program may close descriptors it does not know, and a file of its own may get the number next.
+        """
+        try:
+            return self._newest_identity() == self._identity
+        except OSError:
+            return False
+
+    def _newest_identity(self) -> tuple[int, int]:
+        status = os.fstat(self.descriptor)
+        return status.st_dev, status.st_ino
+
+
 def _append(path: str, line: str) -> None:
     global _file, _torn
     content = ("\n" * _torn + line).encode()
+    file = _file  # another thread may change it
     try:
-        if _file is None or _file[0] != path:
-            _file = (path, os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        _torn = os.write(_file[1], content) < len(content)  # a disk just filled up: the next line starts anew
+        if file is None or file.path != path or not file.is_there():
+            _file = file = _File(path)  # what the old number leads to by now is not ours to close
+        # A disk may just have filled up: then the next line starts anew.
+        _torn = os.write(file.descriptor, content) < len(content)
     except OSError as error:
-        if error.errno in _LOST:  # the program closed it, or its server has another: it is opened anew
+        if error.errno in _LOST:
             _file = None
         _warn(
             "file", f"points cannot be written: {error.strerror}; they are left out until writing works again"

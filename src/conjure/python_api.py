@@ -43,7 +43,7 @@ from conjure.runs.schema.spec import (
 )
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import NOTE, LogEntry, LogTail, lines
-from conjure.runs.telemetry.metrics import Point, Summary, read_points
+from conjure.runs.telemetry.metrics import MetricTail, Point, Summary
 from conjure.sweeps.control import start_sweep
 from conjure.sweeps.request import SEED_PARAMETER
 from conjure.sweeps.space import Domain, checked_trials
@@ -119,10 +119,14 @@ class Run:
     def metrics(self, name: str) -> list[Point]: ...
 
     def metrics(self, name: str | None = None) -> dict[str, Summary] | list[Point]:
-        """All points of one metric; without a name, a summary of every metric by its name."""
+        """All points of one metric, NaN and infinite ones too; without a name, a summary of every metric.
+
+        The summaries are by name, and of finite values.
+        """
         if name is not None:
             bring_streams(self.home, self.number)
-            return read_points(self._folder, [name])
+            points = MetricTail(RunFolder(self._folder).metrics).read_all()
+            return [point for point in points if point.name == name]
         with open_store(self.home) as store:
             return store.summaries(self.number)
 

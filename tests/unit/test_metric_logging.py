@@ -117,10 +117,24 @@ def test_a_full_disk_costs_no_descriptors(metrics, monkeypatch, capsys):
 def test_a_file_that_the_program_closed_is_opened_anew(metrics):
     log_metric("x", 1.0)
     assert metric_logging._file is not None
-    os.close(metric_logging._file[1])
+    os.close(metric_logging._file.descriptor)
     log_metric("x", 2.0)
     log_metric("x", 3.0)
-    assert points(metrics)[-1] == ("x", 2, 3.0)
+    assert points(metrics) == [("x", 0, 1.0), ("x", 1, 2.0), ("x", 2, 3.0)]
+
+
+def test_a_file_of_the_program_that_got_the_same_number_is_left_alone(metrics, tmp_path):
+    log_metric("x", 1.0)
+    assert metric_logging._file is not None
+    number = metric_logging._file.descriptor
+    checkpoint = tmp_path / "checkpoint"
+    with checkpoint.open("wb") as file:
+        os.dup2(file.fileno(), number)
+    log_metric("x", 2.0)
+    os.write(number, b"the program's own")
+    os.close(number)
+    assert checkpoint.read_bytes() == b"the program's own"
+    assert points(metrics) == [("x", 0, 1.0), ("x", 1, 2.0)]
 
 
 def test_outside_a_run_nothing_happens(metrics, monkeypatch, capsys):

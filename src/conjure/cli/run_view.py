@@ -33,7 +33,7 @@ from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.stop_requests import cancel_queued, request_end
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.status import EXIT_DETACHED, Ending, EndReason, RunStatus, exit_status
-from conjure.runs.telemetry.logs import NOTE, STDERR, LogEntry, last_state
+from conjure.runs.telemetry.logs import NOTE, STDERR, LogEntry, last_state, newest_state
 
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _ASCII_SPINNER = "|/-\\"
@@ -41,6 +41,7 @@ _SPIN_EVERY_S = 0.1
 _CLEAR_LINE = "\r\x1b[2K"
 _WIDEST_DETAIL = 60
 _FEW_WORDS = 80
+_LONGEST_BAR = 1 << 16  # characters of a state that are kept back
 _REWRITTEN = re.compile(r"\r(?!\n)")
 
 _END_MARKS = {
@@ -271,7 +272,8 @@ class RunView(MarkedLines):
         if entry.escaped is not None or not _REWRITTEN.search(text):
             return begun.encode() + entry.content
         *whole, rest = text.split("\n")
-        if _REWRITTEN.search(rest):
+        rest = newest_state(rest)
+        if _REWRITTEN.search(rest) and len(rest) <= _LONGEST_BAR:
             self._bars[entry.stream] = rest
             rest = ""
         return "\n".join([*map(last_state, whole), rest]).encode()

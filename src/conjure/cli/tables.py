@@ -53,7 +53,7 @@ def show_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
 
 def show_facts(facts: Iterable[tuple[str, str | Cell]]) -> None:
     """Write names and values to stdout, the values below one another; further lines of one are indented."""
-    rows = [(name, _cell(value)) for name, value in facts]
+    rows = [(visible(name), _cell(value)) for name, value in facts]
     width = max((len(name) for name, _ in rows), default=0)
     for name, cell in rows:
         indent = "\n" + " " * (width + len(_GAP))

@@ -89,6 +89,20 @@ def test_a_guard_that_comes_late_keeps_no_request_of_a_run_that_was_closed(clien
     assert not home.queued_request(run.number).exists()
 
 
+def test_the_metrics_of_an_attempt_that_left_nothing_are_forgotten(client, home):
+    point = '{"name": "loss", "step": 0, "value": 1.5, "time": 1}'
+    run = client.run(
+        f"test -e ../attempts/1 || echo '{point}' >> $CONJURE_METRICS_FILE; exit 3",
+        retry=1,
+        retry_on="failed",
+    )
+    run.wait()
+    (attempt,) = run.record.attempts
+    assert attempt.exit_code == 3
+    assert RunFolder.of(home, run.number).attempt(1).metrics.read_text() == f"{point}\n"
+    assert run.metrics() == {}
+
+
 def test_each_attempt_has_its_own_log(client):
     run = client.run("echo in $(ls ../attempts | wc -l); exit 3", retry=2, retry_on="failed")
     run.wait()

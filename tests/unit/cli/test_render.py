@@ -104,3 +104,14 @@ def test_what_is_told_of_a_run_cannot_act(stderr_only, capsys):
     stderr_only()
     MarkedLines(to_stderr=True).say("💥", "a\x1b[2Jb")
     assert capsys.readouterr().err == "💥 a␛[2Jb\n"
+
+
+def test_a_progress_bar_that_goes_to_a_file_takes_little_memory(capfd):
+    view = RunView(clock=iter(range(1, 99)).__next__)
+    for percent in range(20_000):
+        view.show(Printed(LogEntry(1, STDOUT, f"\r{percent}%")))
+    assert len(view._bars[STDOUT]) < 10
+    view.show(Printed(LogEntry(1, STDOUT, "\rdone\n\rx")))
+    view.show(Printed(LogEntry(1, STDOUT, "." * (1 << 16))))
+    assert view._bars == {}
+    assert capfd.readouterr().out == f"done\n\rx{'.' * (1 << 16)}"

@@ -1,3 +1,5 @@
+import sys
+
 import click
 import pytest
 
@@ -20,6 +22,13 @@ def test_plain_tables_are_aligned_and_whole(capsys):
 def test_facts_are_below_one_another(capsys):
     show_facts([("run", "1"), ("command", "one\n two"), ("", Cell("note", "yellow")), ("empty", "")])
     assert capsys.readouterr().out == "run      1\ncommand  one\n          two\n         note\nempty\n"
+
+
+def test_neither_names_nor_values_of_facts_can_act(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show_facts([("a\x1b[2Jb", "c\x1b]0;d\x07"), ("x", "y")])
+    shown = click.unstyle(capsys.readouterr().out)
+    assert shown == "a␛[2Jb  c␛]0;d␇\nx       y\n"
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,16 @@ def test_summaries_are_made_to_say_what_the_file_says(home, store):
     assert store.summaries(1) == {"loss": Summary("loss", 3, 2, 2.0, 1.0, 3.0)}
 
 
+@pytest.mark.parametrize("act", [lambda store: store.refresh_summaries(1), lambda store: store.reindex()])
+def test_what_an_attempt_reported_that_was_given_up_is_forgotten(home, store, act):
+    add_run(store)
+    store.set_summaries(1, [summary("loss", 9.0), summary("accuracy", 0.5)])
+    finish(store, 1, DONE)
+    report(home, 1, 3.0)  # of the next attempt, which says nothing of accuracy
+    act(store)
+    assert store.summaries(1) == {"loss": Summary("loss", 1, 0, 3.0, 3.0, 3.0)}
+
+
 def test_closing_an_abandoned_run_takes_in_what_nobody_indexed(home, store):
     locks = []
     spec = RunSpec(command=("true",), folder=home.root)

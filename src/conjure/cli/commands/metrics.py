@@ -1,10 +1,12 @@
 """`conjure metrics`: what a run reported with `log_metric`."""
 
 import csv
+import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,7 +21,7 @@ from conjure.errors import NotFoundError, UsageError
 from conjure.runs.artifacts.team_transfer import bring_streams
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.telemetry.metrics import MetricTail, Point, Summary
+from conjure.runs.telemetry.metrics import MetricTail, Point, Summary, metric_summaries, read_points
 
 _FIELDS = ("name", "step", "value", "time")
 
@@ -59,17 +61,33 @@ def _show_run(number: int, names: tuple[str, ...], *, plot: bool, as_csv: bool, 
         summaries = store.summaries(number)
     bring_streams(home, number)
     folder = home.run_folder(number)
-    wanted = _chosen(number, names, summaries)
+    known = list(summaries)
+    if not summaries or not summaries.keys() >= set(names):
+        known, summaries = _read_from_file(folder)
+    wanted = _chosen(number, names, known)
     if as_json:
-        write_json({field: getattr(point, field) for field in _FIELDS} for point in _points(folder, names))
+        write_json(_json_of(point) for point in _points(folder, names))
     elif as_csv:
         _write_csv(_points(folder, names))
     elif not wanted:
         note(f"Run {number} has reported no metric{' yet' if going_on else ''}")
-    elif plot:
-        _plot({number: folder}, wanted)
     else:
-        _show(summaries[name] for name in wanted)
+        _show_finite(number, folder, wanted, summaries, plot=plot)
+
+
+def _show_finite(
+    number: int, folder: Path, wanted: Sequence[str], summaries: Mapping[str, Summary], *, plot: bool
+) -> None:
+    finite = [name for name in wanted if name in summaries]
+    for name in wanted:
+        if name not in summaries:
+            note(f"{name} has no finite value")
+    if not finite:
+        return
+    if plot:
+        _plot({number: folder}, finite)
+    else:
+        _show(summaries[name] for name in finite)
 
 
 def _plot_runs(numbers: Sequence[int], names: tuple[str, ...]) -> None:
@@ -86,19 +104,31 @@ def _plot_runs(numbers: Sequence[int], names: tuple[str, ...]) -> None:
     _plot({number: home.run_folder(number) for number in reported}, wanted)
 
 
-def _chosen(number: int, names: Sequence[str], summaries: dict[str, Summary]) -> list[str]:
+def _chosen(number: int, names: Sequence[str], known: Collection[str]) -> list[str]:
     """The metrics asked for, all of them if none is."""
-    missing = [name for name in names if name not in summaries]
+    missing = [name for name in names if name not in known]
     if missing:
-        known = did_you_mean(missing[0], summaries) or f"it has {', '.join(summaries) or 'none'}"
-        raise NotFoundError(f"run {number} has no metric {missing[0]!r}; {known}")
-    return list(dict.fromkeys(names)) or list(summaries)
+        hint = did_you_mean(missing[0], known) or f"it has {', '.join(known) or 'none'}"
+        raise NotFoundError(f"run {number} has no metric {missing[0]!r}; {hint}")
+    return list(dict.fromkeys(names)) or list(known)
+
+
+def _read_from_file(folder: Path) -> tuple[list[str], dict[str, Summary]]:
+    """All metrics in a run's file, and how those stand that have a finite value, which alone are indexed."""
+    names = dict.fromkeys(point.name for point in _points(folder, ()))
+    return list(names), metric_summaries(read_points(folder))
 
 
 def _points(folder: Path, names: Sequence[str]) -> Iterator[Point]:
     """The points of these metrics; of none given, all that are in the file by now."""
-    points = MetricTail(RunFolder(folder).metrics).read()
+    points = MetricTail(RunFolder(folder).metrics).read_all()
     return (point for point in points if point.name in names) if names else points
+
+
+def _json_of(point: Point) -> dict[str, Any]:
+    """A point as JSON values: null for what is not finite, which JSON has no number for."""
+    value = point.value if math.isfinite(point.value) else None
+    return {**{field: getattr(point, field) for field in _FIELDS}, "value": value}
 
 
 def _write_csv(points: Iterable[Point]) -> None:

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import click
 
+from conjure.cli.render import visible
 from conjure.core.home import Home
 from conjure.lm.report.report_schema import Report, report_from_json
 from conjure.recipes.report import REPORT_FILE
@@ -56,11 +57,11 @@ def _with_torch() -> ModuleType:
 
 def _show(report: Report) -> None:
     title = f"Run {report.run}: {report.title}" if report.run is not None else report.title
-    click.echo(click.style(title, bold=True))
-    click.echo(report.verdict.headline)
+    click.echo(click.style(visible(title), bold=True))
+    click.echo(visible(report.verdict.headline))
     if report.verdict.next_step is not None:
-        click.echo(report.verdict.next_step)
+        click.echo(visible(report.verdict.next_step))
     for finding in report.verdict.findings:
         mark, colour = _TONES.get(finding.tone, ("·", "white"))
         mark = click.style(mark, fg=colour) if sys.stdout.isatty() else mark
-        click.echo(f"\n{mark} {finding.answer}\n  {finding.detail}")
+        click.echo(f"\n{mark} {visible(finding.answer)}\n  {visible(finding.detail)}")

@@ -192,16 +192,22 @@ def _compare(groups: list[list[str]], training: Iterable[str], tokenizer: Tokeni
 
 
 def _diversities(groups: list[list[str]]) -> list[Diversity]:
-    """How varied each group is, on as many words as the smallest group has."""
+    """How varied each group is: the more words and texts are compared, the more of them are alike.
+
+    distinct-n is of as many words as the smallest group has, self-BLEU of as many texts. Repeats are counted
+    among as many texts as there are samples, which is how many the first group has.
+    """
     split = [[split_words(text) for text in group] for group in groups]
+    samples, fewest = len(groups[0]), min((len(group) for group in groups if group), default=0)
     totals = [sum(map(len, texts)) for texts in split]
     words = min((total for total in totals if total), default=0)
     return [
         Diversity(
             words=words,
             distinct=tuple(distinct(texts, n, words=words) for n in (1, 2, 3)),
-            self_bleu=self_bleu(texts),
-            repeated=repeated_texts(texts),
+            self_bleu=self_bleu(texts[:fewest]),
+            repeated=repeated_texts(texts[:samples]),
+            texts=min(len(texts), samples),
         )
         for texts in split
     ]

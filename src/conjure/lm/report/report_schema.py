@@ -112,6 +112,11 @@ class HeldOutFacts:
         """Whether all that could be held out is also trained on, or was before."""
         return self.records == self.seen_by_base and self.excluded_shared + self.seen_by_base > 0
 
+    @property
+    def all_seen_by_base(self) -> bool:
+        """Whether the base model was trained on all that is held out."""
+        return 0 < self.records == self.seen_by_base
+
 
 @dataclass(frozen=True, slots=True)
 class LengthFigures:
@@ -157,14 +162,17 @@ class Diversity:
     Attributes:
         words: Words that distinct-n was measured on; the same for all sides.
         distinct: distinct-1, -2, -3: share of different n-grams among all.
-        self_bleu: Mean BLEU-4 of each text against the others.
+        self_bleu: Mean BLEU-4 of each text against the others, of as many texts on all sides.
         repeated: Texts that repeat an earlier one word for word.
+        texts: How many texts were looked at for those: no more than there are samples. None in a report that
+            looked at all, and compared self-BLEU of different numbers of texts.
     """
 
     words: int
     distinct: tuple[float | None, ...]
     self_bleu: float | None
     repeated: int
+    texts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +343,8 @@ class Verdict:
         headline: A sentence.
         findings: The answers it is made of.
         state: ``learned`` where there is a tuned model to judge; ``unchanged`` where the best step is 0;
-            ``nothing_held_out``, and ``not_comparable`` where all that is held out is also trained on.
+            ``nothing_held_out``, and ``not_comparable`` where all that is held out is also trained on,
+            or was when the base model was made.
         next_step: What to try next, as a sentence; None where nothing is called for.
     """
 

@@ -79,11 +79,12 @@ def judge(figures: Figures) -> Verdict:
     if state == "unchanged":
         return _unchanged(figures)
     base, tuned, normal = figures.base, figures.tuned, figures.normal
+    unmeasured = _unmeasured(state, figures.held_out_facts)
     copying = _copying(tuned, normal)
     findings = (
         _better(base.held_out, tuned.held_out, figures.held_out, figures.held_out_facts)
-        if state == "learned"
-        else Finding(_BETTER, "unknown", "Not measured", _WHY_NOT_MEASURED[state]),
+        if unmeasured is None
+        else Finding(_BETTER, "unknown", "Not measured", unmeasured.why),
         _shape(base, tuned, figures.lengths),
         copying,
         _variety(tuned, normal.diversity if normal is not None else None),
@@ -92,27 +93,48 @@ def judge(figures: Figures) -> Verdict:
         headline = f"{copying.answer}: {_reason(tuned)}."
     else:
         answers = [finding.answer for finding in findings if finding.tone != "unknown"]
-        opening = () if state == "learned" else (_NOT_MEASURED[state],)
+        opening = () if unmeasured is None else (unmeasured.headline,)
         first, *others = (*opening, *answers)
         headline = "; ".join([first, *(answer[0].lower() + answer[1:] for answer in others)]) + "."
-    return Verdict(headline, findings, state, _NEXT_STEPS[state])
+    return Verdict(headline, findings, state, None if unmeasured is None else unmeasured.next_step)
 
 
-_NOT_MEASURED: dict[State, str] = {
-    "nothing_held_out": "Nothing was held out, so whether it is better was not measured",
-    "not_comparable": "All held-out text is also in the training text, so improvement could not be measured",
-}
-_WHY_NOT_MEASURED: dict[State, str] = {
-    "nothing_held_out": "Nothing was held out of the training data.",
-    "not_comparable": "Every held-out record is also a training record, or nearly one, "
-    "so its loss does not measure unseen text.",
-}
-_NEXT_STEPS: dict[State, str | None] = {
-    "learned": None,
-    "nothing_held_out": "To measure it, hold out some of the records: --holdout 0.1",
-    "not_comparable": "To measure it, add records that differ from one another, or evaluate on a file of "
-    "other texts: --validation FILE",
-}
+@dataclass(frozen=True, slots=True)
+class _Unmeasured:
+    """Why it was not measured whether a model is better, and what would measure it."""
+
+    headline: str
+    why: str
+    next_step: str
+
+
+_NOTHING_HELD_OUT = _Unmeasured(
+    "Nothing was held out, so whether it is better was not measured",
+    "Nothing was held out of the training data.",
+    "To measure it, hold out some of the records: --holdout 0.1",
+)
+_ALL_TRAINED_ON = _Unmeasured(
+    "All held-out text is also in the training text, so improvement could not be measured",
+    "Every held-out record is also a training record, or nearly one, so its loss does not measure unseen "
+    "text.",
+    "To measure it, add records that differ from one another, or evaluate on a file of other texts: "
+    "--validation FILE",
+)
+_ALL_SEEN_BY_BASE = _Unmeasured(
+    "The base model was trained on all held-out text, so improvement could not be measured",
+    "The base model was trained on every held-out record, or nearly the same, so its loss does not measure "
+    "unseen text.",
+    "To measure it, evaluate on a file of other texts: --validation FILE",
+)
+
+
+def _unmeasured(state: State, facts: HeldOutFacts | None) -> _Unmeasured | None:
+    """What to say where it was not measured; None where it was."""
+    if state == "learned":
+        return None
+    if state == "nothing_held_out":
+        return _NOTHING_HELD_OUT
+    return _ALL_SEEN_BY_BASE if facts is not None and facts.all_seen_by_base else _ALL_TRAINED_ON
 
 
 def _state(figures: Figures) -> State:
@@ -268,6 +290,8 @@ def _shape(base: ModelResults, tuned: ModelResults, lengths: LengthScale) -> Fin
         kept = before <= normal
         answer = "It kept the text lengths" if kept else "It learned the text lengths"
         return Finding(_SHAPE, "good", answer, detail)
+    if after <= NEARLY * normal and after >= before:
+        return Finding(_SHAPE, "mixed", "Its text lengths are slightly off", detail)
     if after <= NEARLY * normal:
         return Finding(_SHAPE, "mixed", "It nearly learned the text lengths", detail)
     if after <= min(PART_OF_THE_WAY * before, ALIKE * lengths.data.mean):

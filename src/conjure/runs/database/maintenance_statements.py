@@ -117,7 +117,7 @@ class MaintenanceStatements(LabelStatements, MetricStatements):
 
     def _rebuild(self, number: int, rebuilt: set[int], unreadable: set[int]) -> None:
         if self._is_as_written(number):
-            self._set_summaries(number, self._summarised(number))
+            self._replace_summaries(number, self._summarised(number))
             rebuilt.add(number)
             return
         record = read_record(self.home.run_folder(number))

@@ -23,7 +23,8 @@ class MetricStatements(Statements):
 
     def refresh_summaries(self, number: int) -> None:
         """Make the index of a run's metrics say what their file says."""
-        self.set_summaries(number, self._summarised(number))
+        summaries = self._summarised(number)
+        self._change(number, lambda: self._replace_summaries(number, summaries))
 
     def summaries(self, number: int) -> dict[str, Summary]:
         """How a run's metrics stand, by name."""
@@ -52,6 +53,10 @@ class MetricStatements(Statements):
 
     def _summarised(self, number: int) -> list[Summary]:
         return list(metric_summaries(read_points(self.home.run_folder(number))).values())
+
+    def _replace_summaries(self, number: int, summaries: Iterable[Summary]) -> None:
+        self._session.execute("DELETE FROM metrics WHERE run = ?", (number,))
+        self._set_summaries(number, summaries)
 
     def _set_summaries(self, number: int, summaries: Iterable[Summary]) -> None:
         changes = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[1:])

@@ -256,11 +256,12 @@ def _keep_request(home: Home, number: int, request: SupervisorRequest) -> None:
 
 
 def _begin_anew(home: Home, store: Database, number: int) -> None:
-    """Leave nothing of an earlier attempt in the way: no process, no file."""
+    """Leave nothing of an earlier attempt in the way: no process, no file, no metric."""
     attempts = store.get(number).attempts
     if attempts:
         kill_orphans(home, number)
         archive_attempt(home.run_folder(number), len(attempts))
+        store.refresh_summaries(number)
 
 
 def _guard(home: Home, number: int, request: SupervisorRequest, supervisor: int) -> NoReturn:

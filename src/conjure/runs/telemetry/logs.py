@@ -197,6 +197,7 @@ class LineAssembler:
         """The lines that are whole with this entry."""
         begun = self._begun.pop(entry.stream, LogLine(entry.time, entry.stream, ""))
         *whole, rest = (begun.text + entry.text).split("\n")
+        rest = newest_state(rest)  # a progress bar is rewritten for hours, and is one line all the same
         if len(rest) > _LONGEST_PIECE_BYTES:  # a line without end is given in pieces, not gathered up
             whole, rest = [*whole, rest], ""
         for place, text in enumerate(whole):
@@ -220,6 +221,13 @@ def lines(entries: Iterable[LogEntry]) -> Iterator[LogLine]:
 def last_state(line: str) -> str:
     """What a terminal would be left with: the text after the last carriage return that something follows."""
     return line.rstrip("\r").rpartition("\r")[2]
+
+
+def newest_state(line: str) -> str:
+    """Of a line whose end has not come, the last state and the carriage returns around it."""
+    body = line.rstrip("\r")
+    _, returned, newest = body.rpartition("\r")
+    return f"{returned}{newest}{line[len(body) :][:1]}"
 
 
 def _encode(now: float, stream: str, content: bytes) -> bytes:
@@ -262,8 +270,4 @@ def _thin_bars(text: str) -> str:
 
 def _thin_bar(line: str) -> str:
     """Of a line that was rewritten again and again, its last state."""
-    if line.count("\r") < _BAR_STATES:
-        return line
-    body = line.rstrip("\r")
-    _, returned, newest = body.rpartition("\r")
-    return f"{returned}{newest}{line[len(body) :][:1]}"
+    return line if line.count("\r") < _BAR_STATES else newest_state(line)

@@ -6,7 +6,10 @@ from dataclasses import replace
 import pytest
 
 from conjure.lm.report.analysis import analyse, choose_gallery, thin_out
+from conjure.lm.report.diversity import self_bleu
+from conjure.lm.report.html.page import render_html
 from conjure.lm.report.report_schema import CurvePoint, Gallery, Report
+from conjure.lm.report.word_ngrams import split_words
 from support.models import tiny_tokenizer
 from support.reports import HELD_OUT, OWN_LINES, PROSE_LINES, TRAINING, evidence
 
@@ -61,6 +64,24 @@ def test_diversity_is_measured_on_as_many_words_for_each(report):
     assert report.base.diversity.words == report.tuned.diversity.words <= own
     assert report.base.diversity.distinct[0] < 0.3 < report.tuned.diversity.distinct[0]
     assert report.base.diversity.self_bleu > 0.5 > report.tuned.diversity.self_bleu
+
+
+@pytest.mark.parametrize(("samples", "fewest"), [(4, 4), (20, 12)])
+def test_diversity_is_measured_on_as_many_texts_for_each(samples, fewest):
+    report = analyse(evidence(tuned=OWN_LINES[:samples], base=PROSE_LINES[:samples], held_out=HELD_OUT))
+    assert report.normal is not None
+    columns = (report.base.diversity, report.tuned.diversity, report.normal.diversity)
+    assert [column.texts for column in columns] == [samples, samples, fewest]
+    assert report.tuned.diversity.self_bleu == self_bleu(list(map(split_words, OWN_LINES[:fewest])))
+    assert report.normal.diversity.self_bleu == self_bleu(list(map(split_words, HELD_OUT[:fewest])))
+
+
+def test_repeats_of_held_out_text_are_counted_among_as_many_texts_as_there_are_samples():
+    twice = [*HELD_OUT[:4], *HELD_OUT[:4]]
+    report = analyse(evidence(tuned=OWN_LINES[:6], base=PROSE_LINES[:6], held_out=twice))
+    assert report.normal is not None
+    assert (report.normal.diversity.repeated, report.normal.diversity.texts) == (2, 6)
+    assert "2 of 6" in render_html(report)
 
 
 def test_course_keeps_losses_and_the_kept_step(report):

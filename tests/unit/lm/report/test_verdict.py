@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from conjure.lm.report.analysis import analyse
-from conjure.lm.report.report_schema import ExtractedShare, Extraction, Finding, Report
+from conjure.lm.report.html.page import render_html
+from conjure.lm.report.report_schema import ExtractedShare, Extraction, Finding, HeldOutFacts, Report
 from conjure.lm.report.verdict import Figures, judge, share_interval
 from support.reports import HELD_OUT, OWN_LINES, PROSE_LINES, TRAINING, evidence
 
@@ -236,6 +237,25 @@ def test_nothing_held_out():
     assert (report.normal, report.held_out, report.tuned.held_out) == (None, None, None)
 
 
+def test_held_out_text_that_the_base_was_trained_on():
+    facts = HeldOutFacts(
+        "records", None, records=12, groups=12, scored_records=0, scored_groups=0, excluded_shared=0,
+        seen_by_base=12,
+    )  # fmt: skip
+    report = analyse(replace(evidence(held_out=()), held_out_facts=facts))
+    assert report.verdict.state == "not_comparable"
+    assert report.verdict.headline.startswith(
+        "The base model was trained on all held-out text, so improvement could not be measured; it learned"
+    )
+    assert finding(report, "better").detail == (
+        "The base model was trained on every held-out record, or nearly the same, so its loss does not "
+        "measure unseen text."
+    )
+    assert report.verdict.next_step == ("To measure it, evaluate on a file of other texts: --validation FILE")
+    assert "also in the training text" not in render_html(report)
+    assert "The base model was trained on all held-out text, so its loss" in render_html(report)
+
+
 def test_the_best_step_is_the_untouched_base():
     report = analyse(evidence(kept_step=0))
     verdict = report.verdict
@@ -275,6 +295,9 @@ def test_training_that_made_it_worse_calls_for_a_lower_rate(report):
         (20, 10.1, "It did not learn the text lengths", "bad"),
         (3, 3, "It kept the text lengths", "good"),
         (3, 30, "It did not learn the text lengths", "bad"),
+        (3, 7, "Its text lengths are slightly off", "mixed"),  # they were better before
+        (7, 7, "Its text lengths are slightly off", "mixed"),
+        (7.1, 7, "It nearly learned the text lengths", "mixed"),
     ],
 )
 def test_shape(report, before, after, answer, tone):

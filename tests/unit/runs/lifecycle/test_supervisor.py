@@ -15,6 +15,7 @@ from conjure.runs.scheduling.scheduler_start import this_queue
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
+from conjure.runs.telemetry.metrics import Summary
 from support.casting import add_run, advance
 
 ELSEWHERE = Owner("elsewhere", "boot", 2, "2")
@@ -43,12 +44,13 @@ def test_a_run_that_ended_while_it_waited_is_not_begun(store):
     assert _enter(store.home, store, number, request, None) is None
 
 
-def test_a_further_attempt_finds_neither_processes_nor_files_of_the_one_before(store):
+def test_a_further_attempt_finds_nothing_of_the_one_before(store):
     number, _ = queued(store, retry=1)
     store.begin_attempt(number, this_process())
     advance_from_queue(store, number)
     folder = RunFolder.of(store.home, number)
     folder.log.write_text("of the first attempt")
+    store.set_summaries(number, [Summary("loss", 1, 0, 1.5, 1.5, 1.5)])
     store.retry_run(
         number, Ending(EndReason.SUPERVISOR_DIED), this_queue(store.home), host="here", delay_s=0.0
     )
@@ -57,6 +59,7 @@ def test_a_further_attempt_finds_neither_processes_nor_files_of_the_one_before(s
         _begin_anew(store.home, store, number)
         assert left_over.wait(timeout=30) < 0
     assert folder.attempt(1).log.read_text() == "of the first attempt"
+    assert store.summaries(number) == {}
 
 
 def test_a_first_attempt_has_nothing_to_leave_behind(store):

@@ -208,6 +208,17 @@ def test_a_line_without_end_is_given_in_pieces():
     assert sum(len(line.text) for line in found) == 500_000
 
 
+@pytest.mark.parametrize("form", ["\r{}%|####", "{}%|####\r"])
+def test_a_progress_bar_of_any_length_is_one_line(form):
+    assembler = LineAssembler()
+    for percent in range(20_000):
+        assert list(assembler.feed(LogEntry(percent, STDERR, form.format(percent)))) == []
+    assert [(line.time, line.text) for line in assembler.begun()] == [(0, "19999%|####")]
+    assert len(assembler._begun[STDERR].text) < 20
+    found = list(assembler.feed(LogEntry(20_000, STDERR, "\rdone\nnext\n")))
+    assert [line.text for line in found] == ["done", "next"]
+
+
 @pytest.mark.parametrize(
     ("line", "state"),
     [("abc", "abc"), ("a\rb", "b"), ("a\rb\r", "b"), ("abc\r", "abc"), ("\r", ""), ("", "")],

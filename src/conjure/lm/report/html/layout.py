@@ -12,6 +12,8 @@ from conjure.lm.report.html.markup import Child, Markup, element
 Column = TypeVar("Column")
 Row = tuple[Child, Sequence[str]]  # its head, and its cells
 
+_IN_FULL_BELOW = 1e7  # as `conjure score` has it
+
 
 def section(heading: str, introduction: str | None, *children: Child) -> Markup:
     """A part of the page under a heading."""
@@ -64,17 +66,22 @@ def term(name: str, meaning: str) -> Markup:
 
 def number(value: float | None, digits: int) -> str:
     """A number, or a dash where there is none."""
-    return "–" if value is None else f"{value:,.{digits}f}"
+    return "–" if value is None else f"{value:{_format(value, digits)}}"
 
 
 def signed(value: float, digits: int) -> str:
     """A change, with its sign."""
-    return f"{value:+,.{digits}f}".replace("-", "−")
+    return f"{value:+{_format(value, digits)}}".replace("-", "−")
 
 
 def percent(value: float | None) -> str:
     """A share, or a dash where there is none."""
     return "–" if value is None else f"{value:.0%}"
+
+
+def _format(value: float, digits: int) -> str:
+    """How a number is written: in full, unless it has so many digits that it would not fit the page."""
+    return f",.{digits}f" if abs(value) < _IN_FULL_BELOW else ".3e"
 
 
 def _entry(kind: str, name: str) -> Markup:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from conjure.core.text import plural
 from conjure.lm.report.extraction import LONGEST, SHORTEST
 from conjure.lm.report.html.charts import length_histograms, loss_curve, new_ngrams_chart, runs_chart
 from conjure.lm.report.html.gallery import closest, gallery
@@ -33,6 +34,7 @@ from conjure.lm.report.novelty import (
     NEAR_COPY_SHARE,
 )
 from conjure.lm.report.report_schema import (
+    Diversity,
     ExtractedShare,
     Extraction,
     Finding,
@@ -114,7 +116,7 @@ def _finding(finding: Finding) -> Markup:
 
 
 def _held_out(report: Report) -> Markup:
-    heading, introduction = "Better on unseen text?", _LOSSES[report.verdict.state]
+    heading, introduction = "Better on unseen text?", _about_losses(report)
     figures = _held_out_table(report) if report.verdict.state == "learned" else None
     if figures is None:
         return section_beside(heading, introduction, _loss_figure(report))
@@ -131,6 +133,16 @@ _LOSSES: dict[State, str] = {
     "not_comparable": "All held-out text is also in the training text, so its loss does not measure "
     "unseen text.",
 }
+_SEEN_BY_BASE = (
+    "The base model was trained on all held-out text, so its loss does not measure unseen text. The training "
+    "loss alone does not show whether a model got better."
+)
+
+
+def _about_losses(report: Report) -> str:
+    state, facts = report.verdict.state, report.held_out_facts
+    seen = state == "not_comparable" and facts is not None and facts.all_seen_by_base
+    return _SEEN_BY_BASE if seen else _LOSSES[state]
 
 
 def _loss_figure(report: Report) -> Markup:
@@ -303,7 +315,8 @@ def _copying_table(report: Report) -> Markup:
                 for n in range(1, LONGEST_NGRAM + 1)
             ),
         ),
-        f"Copy: {copy}. With small changes: {near}.",
+        f"Copy: {copy}. With small changes: {near}. The more texts a column has, the longer its longest "
+        "match tends to be.",
     )
 
 
@@ -350,10 +363,10 @@ def _variety(report: Report) -> Markup:
                 term("self-BLEU", "Mean BLEU-4 of each text against the others"),
                 lambda d: number(d.self_bleu, 3),
             ),
-            ("texts that repeat an earlier one", lambda d: f"{d.repeated:,}"),
+            ("texts that repeat an earlier one", _repeats),
         ),
         f"distinct-n on the first {report.tuned.diversity.words:,} words of each column, because longer text "
-        "repeats more.",
+        f"repeats more.{_equal_texts(columns)}",
     )
     explanation = element(
         "p",
@@ -361,6 +374,18 @@ def _variety(report: Report) -> Markup:
         "self-BLEU measures how similar the texts are (1 means identical); lower is more varied.",
     )
     return section("Varied?", None, pair(figures, explanation))
+
+
+def _repeats(diversity: Diversity) -> str:
+    return f"{diversity.repeated:,}" + (f" of {diversity.texts:,}" if diversity.texts is not None else "")
+
+
+def _equal_texts(columns: Sequence[Diversity]) -> str:
+    """How many texts self-BLEU is of, where a report has it of as many in each column."""
+    texts = [diversity.texts for diversity in columns if diversity.texts]
+    return (
+        f" self-BLEU on the first {plural(min(texts), 'text')} of each, for the same reason." if texts else ""
+    )
 
 
 def _names(report: Report) -> Sequence[str]:

@@ -170,3 +170,11 @@ def test_the_gallery_of_an_untouched_model_is_the_base_models():
     assert "Base model" in text
     assert "samples of the base model" in text
     assert "Tuned model" not in text
+
+
+def test_a_perplexity_of_many_digits_is_written_short():
+    report = analyse(evidence(losses=(300.0, 5.0)))
+    text = Outline(render_html(report)).text
+    assert re.search(r"perplexity1\.\d{3}e\+130", text)
+    assert re.search(r"−1\.\d{3}e\+130", text)
+    assert not re.search(r"\d,\d{3},\d{3},\d{3}", text)
