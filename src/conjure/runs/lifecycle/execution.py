@@ -87,6 +87,7 @@ from conjure.runs.telemetry.metrics import MetricTail, Summary
 from conjure.runs.telemetry.rungs import RungLadder
 
 _INSIST_S = 30.0
+_TRY_AGAIN_AFTER_S = 1.0
 _Result = TypeVar("_Result")
 
 
@@ -567,14 +568,21 @@ def _share_outputs(run: RunContext, saved: Manifest) -> str | None:
     Raises:
         StoreError: It was away for too long; the working folder is kept for `conjure recover`.
     """
-    until = time.monotonic() + run.heartbeat.give_up_after_s
+    patience_s = run.heartbeat.give_up_after_s
+    until: float | None = None
     while True:
+        began, sent_before = time.monotonic(), run.uploader.sent_outputs
         try:
             return run.uploader.store_outputs(RunFolder(run.folder).outputs, saved)
         except StoreError:
-            if time.monotonic() > until:
+            now = time.monotonic()
+            # Sending may take hours. A store that is away has a try fail sooner than our patience ends, so a
+            # longer one got through with a part of a large file at least.
+            if until is None or run.uploader.sent_outputs > sent_before or now - began > patience_s:
+                until = now + patience_s
+            if now > until:
                 raise
-            time.sleep(1.0)
+            time.sleep(_TRY_AGAIN_AFTER_S)
 
 
 def close(run: RunContext, ending: Ending | None, result: CommandResult | None) -> None:
@@ -691,7 +699,7 @@ def _write_result(run: RunContext, act: Callable[[], object]) -> None:
         except StoreError:
             if time.monotonic() > until:
                 raise
-            time.sleep(1.0)
+            time.sleep(_TRY_AGAIN_AFTER_S)
             run.heartbeat.beat(run.store)
         else:
             return

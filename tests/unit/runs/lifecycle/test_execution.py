@@ -2,14 +2,18 @@
 
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
+from conjure.errors import StoreError
 from conjure.runs.artifacts import attempts
 from conjure.runs.artifacts.attempts import archive_attempt
+from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.outputs import Baseline
 from conjure.runs.artifacts.team_upload import RunUploader
 from conjure.runs.host.process import this_process
+from conjure.runs.lifecycle import execution
 from conjure.runs.lifecycle.execution import EndRun, RunContext, close, mount
 from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.lifecycle.recovery import recover
@@ -117,3 +121,62 @@ class TestWhatAnEarlierAttemptLeft:
             run.folders.make_work()
             close(run, STOPPED, None)
         assert self.recovered(store, record.number) == {**CHECKPOINTS, "other": "o"}
+
+
+class Sending:
+    """An uploader of outputs and the clock by which it takes so long; each try but the last one fails.
+
+    Args:
+        tries: Of each try, how many seconds it takes and how many objects it gets through.
+    """
+
+    def __init__(self, monkeypatch, tries):
+        self._tries = iter(tries)
+        self.now, self.sent_outputs = 0.0, 0
+        clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.take)
+        monkeypatch.setattr(execution, "time", clock)
+
+    def take(self, seconds):
+        self.now += seconds
+
+    def store_outputs(self, *_):
+        seconds, sent = next(self._tries, (0.0, None))
+        self.now += seconds
+        if sent is None:
+            return "digest"
+        self.sent_outputs += sent
+        raise StoreError("the object store is away")
+
+
+@pytest.fixture
+def send(store, monkeypatch):
+    """Sends the outputs of a run, by tries that take so long."""
+    record = add_run(store)
+
+    def send(*tries):
+        with supervising(store, record, store.begin_attempt(record.number, this_process())) as run:
+            run.uploader = Sending(monkeypatch, tries)
+            return execution._share_outputs(run, Manifest(()))
+
+    return send
+
+
+PATIENCE_S = Heartbeat(1, 1).give_up_after_s
+
+
+@pytest.mark.parametrize(
+    "tries",
+    [
+        [(PATIENCE_S * 3, 0), (1.0, 0)],
+        [(60.0, 1)] * 20,
+        [(5.0, 0), (PATIENCE_S * 2, 0), (5.0, 0)],
+    ],
+    ids=["after a long time of sending", "again and again, with progress", "in the midst of a large file"],
+)
+def test_a_store_that_is_away_for_a_moment_fails_no_run_that_takes_long_to_send(send, tries):
+    assert send(*tries) == "digest"
+
+
+def test_a_store_that_is_away_for_longer_fails_the_run(send):
+    with pytest.raises(StoreError):
+        send(*[(60.0, 0)] * 20)
