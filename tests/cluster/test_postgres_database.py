@@ -13,6 +13,7 @@ from conjure.runs.database.base import DatabaseAwayError, RunFilter, SupersededE
 from conjure.runs.database.migrations import Migration, NewerSchemaError
 from conjure.runs.database.postgres import PostgresDatabase, PostgresSession
 from conjure.runs.database.postgres_migrations import NEWEST, schema_number, upgrade
+from conjure.runs.database.sweep_rows import SweepState
 from conjure.runs.lifecycle import heartbeat
 from conjure.runs.lifecycle.heartbeat import when_reachable
 from conjure.runs.lifecycle.submission import request_of_this_process
@@ -21,8 +22,9 @@ from conjure.runs.objects.index import ObjectIndex, Streams
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, IllegalMoveError, RunStatus
-from support.casting import add_run, finish
+from support.casting import add_run, finish, wait_until
 from support.database_contract import *  # noqa: F403
+from support.database_contract import start_trial
 
 HERE = Owner("here", "boot", 1, "1")
 DONE = Ending(EndReason.COMPLETED, 0)
@@ -206,6 +208,34 @@ def test_one_of_many_takes_a_link_or_ends_a_run(home, address):
         return taken
 
     assert [sum(each) for each in zip(*in_threads(home, address, 5, take), strict=True)] == [1, 1]
+
+
+def test_who_ends_a_sweep_sees_the_trial_that_is_being_started(home, address, monkeypatch):
+    with (
+        PostgresDatabase.open(home, address) as store,
+        PostgresDatabase.open(home, address) as onlooker,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        sweep = store.create_sweep({}, trials=1, parallel=1, rung_metric=None)
+        take_trial, ending = store._take_trial, []
+
+        def end(other, _):
+            other.end_sweep(sweep, SweepState.STOPPED)
+            return [row.run for row in other.trials(sweep)]
+
+        def waits_for_lock():
+            return onlooker._session.query(
+                "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            )
+
+        def take(*given):
+            ending.append(thread.submit(in_threads, home, address, 1, end))
+            wait_until(lambda: ending[0].done() or waits_for_lock(), "the end of the sweep")
+            return take_trial(*given)
+
+        monkeypatch.setattr(store, "_take_trial", take)
+        run = start_trial(store, sweep, 0)
+        assert ending[0].result() == [[run]]
 
 
 def test_a_deadlock_is_done_again(home, address):

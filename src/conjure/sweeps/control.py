@@ -39,6 +39,9 @@ def start_sweep(home: Home, request: SweepRequest) -> int:
     """
     require_packages(request)
     refuse_unfit(home, request.spec)
+    # Whoever resumes the sweep may do so in another folder.
+    mounts = tuple(mount.absolute() for mount in request.spec.mounts)
+    request = replace(request, spec=replace(request.spec, mounts=mounts))
     with open_store(home) as store:
         refuse_own_folder(home, request.spec)
         number = store.create_sweep(

@@ -24,6 +24,7 @@ from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import CodeChoice, RunSpec
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import LogTail, lines
+from conjure.sweeps.control import going_on
 from conjure.sweeps.metric_aggregation import aggregate
 from conjure.sweeps.proposals import propose
 from conjure.sweeps.pruning import runs_to_prune, trial_progress
@@ -95,7 +96,7 @@ class Driver:
         settled = self._settle(store, rows)
         fault = self._fault(store) or self._time_is_up()
         if fault is not None:
-            self._end(store, rows, *fault)
+            self._end(store, *fault)
             return True
         self._prune(store, rows)
         started = self._start_next(store, rows)
@@ -165,11 +166,21 @@ class Driver:
             return None
         return SweepState.STOPPED, f"its time limit of {format_duration(limit)} was reached"
 
-    def _end(self, store: Database, rows: list[TrialRow], state: SweepState, message: str) -> None:
+    def _end(self, store: Database, state: SweepState, message: str) -> None:
+        """End the sweep and its trials; these first: should we be killed, the sweep can still be resumed."""
+        self._stop_trials(store)
         store.end_sweep(self._number, state, message)
-        for row in rows:
-            if row.facts.ending is None:
-                request_end(store, row.run, STOP)
+        while True:  # nobody else will see to what another driver has started meanwhile
+            try:
+                self._stop_trials(store)
+            except StoreError:
+                self._executor.wait(_LONGEST_WAIT_S)
+            else:
+                return
+
+    def _stop_trials(self, store: Database) -> None:
+        for run in going_on(store, self._number):
+            request_end(store, run, STOP)
 
     # ---- what does badly -----------------------------------------------------------------------------------
 
@@ -216,7 +227,7 @@ class Driver:
             raise
         except ConjureError as error:
             if store.trials(self._number) == rows:  # no run was made that could tell of it
-                self._end(store, rows, SweepState.FAILED, f"no trial can be started: {error}")
+                self._end(store, SweepState.FAILED, f"no trial can be started: {error}")
         self._pause_s = _FIRST_PAUSE_S
         return True
 
@@ -249,15 +260,15 @@ class Driver:
         return propose(request, trial, history(request, trials, cell, store.rungs(self._number)))
 
     def _spec(self, store: Database, claim: TrialClaim, rows: list[TrialRow]) -> RunSpec:
-        """The run of a trial, on the code of the trials before it: what is changed meanwhile is not tried."""
+        """The run of a trial, on the code and data of those before it: no later change is tried."""
         spec = self._request.trial_spec(claim.params, claim.sweep)
-        if spec.code.none or spec.code.run is not None:
+        first = next((run for run in (store.get(row.run) for row in rows) if run.code is not None), None)
+        if first is None or first.code is None:
             return spec
-        for row in rows:
-            code = store.get(row.run).code
-            if code is not None and code.tree:
-                return replace(spec, code=CodeChoice(run=row.run))
-        return spec
+        spec = replace(spec, mounts=first.pinned_mounts)
+        if spec.code.none or spec.code.run is not None or not first.code.tree:
+            return spec
+        return replace(spec, code=CodeChoice(run=first.number))
 
     def _is_done(self, store: Database, rows: list[TrialRow]) -> bool:
         going_on = any(row.facts.ending is None for row in rows)

@@ -2,16 +2,20 @@
 
 import contextlib
 import time
+from dataclasses import replace
 
 import pytest
 
 from conjure.errors import StoreError, UsageError
 from conjure.runs.database.base import KILL, PRUNE, STOP
 from conjure.runs.database.sqlite import SqliteDatabase
-from conjure.runs.database.sweep_rows import SweepState, TrialRow
+from conjure.runs.database.sweep_rows import SweepState, TrialClaim, TrialRow
+from conjure.runs.host.process import this_process
+from conjure.runs.schema.record import CodeFacts, MountFacts
+from conjure.runs.schema.spec import CodeChoice, Mount
 from conjure.runs.schema.status import Ending, EndReason, RunProgress
-from conjure.sweeps import driver
-from conjure.sweeps.control import resume_sweep
+from conjure.sweeps import control, driver
+from conjure.sweeps.control import resume_sweep, start_sweep
 from conjure.sweeps.driver import Driver
 from conjure.sweeps.space import Choice
 from support.casting import add_run
@@ -157,3 +161,63 @@ def test_a_trial_that_is_still_being_stopped_runs_again_unless_it_is_finished(st
     driven._begin(store, [TrialRow(0, run, 1, {}, RunProgress())])
     rows = [TrialRow(0, run, 1, {}, after(reason))]
     assert driven._is_done(store, rows) is (asked == PRUNE or reason is EndReason.COMPLETED)
+
+
+def mounting(request, *mounts):
+    return replace(request, spec=replace(request.spec, mounts=mounts))
+
+
+@pytest.mark.parametrize("tree", ["", "0123"])
+def test_all_trials_are_given_what_the_first_one_was(start, store, tree):
+    request = mounting(grid(2), Mount("uploads/data", "data", read_only=True))
+    driven = start(replace(request, spec=replace(request.spec, code=CodeChoice(none=not tree))))
+    unready, first = add_run(store).number, add_run(store).number
+    facts = MountFacts("uploads/data", "data", read_only=True, source="uploads/data@1")
+    store.set_facts(first, code=CodeFacts(tree), mounts=(facts,))
+    rows = [TrialRow(trial, run, 1, {}, RunProgress()) for trial, run in enumerate([unready, first])]
+    spec = driven._spec(store, TrialClaim(1, 2, 1, {"x": "2"}), rows)
+    assert spec.mounts == (Mount("uploads/data@1", "data", read_only=True),)
+    assert spec.code == (CodeChoice(run=first) if tree else CodeChoice(none=True))
+
+
+def test_a_sweep_finds_local_files_wherever_it_is_resumed(home, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(control, "start_driver", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    number = start_sweep(home, mounting(grid(1), Mount("./data.csv", "data.csv")))
+    (mount,) = store.sweep(number).request["spec"]["mounts"]
+    assert mount["resource"] == str(tmp_path / "data.csv")
+
+
+class TestTheEndOfASweep:
+    @pytest.fixture
+    def going_on(self, start, store):
+        """A driver, and a run of it that goes on."""
+        return start(grid(3)), self.begin(store, 0)
+
+    def begin(self, store, trial):
+        run = add_run(store).number
+        store.begin_attempt(run, this_process(store.home))
+        assert store._take_trial(TrialClaim(1, trial, 1, {"x": str(trial)}), run)
+        return run
+
+    def test_is_begun_again_where_a_trial_could_not_be_stopped(self, going_on, store, monkeypatch):
+        driven, run = going_on
+        monkeypatch.setattr(driver, "request_end", AwayOnce(driver.request_end))
+        with pytest.raises(StoreError):
+            driven._end(store, SweepState.STOPPED, "why")
+        assert store.sweep(1).state is SweepState.RUNNING
+        driven._end(store, SweepState.STOPPED, "why")
+        assert (store.sweep(1).state, store.end_request(run)) == (SweepState.STOPPED, STOP)
+
+    def test_stops_a_trial_that_another_driver_started_meanwhile(self, going_on, store, monkeypatch):
+        driven, _ = going_on
+        end_sweep, late = store.end_sweep, []
+
+        def end(*given):
+            late.append(self.begin(store, 1))
+            monkeypatch.setattr(store, "trials", AwayOnce(store.trials))
+            return end_sweep(*given)
+
+        monkeypatch.setattr(store, "end_sweep", end)
+        driven._end(store, SweepState.STOPPED, "why")
+        assert store.end_request(late[0]) == STOP

@@ -118,12 +118,16 @@ def _contents(manifest: Manifest) -> Iterator[Entry]:
 class TeamFiles:
     """A team's files. Use one object per thread.
 
-    Args:
+    Args of the constructor:
         objects: Where the bytes are.
         database: Where it is known what there is.
+
+    Attributes:
+        sent: How many objects with contents were sent, and will not be sent again.
     """
 
     def __init__(self, objects: ObjectStore, database: PostgresDatabase) -> None:
+        self.sent = 0
         self.objects = objects
         self.database = database
         self.index = ObjectIndex(database.session)
@@ -370,7 +374,11 @@ class _Sender:
         """Write down what came there beside something that did not."""
         for task, rows in self._sending.items():
             if not task.cancelled() and task.exception() is None:
-                self._files.index.add(rows)
+                self._note(rows)
+
+    def _note(self, rows: dict[str, Place]) -> None:
+        self._files.index.add(rows)
+        self._files.sent += 1
 
     def send_file(self, digest: str, path: Path, size_bytes: int) -> None:
         name = base.blob(digest)
@@ -417,7 +425,7 @@ class _Sender:
             for task in done:
                 rows = self._sending.pop(task)
                 task.result()
-                self._files.index.add(rows)
+                self._note(rows)
 
 
 def _groups(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

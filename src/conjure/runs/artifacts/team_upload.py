@@ -40,13 +40,17 @@ class RunUploader:
 
     In a home of its own, or one whose folder is on a shared disk, it does nothing.
 
-    Args:
+    Args of the constructor:
         store: Where the run is recorded, for the thread that supervises.
         number: The run.
         attempt: Which of its supervisors this is.
+
+    Attributes:
+        sent_outputs: How many objects with what the run saved have been sent, by tries that failed, too.
     """
 
     def __init__(self, store: Database, number: int, attempt: int) -> None:
+        self.sent_outputs = 0
         self._store = store
         self._home = home = store.home
         self._team = objects_team(home)
@@ -88,7 +92,11 @@ class RunUploader:
         if self._team is None:
             return None
         with self._here() as files:
-            return files.store(folder, manifest)
+            before = files.sent
+            try:
+                return files.store(folder, manifest)
+            finally:
+                self.sent_outputs += files.sent - before
 
     # ---- checkpoints ---------------------------------------------------------------------------------------
 

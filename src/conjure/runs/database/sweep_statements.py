@@ -99,6 +99,7 @@ class SweepStatements(Statements):
         """End a sweep; False if it has ended already."""
 
         def end() -> bool:
+            self._session.lock_all()  # after a trial that is being started, which is there to be stopped then
             changed = self._session.execute(
                 "UPDATE sweeps SET state = ?, message = ?, ended_at = ? WHERE number = ? AND state = ?",
                 (str(state), message, self._now(), number, _RUNNING),

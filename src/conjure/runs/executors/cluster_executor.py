@@ -62,10 +62,12 @@ class FailedRuns:
 
     Attributes:
         hopeless: Those for which it was tried in vain several times.
+        too_large: Those for which too few of the nodes that are there now are large enough.
         refused: Those whose jobs the cluster refuses, with what it says.
     """
 
     hopeless: list[int] = field(default_factory=list)
+    too_large: list[int] = field(default_factory=list)
     refused: dict[int, ExecutorError] = field(default_factory=dict)
 
 
@@ -175,7 +177,7 @@ class ClusterExecutor(Executor):
         """Hand the queued runs to the cluster that fit now, in their order.
 
         A cluster with a queue is given the first that does not fit as well, which takes its place there. A
-        run whose job is refused keeps its place, and is in nobody's way.
+        run whose job is refused, or whose nodes have left, keeps its place, and is in nobody's way.
 
         Raises:
             UnreachableError: The cluster does not answer.
@@ -187,7 +189,9 @@ class ClusterExecutor(Executor):
         jobs = self.cluster.jobs()
         free = self.cluster.nodes()
         for claim in waiting:
-            if not self._serve(store, claim, jobs, free, failed):
+            if not self.cluster.has_queue and _are_too_few(free, amounts_of(claim.needs), 1):
+                failed.too_large.append(claim.number)  # nothing is asked for it, as there may be many
+            elif not self._serve(store, claim, jobs, free, failed):
                 break
         return failed
 
@@ -225,6 +229,9 @@ class ClusterExecutor(Executor):
         before = list(free)
         nodes = _take(free, needs, count, _helping(given))
         if not nodes and not self.cluster.has_queue:
+            if _are_too_few(free, needs, count):
+                failed.too_large.append(claim.number)
+                return True
             return False  # nobody overtakes one that waits for room
         # A queue is given it without room, too, else others' jobs would take all that becomes free.
         refusal = self._submit(claim, attempt, given, nodes, count)
@@ -401,6 +408,12 @@ def _take(
     for place, node in zip(places, found, strict=True):
         free[place] = replace(node, free=node.free - needs)
     return found
+
+
+def _are_too_few(nodes: Sequence[ClusterNode], needs: Amounts, count: int) -> bool:
+    """Whether nodes are there, but not so many that could hold this, were they free."""
+    sizes = [node.total for node in nodes if node.total.cpus]
+    return bool(sizes) and sum(size.holds(needs) for size in sizes) < count
 
 
 def executors_of(home: Home) -> list[ClusterExecutor]:

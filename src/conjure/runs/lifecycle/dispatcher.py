@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from conjure.core.home import Home
@@ -76,6 +76,7 @@ class Refusals:
 
     def __init__(self) -> None:
         self._since: dict[str, dict[int, float]] = {}
+        self._too_large: dict[str, set[int]] = {}
 
     def note(self, executor: str, refused: Mapping[int, ExecutorError]) -> list[int]:
         """Note what was refused at a look; those that have been for so long that it is no use.
@@ -91,6 +92,14 @@ class Refusals:
             for number, since in self._since[executor].items()
             if now - since >= _REFUSED_FOR_S and not isinstance(refused[number], LimitReachedError)
         ]
+
+    def note_too_large(self, executor: str, numbers: Collection[int]) -> None:
+        """Tell, once, of runs that wait for nodes which are not there."""
+        for number in sorted({*numbers} - self._too_large.get(executor, set())):
+            sys.stderr.write(
+                f"run {number}: executor {executor} has too few nodes of its size now; it waits\n"
+            )
+        self._too_large[executor] = {*numbers}
 
 
 def _look(store: Database, refusals: Refusals) -> bool:
@@ -151,6 +160,7 @@ def _serve_queue(store: Database, executor: ClusterExecutor, refusals: Refusals)
     failed = executor.submit_waiting(store)
     for number in failed.hopeless:
         _give_up(store, number, executor.why_hopeless(number, store.newest_attempt(number) + 1))
+    refusals.note_too_large(executor.name, failed.too_large)
     for number in refusals.note(executor.name, failed.refused):
         _give_up(store, number, str(failed.refused[number]))
 

@@ -87,6 +87,7 @@ from conjure.runs.telemetry.metrics import MetricTail, Summary
 from conjure.runs.telemetry.rungs import RungLadder
 
 _INSIST_S = 30.0
+_TRY_AGAIN_AFTER_S = 1.0
 _Result = TypeVar("_Result")
 
 
@@ -152,14 +153,18 @@ class RunContext:
         """Why somebody wants the run to end, or None."""
         return self.find_wish(self.store)
 
-    def when_reachable(self, act: Callable[[], _Result]) -> _Result:
+    def when_reachable(self, act: Callable[[], _Result], *, only: EndReason | None = None) -> _Result:
         """Do something with the store, which may be a server that is away for a while.
+
+        Args:
+            act: What to do.
+            only: The one wish that ends the run meanwhile; any does if None.
 
         Raises:
             EndRun: Somebody wants the run to end meanwhile.
             StoreError: It cannot be done, or not for as long as the run is sure to be ours.
         """
-        return when_reachable(act, self.heartbeat.give_up_after_s, lambda: _end_if_wanted(self))
+        return when_reachable(act, self.heartbeat.give_up_after_s, lambda: _end_if_wanted(self, only))
 
     def find_wish(self, store: Database | None) -> EndReason | None:
         """Why somebody wants the run to end, or None.
@@ -253,8 +258,9 @@ def _leave_to_queue(run: RunContext, ending: Ending) -> bool:
     """Leave the run to its queue for another attempt, if it gets one."""
     found: list[bool] = []
     if run.spec.retry:
-        if may_retry(run.when_reachable(lambda: run.store.get(run.number)), ending):
-            run.uploader.send_last_checkpoint()
+        if may_retry(_after_start(run, lambda: run.store.get(run.number)), ending):
+            with _interruptible(run, only=EndReason.KILL_REQUESTED):
+                run.uploader.send_last_checkpoint()
         _write_result(run, lambda: found.append(_queue_again(run, ending)))
     if found[-1:] != [True]:
         return False
@@ -391,9 +397,9 @@ def execute(run: RunContext, place: WorkingDirectory, environment: Environment |
     """Start the command and watch it to its end."""
     job = _job(run, place, environment)
     _end_if_wanted(run)
-    run.when_reachable(lambda: _enter(run, RunStatus.RUNNING))
+    _after_start(run, lambda: _enter(run, RunStatus.RUNNING))
     if run.spec.retry and run.spec.on is not None:
-        earlier = len(run.when_reachable(lambda: run.store.get(run.number)).attempts)
+        earlier = len(_after_start(run, lambda: run.store.get(run.number)).attempts)
         run.uploader.watch_checkpoints(earlier + 1, run.spec.checkpoint)
     run.marks.begin(f"{sha256_bytes(os.fsencode(run.home.root))[:12]}-{run.number}")
     try:
@@ -503,7 +509,7 @@ def _contained(
 
 
 def _watch(run: RunContext, job: Job) -> CommandResult:
-    metric = run.when_reachable(lambda: run.store.rung_metric(run.number))
+    metric = _after_start(run, lambda: run.store.rung_metric(run.number))
     start = start_command if job.sandbox is None else start_sandboxed
     if job.container is not None:
         start = start_contained
@@ -567,14 +573,21 @@ def _share_outputs(run: RunContext, saved: Manifest) -> str | None:
     Raises:
         StoreError: It was away for too long; the working folder is kept for `conjure recover`.
     """
-    until = time.monotonic() + run.heartbeat.give_up_after_s
+    patience_s = run.heartbeat.give_up_after_s
+    until: float | None = None
     while True:
+        began, sent_before = time.monotonic(), run.uploader.sent_outputs
         try:
             return run.uploader.store_outputs(RunFolder(run.folder).outputs, saved)
         except StoreError:
-            if time.monotonic() > until:
+            now = time.monotonic()
+            # Sending may take hours. A store that is away has a try fail sooner than our patience ends, so a
+            # longer one got through with a part of a large file at least.
+            if until is None or run.uploader.sent_outputs > sent_before or now - began > patience_s:
+                until = now + patience_s
+            if now > until:
                 raise
-            time.sleep(1.0)
+            time.sleep(_TRY_AGAIN_AFTER_S)
 
 
 def close(run: RunContext, ending: Ending | None, result: CommandResult | None) -> None:
@@ -676,10 +689,22 @@ def _interruptible(run: RunContext, *, only: EndReason | None = None) -> Iterato
         yield
 
 
-def _end_if_wanted(run: RunContext) -> None:
+def _end_if_wanted(run: RunContext, only: EndReason | None = None) -> None:
     wanted = run.requested_end()
-    if wanted is not None:
+    if wanted is not None and only in (None, wanted):
         raise EndRun(Ending(wanted))
+
+
+def _after_start(run: RunContext, act: Callable[[], _Result]) -> _Result:
+    """As `RunContext.when_reachable`, for a run that is running: it is killed, or else what it made is saved.
+
+    So a wish to stop ends no wait; whoever watches the command looks for one next.
+
+    Raises:
+        EndRun: Somebody wants the run to be killed meanwhile.
+        StoreError: It cannot be done.
+    """
+    return run.when_reachable(act, only=EndReason.KILL_REQUESTED)
 
 
 def _write_result(run: RunContext, act: Callable[[], object]) -> None:
@@ -691,7 +716,7 @@ def _write_result(run: RunContext, act: Callable[[], object]) -> None:
         except StoreError:
             if time.monotonic() > until:
                 raise
-            time.sleep(1.0)
+            time.sleep(_TRY_AGAIN_AFTER_S)
             run.heartbeat.beat(run.store)
         else:
             return

@@ -58,7 +58,6 @@ from conjure.runs.schema.spec import (
     COMMAND,
     CodeChoice,
     EnvironmentChoice,
-    Mount,
     RunSpec,
     part_in_words,
     project_fault,
@@ -350,7 +349,7 @@ def spec_of_record(record: RunRecord, variables: Mapping[str, str] | None = None
         _with_secrets(record, variables or {}),
         code=record.spec.code if record.spec.code.none else CodeChoice(run=record.number),
         environment=_same_environment(record),
-        mounts=tuple(Mount(mount.source, mount.target, mount.read_only) for mount in record.mounts),
+        mounts=record.pinned_mounts,
         idempotent=False,
         after=(),
     )

@@ -12,7 +12,7 @@ from typing import Any
 from conjure.core.text import to_iso, valid_utf8
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.resource import Resource
-from conjure.runs.schema.spec import RunSpec
+from conjure.runs.schema.spec import Mount, RunSpec
 from conjure.runs.schema.status import PHASES, Ending, EndReason, RunProgress, RunStatus
 
 _TIMES = tuple((phase, f"{phase}_at") for phase in PHASES)  # put together once: lists are long
@@ -192,6 +192,11 @@ class RunRecord:
     def waits_in_queue(self) -> bool:
         """Whether it waits for resources, and has no supervisor yet."""
         return self.owner is not None and self.owner.is_queue and not self.status.is_final
+
+    @property
+    def pinned_mounts(self) -> tuple[Mount, ...]:
+        """What to mount so that another run is given the same content."""
+        return tuple(Mount(mount.source, mount.target, mount.read_only) for mount in self.mounts)
 
     @property
     def requested_at(self) -> float:

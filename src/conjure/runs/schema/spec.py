@@ -85,6 +85,12 @@ class Mount:
         """Whether the resource is a path on this machine rather than something conjure keeps."""
         return self.resource.startswith(("./", "../", "/", "~/"))
 
+    def absolute(self) -> "Mount":
+        """The same mount, whichever folder is the current one."""
+        if not self.is_local_file:
+            return self
+        return replace(self, resource=str(Path(self.resource).expanduser().absolute()))
+
     def to_dict(self) -> dict[str, Any]:
         """The mount as plain JSON values."""
         return asdict(self)

@@ -3,8 +3,10 @@
 import pytest
 
 from conjure.core.files import sha256_bytes
+from conjure.errors import StoreError
 from conjure.runs.artifacts import team_upload
 from conjure.runs.artifacts.manifest import take_manifest
+from conjure.runs.artifacts.team_runs import TeamRuns
 from conjure.runs.artifacts.team_upload import RunUploader
 from conjure.runs.objects.base import blob, record_object, segment
 from conjure.runs.schema.process_facts import Owner
@@ -112,6 +114,21 @@ def test_what_a_run_saved_is_stored_by_its_digest(uploader, team, member):
     (outputs / "made.txt").write_text("made")
     digest = uploader.store_outputs(outputs, take_manifest(outputs))
     assert team.read(member, digest) == {"made.txt": b"made"}
+    assert uploader.sent_outputs == 1
+
+
+def test_what_was_sent_before_a_try_failed_is_counted(uploader, team, member, monkeypatch):
+    outputs = RunFolder(member.run_folder(1)).outputs
+    outputs.mkdir()
+    (outputs / "made.txt").write_text("made")
+
+    def refuse(*_):
+        raise StoreError("away")
+
+    monkeypatch.setattr(TeamRuns, "put_manifest", refuse)
+    with pytest.raises(StoreError):
+        uploader.store_outputs(outputs, take_manifest(outputs))
+    assert uploader.sent_outputs == 1
 
 
 def test_a_home_of_its_own_sends_nothing(store):

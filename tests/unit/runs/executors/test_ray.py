@@ -13,6 +13,7 @@ from conjure.runs.executors.cluster import UnreachableError
 from conjure.runs.executors.cluster_check import survey
 from conjure.runs.executors.cluster_executor import ClusterExecutor
 from conjure.runs.executors.ray import RayCluster
+from conjure.runs.lifecycle.dispatcher import Refusals, poll_clusters
 from conjure.runs.schema.spec import ComputeRequest
 from support.casting import add_run
 from support.clusters import claim, job_of, queue_run
@@ -42,6 +43,27 @@ def test_only_what_fits_now_is_handed_over_in_order(rest, store, executor):
     store.request_end(large, STOP)
     executor.submit_waiting(store)
     assert list(rest.jobs)[1:] == [job_of(executor, small)]
+
+
+@pytest.mark.parametrize("wanted", [{"cpus": 3}, {"cpus": 2, "distributed": 2, "nodes": 2}])
+def test_a_run_whose_nodes_have_left_keeps_its_place_and_is_in_nobodys_way(
+    rest, store, executor, capsys, wanted
+):
+    large, small, other = queue_run(store, executor, **wanted), *(queue_run(store, executor, 2) for _ in "12")
+    refusals = Refusals()
+    for _ in range(2):
+        poll_clusters(store, [executor], refusals)
+    assert list(rest.jobs) == [job_of(executor, small)]  # nobody overtakes the next one, which waits for room
+    told = f"run {large}: executor gpu has too few nodes of its size now; it waits\n"
+    assert capsys.readouterr().err == told  # in the dispatcher's log
+    rest.nodes |= {name: {"CPU": [0.0, 3.0]} for name in "bc"}
+    rest.nodes["a"] = {"CPU": [2.0, 2.0]}
+    poll_clusters(store, [executor], refusals)
+    rest.nodes = {}
+    poll_clusters(store, [executor], refusals)
+    assert job_of(executor, large) in rest.jobs
+    assert store.get(other).waits_in_queue
+    assert capsys.readouterr().err == ""
 
 
 def test_a_job_names_run_attempt_and_home_and_what_it_takes(rest, store, executor):

@@ -2,15 +2,21 @@
 
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
+from conjure.errors import StoreError
 from conjure.runs.artifacts import attempts
 from conjure.runs.artifacts.attempts import archive_attempt
+from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.outputs import Baseline
 from conjure.runs.artifacts.team_upload import RunUploader
+from conjure.runs.database.base import DatabaseAwayError
+from conjure.runs.executors.command import Job
 from conjure.runs.host.process import this_process
-from conjure.runs.lifecycle.execution import EndRun, RunContext, close, mount
+from conjure.runs.lifecycle import execution, heartbeat
+from conjure.runs.lifecycle.execution import EndRun, RunContext, close, how_it_ended, mount, save
 from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.scheduling.scheduler_start import this_queue
@@ -117,3 +123,135 @@ class TestWhatAnEarlierAttemptLeft:
             run.folders.make_work()
             close(run, STOPPED, None)
         assert self.recovered(store, record.number) == {**CHECKPOINTS, "other": "o"}
+
+
+class Sending:
+    """An uploader of outputs and the clock by which it takes so long; each try but the last one fails.
+
+    Args:
+        tries: Of each try, how many seconds it takes and how many objects it gets through.
+    """
+
+    def __init__(self, monkeypatch, tries):
+        self._tries = iter(tries)
+        self.now, self.sent_outputs = 0.0, 0
+        clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.take)
+        monkeypatch.setattr(execution, "time", clock)
+
+    def take(self, seconds):
+        self.now += seconds
+
+    def store_outputs(self, *_):
+        seconds, sent = next(self._tries, (0.0, None))
+        self.now += seconds
+        if sent is None:
+            return "digest"
+        self.sent_outputs += sent
+        raise StoreError("the object store is away")
+
+
+@pytest.fixture
+def send(store, monkeypatch):
+    """Sends the outputs of a run, by tries that take so long."""
+    record = add_run(store)
+
+    def send(*tries):
+        with supervising(store, record, store.begin_attempt(record.number, this_process())) as run:
+            run.uploader = Sending(monkeypatch, tries)
+            return execution._share_outputs(run, Manifest(()))
+
+    return send
+
+
+PATIENCE_S = Heartbeat(1, 1).give_up_after_s
+
+
+@pytest.mark.parametrize(
+    "tries",
+    [
+        [(PATIENCE_S * 3, 0), (1.0, 0)],
+        [(60.0, 1)] * 20,
+        [(5.0, 0), (PATIENCE_S * 2, 0), (5.0, 0)],
+    ],
+    ids=["after a long time of sending", "again and again, with progress", "in the midst of a large file"],
+)
+def test_a_store_that_is_away_for_a_moment_fails_no_run_that_takes_long_to_send(send, tries):
+    assert send(*tries) == "digest"
+
+
+def test_a_store_that_is_away_for_longer_fails_the_run(send):
+    with pytest.raises(StoreError):
+        send(*[(60.0, 0)] * 20)
+
+
+@contextmanager
+def running(store, **spec):
+    """A run whose command is running."""
+    record = add_run(store, **spec)
+    attempt = store.begin_attempt(record.number, this_process())
+    advance(store, record.number, RunStatus.RUNNING)
+    with supervising(store, record, attempt) as run:
+        yield run
+
+
+class TestAServerThatGoesAwayOnceACommandIsRunning:
+    @pytest.fixture
+    def go_away(self, store, monkeypatch):
+        """Has the store's next call of a name find the server away, and something happen meanwhile."""
+        monkeypatch.setattr(heartbeat, "_TRY_EVERY_S", 0.0)
+
+        def go_away(name, meanwhile):
+            act = getattr(store, name)
+
+            def fail(*_, **__):
+                monkeypatch.setattr(store, name, act)
+                meanwhile()
+                raise DatabaseAwayError("the server is away")
+
+            monkeypatch.setattr(store, name, fail)
+
+        return go_away
+
+    @pytest.mark.parametrize("name", ["facts", "rung_metric"])
+    def test_loses_nothing_that_a_command_made_when_it_is_stopped_meanwhile(
+        self, store, go_away, monkeypatch, name
+    ):
+        record = add_run(store)
+        attempt = store.begin_attempt(record.number, this_process())
+        advance(store, record.number, RunStatus.MOUNTING)
+        with supervising(store, record, attempt) as run:
+            run.folders.make_work()
+            write_files(run.work, {"made": "m"})
+            job = Job(("sleep", "60"), run.work, {})
+            monkeypatch.setattr(execution, "_job", lambda *_: job)
+            go_away(name, lambda: setattr(run, "told_to_end", True))
+            result = execution.execute(run, None, None)
+            save(run, Baseline({}), result)
+            close(run, how_it_ended(result), result)
+            assert read_files(RunFolder(run.folder).outputs) == {"made": "m"}
+        assert store.get(record.number).status is RunStatus.STOPPED
+
+    def test_is_waited_for_when_a_run_is_stopped_that_may_be_tried_again(self, store, go_away):
+        with running(store, retry=1) as run:
+            go_away("get", lambda: setattr(run, "told_to_end", True))
+            assert not execution._leave_to_queue(run, Ending(EndReason.COMPLETED, 0))
+
+    def test_is_not_waited_for_when_a_run_is_killed(self, store, go_away):
+        with running(store, retry=1) as run:
+            go_away("get", lambda: setattr(run, "told_to_die", True))
+            with pytest.raises(EndRun) as over:
+                execution._leave_to_queue(run, Ending(EndReason.COMPLETED, 0))
+            assert over.value.ending.reason is EndReason.KILL_REQUESTED
+
+
+def test_a_kill_is_heard_while_the_last_checkpoint_is_sent(store):
+    with running(store, retry=2) as run:
+
+        def send():
+            run.told_to_die = True
+            time.sleep(60.0)
+
+        run.uploader.send_last_checkpoint = send
+        with pytest.raises(EndRun) as over:
+            execution._leave_to_queue(run, DIED)
+        assert over.value.ending.reason is EndReason.KILL_REQUESTED

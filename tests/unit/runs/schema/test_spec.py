@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +72,23 @@ def test_a_stored_spec_of_an_earlier_version_has_defaults():
 )
 def test_mounts(text, expected):
     assert Mount.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("resource", "absolute"),
+    [
+        ("./a b.csv", "/code/data/a b.csv"),
+        ("../a.csv", "/code/data/../a.csv"),
+        ("/a.csv", "/a.csv"),
+        ("~/a.csv", "/home/me/a.csv"),
+        ("uploads/a", "uploads/a"),
+        ("runs/1/a", "runs/1/a"),
+    ],
+)
+def test_an_absolute_mount_is_the_same_in_every_folder(monkeypatch, resource, absolute):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setattr(os, "getcwd", lambda: "/code/data")
+    assert Mount(resource, "data", read_only=True).absolute() == Mount(absolute, "data", read_only=True)
 
 
 @pytest.mark.parametrize(
