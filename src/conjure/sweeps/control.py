@@ -86,7 +86,7 @@ def resume_sweep(home: Home, number: int, *, retry_failed: bool = False, more: i
             raise UsageError(f"sweep {number} is a grid with {sweep.trials} trials; no more can be added")
         if has_driver(home, number) and (sweep.state is SweepState.RUNNING or not _leaves(home, number)):
             raise ConflictError(f"sweep {number} is already running", fix=f"conjure sweep show {number}")
-        if more > MOST_TRIALS:
+        if more < 0 or more > MOST_TRIALS:
             raise UsageError(f"{option('more')} must be from 1 to {MOST_TRIALS:,}, not {more}")
         request = replace(request, spec=_with_secrets(number, request.spec))
         refuse_changed_models(home, number, [store.get(trial.run) for trial in store.trials(number)])

@@ -6,6 +6,7 @@ first has a step.
 
 import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from conjure.runs.schema.run_folder import RunFolder
@@ -34,6 +35,14 @@ def aggregate(folder: Path, metric: str, how: Aggregation) -> tuple[float | None
     if not finite:
         return None, last.step
     if how == "mean":
-        return statistics.fmean(point.value for point in finite), last.step
+        return mean([point.value for point in finite]), last.step
     extreme = (min if how == "min" else max)(finite, key=lambda point: point.value)
     return extreme.value, extreme.step
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of finite values, one or more, also where their sum is no finite number."""
+    try:
+        return statistics.fmean(values)
+    except OverflowError:
+        return math.fsum(value / len(values) for value in values)

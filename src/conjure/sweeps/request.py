@@ -89,6 +89,10 @@ class SweepRequest:
         ranges = [name for name, domain in self.space.items() if not isinstance(domain, Choice)]
         if self.method == "grid" and ranges:
             faults.append(f"a grid needs a list of values; {', '.join(ranges)} has a range")
+        if self.method == "grid" and self.cells is not None:
+            faults.append(f"a grid runs every combination once; it takes no {option('trials')}")
+        if self.method == "grid" and not ranges and self.trial_count > MOST_TRIALS:
+            faults.append(f"the grid has {self.trial_count:,} trials; at most {MOST_TRIALS:,} are allowed")
         if self.method != "grid" and self.cells is None:
             faults.append(f"{self.method} needs the number of trials, as in {option('trials', 20)}")
         for name, value in (("trials", self.cells), ("seeds", self.seeds), ("parallel", self.parallel)):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from conjure.runs.database.sweep_rows import Rungs, TrialRow
 from conjure.runs.schema.status import EndReason, RunStatus
+from conjure.sweeps.metric_aggregation import mean
 from conjure.sweeps.proposals import PastCell
 from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
 from conjure.sweeps.space import Range
@@ -93,6 +94,19 @@ class Cell:
     value: float | None = None
     spread: float | None = None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether no repetition goes on."""
+        return all(trial.has_ended for trial in self.trials)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether all repetitions have ended, but some without a value that counts.
+
+        The mean of the others would favour values with which only some repetitions succeed.
+        """
+        return self.has_ended and not all(trial.counts and trial.value is not None for trial in self.trials)
+
 
 def is_infrastructure_failure(row: TrialRow) -> bool:
     """Whether a trial's run ended through no fault of its command."""
@@ -116,24 +130,32 @@ def _cell(request: SweepRequest, trials: list[Trial]) -> Cell:
     return Cell(
         params,
         tuple(trials),
-        statistics.fmean(values) if values else None,
-        statistics.stdev(values) if len(values) > 1 else None,
+        mean(values) if values else None,
+        _deviation(values),
     )
 
 
+def _deviation(values: list[float]) -> float | None:
+    """The standard deviation; None of fewer than two values, and where it is no finite number."""
+    try:
+        return statistics.stdev(values) if len(values) > 1 else None
+    except OverflowError:
+        return None
+
+
 def rank(request: SweepRequest, trials: Iterable[Trial]) -> list[Cell]:
-    """The cells, best first; those without a value last: going on, no number, pruned, failed."""
+    """The cells, best first, then partial ones; without a value last: going on, no number, pruned, failed."""
     return sorted(cells_of(request, trials), key=lambda cell: _order(request, cell))
 
 
 def _order(request: SweepRequest, cell: Cell) -> tuple[int, float, int]:
     first = cell.trials[0].trial
     if cell.value is not None:
-        return 0, cell.value if request.direction == "minimize" else -cell.value, first
+        return int(cell.is_partial), cell.value if request.direction == "minimize" else -cell.value, first
     statuses = {trial.status for trial in cell.trials}
-    if any(not trial.has_ended for trial in cell.trials):
-        return 1, 0.0, first
-    return (2 if RunStatus.COMPLETE in statuses else 3 if PRUNED in statuses else 4), 0.0, first
+    if not cell.has_ended:
+        return 2, 0.0, first
+    return (3 if RunStatus.COMPLETE in statuses else 4 if PRUNED in statuses else 5), 0.0, first
 
 
 def best_cell(request: SweepRequest, trials: Iterable[Trial]) -> Cell | None:
@@ -161,9 +183,9 @@ def history(
 
 def _past(cell: Cell, rungs: Mapping[int, Rungs]) -> PastCell:
     params = dict(cell.params)
-    if any(not trial.has_ended for trial in cell.trials):
+    if not cell.has_ended:
         return PastCell(params, "running")
-    if cell.value is not None:
+    if cell.value is not None and not cell.is_partial:
         return PastCell(params, "complete", cell.value)
     pruned = next((trial for trial in cell.trials if trial.status == PRUNED and trial.run in rungs), None)
     if pruned is None:
@@ -237,8 +259,8 @@ def _explained(values: Sequence[float], groups: Sequence[str]) -> float:
 
 def _squares(values: Sequence[float]) -> float:
     """Of the differences from their mean, added up."""
-    mean = statistics.fmean(values)
-    return sum((value - mean) ** 2 for value in values)
+    middle = statistics.fmean(values)
+    return sum((value - middle) ** 2 for value in values)
 
 
 def _interval(seed: int, values: Sequence[float], groups: Sequence[str]) -> tuple[float, float]:

@@ -20,6 +20,8 @@ RANGE = {"x": Range(0.0, 1.0)}
         (lambda: grid(2, prune="asha"), "prune needs metric, and a direction"),
         (lambda: grid(2, metric="loss"), "metric=.loss. needs a direction"),
         (lambda: grid(2, direction="minimize"), "a direction, minimize, needs metric"),
+        (lambda: grid(2, cells=5), "a grid runs every combination once; it takes no trials"),
+        (lambda: grid(100_001), "the grid has 100,001 trials; at most 100,000 are allowed"),
         (lambda: grid(2, parallel=0), "parallel must be from 1 to 100,000, not 0"),
         (lambda: grid(2, seeds=3), ":seed: is not in the command"),
         (lambda: searched({}), "a sweep needs a parameter"),

@@ -39,6 +39,33 @@ def test_repetitions_are_ranked_by_their_mean():
     assert (first.params, first.value, second.spread) == ({"x": "1"}, 1.55, pytest.approx(2**0.5))
 
 
+def test_values_with_which_a_repetition_failed_follow_those_with_which_all_succeeded():
+    request = grid(3, ("true", ":x:", ":seed:"), seeds=2, metric="loss", direction="minimize")
+    lucky = [trial(0, 0.1, x="lucky", seed="1"), trial(1, None, "failed", None, x="lucky", seed="2")]
+    whole = [trial(n, 0.2, x="whole", seed=str(n - 1)) for n in (2, 3)]
+    begun = [trial(4, 0.3, x="begun", seed="1"), trial(5, None, "running", None, x="begun", seed="2")]
+    assert [cell.params["x"] for cell in rank(request, [*lucky, *whole, *begun])] == [
+        "whole",
+        "begun",
+        "lucky",
+    ]
+    states = [one.state for one in history(request, [*lucky, *whole, *begun], before=3, rungs={})]
+    assert states == ["failed", "complete", "running"]
+    best = best_cell(request, lucky)
+    assert best is not None  # where there is no other
+
+
+def test_values_whose_sum_is_infinite_have_a_mean():
+    request = grid(1, ("true", ":x:", ":seed:"), seeds=2, metric="loss", direction="minimize")
+    (cell,) = rank(request, [trial(n, value, x="1", seed=str(n)) for n, value in enumerate([1e308, 1.2e308])])
+    assert cell.value == pytest.approx(1.1e308)
+    (cell,) = rank(
+        request, [trial(n, value, x="1", seed=str(n)) for n, value in enumerate([-1.7e308, 1.7e308])]
+    )
+    assert cell.value == pytest.approx(0.0)
+    assert cell.spread is None
+
+
 def test_history_tells_what_goes_on_what_failed_and_what_came_of_the_rest():
     request = grid(4, metric="loss", direction="minimize")
     trials = [trial(0, 2.0), trial(1, None, "failed", None), trial(2, None, "running", None), trial(3, 1.0)]
