@@ -520,7 +520,8 @@ def test_a_progress_bar_hides_no_lines(bar_log):
     page, printing = bar_log
     lines = page.locator(".lines")
     expect(lines.locator(".line").first).to_contain_text("line 0")
-    assert [text[-6:] for text in _begins(lines)] == [*(f"line {count}" for count in range(5)), "1499%"[-6:]]
+    shown = [*(f"line {count}" for count in range(5)), "1499%"]
+    assert all(text.endswith(end) for text, end in zip(_begins(lines), shown, strict=True))
     printing("\r1500% #", "\r1501% #", "\ndone\n")
     expect(lines).to_contain_text("done")
     assert [text[-6:] for text in _begins(lines)][-2:] == ["1501%", "done"]
@@ -572,8 +573,9 @@ def test_a_log_that_is_not_followed_stays_light_and_goes_on_when_scrolled(window
         expect(lines).to_contain_text("line 99")
         page.get_by_label("follow").uncheck()
         print_lines(home, number, (f"line {count}" for count in range(100, 6000)))
-        page.wait_for_timeout(6000)  # in which a page without bounds would ask for all of them
-        assert 2000 <= lines.locator(".line").count() <= 3000
+        page.wait_for_function("document.querySelectorAll('.lines .line').length >= 2000")
+        page.wait_for_timeout(3000)  # in which a page without bounds would ask for more of them
+        assert lines.locator(".line").count() <= 3000
         for _ in range(6):
             lines.evaluate("box => { box.scrollTop = box.scrollHeight; }")
             page.wait_for_timeout(150)

@@ -75,8 +75,9 @@ def test_a_database_that_is_away_for_a_moment_ends_no_driver(start, store, monke
 def test_no_more_trials_are_added_than_a_sweep_may_begin_with(home, store):
     request = searched({"x": Choice(("1", "2"))}, cells=1)
     number = store.create_sweep(request.to_dict(), trials=1, parallel=1, rung_metric=None)
-    with pytest.raises(UsageError, match="more must be from 1 to 100,000, not 100001"):
-        resume_sweep(home, number, more=100_001)
+    for more in (100_001, -1):
+        with pytest.raises(UsageError, match=f"more must be from 1 to 100,000, not {more}"):
+            resume_sweep(home, number, more=more)
 
 
 def test_a_wish_to_prune_that_could_not_be_written_is_written_later(start, store, monkeypatch):
