@@ -3,6 +3,7 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -147,6 +148,18 @@ def test_a_template_that_is_given_turns_chat_on(folders):
         plain = {"model": "base", "prompt": "user: My dog\nassistant:", "seed": 1, "max_tokens": 5}
         text = client.post("/v1/completions", plain).json["choices"][0]["text"]
     assert chat["choices"][0]["message"]["content"] == text
+
+
+def test_an_answer_ends_where_a_template_that_is_given_ends_its_turns(tmp_path):
+    chatml = FAMILIES["chatml"]
+    folder = chat_checkpoint(tmp_path / "chat", replace(chatml, eos="<|endoftext|>", template=""))
+    (end,) = Tokenizer.from_folder(folder).encode("<|im_end|>", allow_special=True)
+    body = {"model": "chat", "messages": _MESSAGES, "max_tokens": 12, "logit_bias": {str(end): 100}}
+    with serving({"chat": folder}, chat_template=chatml.template) as client:
+        answer = client.post("/v1/chat/completions", body).json
+        assert client.get("/tokenizer_info").json["chat_template"] == chatml.template
+    assert answer["usage"]["completion_tokens"] == 1
+    assert answer["choices"][0]["finish_reason"] == "stop"
 
 
 @pytest.mark.parametrize(
