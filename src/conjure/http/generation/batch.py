@@ -48,8 +48,8 @@ class SequenceBatch:
         self._without_token: np.ndarray | None = None
 
     def __len__(self) -> int:
-        """Texts that are being written."""
-        return sum(len(each.sequences) for each in self._held.values())
+        """Texts that are being written; other threads may ask while that changes."""
+        return sum(len(each.sequences) for each in list(self._held.values()))
 
     @property
     def jobs(self) -> list[GenerationJob]:

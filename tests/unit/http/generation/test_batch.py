@@ -1,6 +1,7 @@
 """What a text becomes depends on its request alone, whatever else is written meanwhile."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,22 @@ def test_a_cancelled_job_leaves_before_the_next_step(model):
     worker.drop(job)
     assert not worker.has_work
     assert worker.work() == []
+
+
+def test_texts_can_be_counted_while_they_come_and_go(model):
+    """The event loop counts them while the thread that computes goes on."""
+    worker = _worker(model)
+    worker.add(GenerationJob(prompts=[[1, 2, 3]], max_tokens=40))
+    worker.work()
+    held = worker._batch._held
+
+    class Joining(list):
+        def __len__(self):
+            held[len(held) + 100] = next(iter(held.values()))
+            return 0
+
+    held[99] = replace(next(iter(held.values())), sequences=Joining())
+    assert worker.running == 1
 
 
 def test_rows_wait_for_room_and_join_in_order(model):
