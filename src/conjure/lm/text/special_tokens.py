@@ -1,7 +1,7 @@
 """Which tokens start and end a text, of all the places where a checkpoint folder names them.
 
-Main entries: `read_special_tokens`, `turn_ends`. Invariant: whether a text starts with BOS is decided here and nowhere else;
-nothing lets the tokenizers library add tokens of its own.
+Main entries: `read_special_tokens`, `turn_ends`. Invariant: whether a text starts with BOS is decided here
+and nowhere else; nothing lets the tokenizers library add tokens of its own.
 """
 
 from collections.abc import Iterator, Mapping
@@ -55,7 +55,12 @@ def read_special_tokens(
     settings = read_tokenizer_settings(folder)
     config, generation = _optional(folder / "config.json"), _optional(folder / "generation_config.json")
     end = _end(folder, backend, settings, config)
-    ends = {backend.token_to_id(end), *_ids(generation), *_ids(config), *turn_ends(backend, settings.get("chat_template"))}
+    ends = {
+        backend.token_to_id(end),
+        *_ids(generation),
+        *_ids(config),
+        *turn_ends(backend, settings.get("chat_template")),
+    }
     known = {id_ for id_ in ends if id_ is not None and backend.id_to_token(id_) is not None}
     return SpecialTokens(end, _start(backend, settings, content), frozenset(known), settings)
 
