@@ -182,6 +182,22 @@ def test_memory_is_bounded_by_what_rows_may_come_to_hold(model):
     assert worker.running == 3
 
 
+def test_rows_that_share_a_cache_count_as_much_as_the_longest(model):
+    """Torch gives rows that are written together one length; the native engine gives each its own."""
+    long, short = (
+        GenerationJob(prompts=[[1] * 100], max_tokens=2),
+        GenerationJob(prompts=[[1]], max_tokens=10),
+    )
+    worker = _worker(model, most_bytes=model.engine.bytes_per_token * 150)
+    for job in (long, short):
+        worker.add(job)
+    worker.work()
+    shared = model.engine.bytes_of([(100, 101), (1, 10)])
+    is_native = "native" in model.precision
+    assert shared == model.engine.bytes_per_token * (111 if is_native else 2 * 109)
+    assert worker.running == (2 if is_native else 1)
+
+
 def test_a_job_that_does_not_fit_fails_alone(model):
     worker = _worker(model)
     bad = GenerationJob(prompts=[[1] * (_CONTEXT + 5)], max_tokens=3)
