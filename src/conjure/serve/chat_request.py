@@ -120,13 +120,16 @@ def _prompt(messages: list[Message], model: ServedModel) -> list[int]:
     """The tokens of a conversation and of what opens its answer."""
     try:
         template = find_template(model.tokenizer)
-        if template is None:
-            raise HttpError(
-                400,
-                f"model {model.name!r} has no chat template, so it cannot chat; use /v1/completions",
-                param="model",
-                code="no_chat_template",
-            )
+    except CheckpointError as error:  # whatever the conversation is
+        raise HttpError(500, str(error), code="model_failed") from error
+    if template is None:
+        raise HttpError(
+            400,
+            f"model {model.name!r} has no chat template, so it cannot chat; use /v1/completions",
+            param="model",
+            code="no_chat_template",
+        )
+    try:
         return ChatEncoder(model.tokenizer, template).prompt(messages)
     except (DataError, CheckpointError) as error:
         raise bad_value("messages", f"cannot be used: {error}") from error

@@ -162,6 +162,12 @@ def test_an_answer_ends_where_a_template_that_is_given_ends_its_turns(tmp_path):
     assert answer["choices"][0]["finish_reason"] == "stop"
 
 
+def test_a_template_that_no_conversation_can_use_is_the_model_s_fault(folders):
+    with serving({"base": folders["base"]}, chat_template=[{"name": "tools", "template": "x"}]) as client:
+        answer = client.post("/v1/chat/completions", {"model": "base", "messages": _MESSAGES})
+    assert (answer.status, answer.error["code"]) == (500, "model_failed")
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
