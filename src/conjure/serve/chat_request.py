@@ -130,6 +130,6 @@ def _prompt(messages: list[Message], model: ServedModel) -> list[int]:
             code="no_chat_template",
         )
     try:
-        return ChatEncoder(model.tokenizer, template).prompt(messages)
+        return ChatEncoder(model.tokenizer, template).prompt(messages, context_length=model.context_length)
     except (DataError, CheckpointError) as error:
         raise bad_value("messages", f"cannot be used: {error}") from error

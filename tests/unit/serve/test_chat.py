@@ -97,6 +97,21 @@ def test_a_template_that_takes_long_holds_nobody_up(client, ask, monkeypatch):
     assert all(in_time)
 
 
+def test_a_conversation_that_is_much_too_long_is_not_rendered_for_each_answer(client, monkeypatch):
+    rendered = []
+    render = ChatTemplate.render
+
+    def counted(self, *arguments, **options):
+        rendered.append(arguments)
+        return render(self, *arguments, **options)
+
+    monkeypatch.setattr(ChatTemplate, "render", counted)
+    turns = [{"role": role, "content": "cat " * 100} for role in ("user", "assistant")] * 40
+    answer = client.post("/v1/chat/completions", {"model": "chat", "messages": [*turns, _MESSAGES[1]]})
+    assert (answer.status, answer.error["code"]) == (400, "context_length_exceeded")
+    assert len(rendered) == 2  # with and without marks
+
+
 def test_without_a_limit_an_answer_may_fill_the_context(ask):
     usage = ask(max_tokens=None, ignore_eos=True)["usage"]
     assert usage["total_tokens"] == 256
