@@ -11,6 +11,7 @@ anything, for no answer has a CORS header.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
 from starlette.types import Scope
@@ -79,9 +80,17 @@ def _allowed_host(scope: Scope, rules: AccessRules) -> str:
 
 def _own_hosts(scope: Scope) -> set[str]:
     address, port = scope["server"]
-    names = ("localhost", "127.0.0.1", "[::1]", f"[{address}]" if ":" in address else address)
+    names = ("localhost", "127.0.0.1", "[::1]", _host_of(address))
     own = {f"{name}:{port}" for name in names}
     return own | set(names) if port == _HTTP_PORT else own
+
+
+def _host_of(address: str) -> str:
+    """An address as a URL has it; that of an IPv4 connection to an IPv6 socket is the IPv4 one."""
+    if ":" not in address:
+        return address
+    mapped = IPv6Address(address).ipv4_mapped
+    return f"[{address}]" if mapped is None else str(mapped)
 
 
 def _allowed_names(scope: Scope, rules: AccessRules) -> set[str]:

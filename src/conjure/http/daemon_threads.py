@@ -23,7 +23,7 @@ async def in_daemon_thread(
     """What a function returns, called in a thread of its own.
 
     Raises:
-        BaseException: What it raises.
+        BaseException: What it raises; a `RuntimeError` in place of `StopIteration`.
     """
     call = _Call(lambda: function(*arguments, **named))
     threading.Thread(target=call.run, daemon=True).start()
@@ -45,7 +45,7 @@ class DaemonThread:
         """What a function returns; it is not called if who waits has gone before its turn.
 
         Raises:
-            BaseException: What it raises.
+            BaseException: What it raises; a `RuntimeError` in place of `StopIteration`.
         """
         call = _Call(lambda: function(*arguments))
         self._calls.put(call)
@@ -68,6 +68,10 @@ class _Call:
             return
         try:
             result = self._function()
+        except StopIteration as error:  # no future takes one, and who waits would wait for ever
+            stopped = RuntimeError("the call raised StopIteration")
+            stopped.__cause__ = error
+            self.future.set_exception(stopped)
         except BaseException as error:  # noqa: BLE001 - it is raised where the call is waited for
             self.future.set_exception(error)
         else:

@@ -6,6 +6,7 @@ closed at once; there is never an ``id:`` line, which would make a comment an em
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, suppress
@@ -21,6 +22,8 @@ T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
 _PING = b": ping\n\n"
 _PING_AFTER_S = 15.0  # of silence: proxies close connections that say nothing
+# NEL and the line and paragraph separators in UTF-8: httpx, for one, ends lines there.
+_LINE_ENDS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -29,8 +32,12 @@ _HEADERS = [
 
 
 def event(content: Any) -> bytes:
-    """One event."""
-    return b"data: " + to_json_bytes(content) + b"\n\n"
+    """One event, in one line even to clients for which more than CR and LF end one."""
+    return b"data: " + _LINE_ENDS.sub(_escaped, to_json_bytes(content)) + b"\n\n"
+
+
+def _escaped(character: re.Match[bytes]) -> bytes:
+    return b"\\u%04x" % ord(character[0].decode())
 
 
 class EventStream:

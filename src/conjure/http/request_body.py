@@ -12,10 +12,12 @@ from typing import Any, NoReturn
 from starlette.requests import ClientDisconnect, Request
 
 from conjure.core.units import format_duration
+from conjure.http.daemon_threads import in_daemon_thread
 from conjure.http.errors import HttpError, shown
 
 LARGEST_BODY = 8 << 20  # bytes: some 40 prompts of 32,000 ids each
 BODY_TIMEOUT_S = 30.0
+LONG_BODY = 8192  # bytes: what is done with longer ones in the event loop would hold up streams
 
 
 async def read_json_object(
@@ -33,7 +35,10 @@ async def read_json_object(
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise HttpError(415, "the body must not be compressed")
     body = await _read(request, most_bytes, timeout_s)
-    return parse_json_object(body)
+    # A large one takes a while, in which nothing else would go on in the event loop.
+    return (
+        parse_json_object(body) if len(body) <= LONG_BODY else await in_daemon_thread(parse_json_object, body)
+    )
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:

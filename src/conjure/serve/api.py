@@ -25,7 +25,7 @@ from conjure.http.generation.requests import Event, GenerationJob
 from conjure.http.generation.served_model import ServedModel
 from conjure.http.generation.service import GenerationService, Ticket
 from conjure.http.metrics_text import CONTENT_TYPE
-from conjure.http.request_body import read_json_object
+from conjure.http.request_body import LONG_BODY, read_json_object
 from conjure.serve.chat import ChatResponse, answer_chat, stream_chat
 from conjure.serve.chat_request import read_chat_request
 from conjure.serve.completion_request import read_completion_request
@@ -39,7 +39,6 @@ OPEN_PATHS = ("/health",)
 ADVICE = {f"/{name}": f"/v1/{name}" for name in ("completions", "chat/completions", "models")} | {
     f"/v1/{name}": f"/{name}" for name in ("tokenize", "detokenize", "tokenizer_info", "health", "metrics")
 }
-_LONG_BODY = 8192  # bytes; encoding a longer prompt in the event loop would hold up streams
 
 
 class Api:
@@ -89,7 +88,7 @@ class Api:
         try:
             body = await read_json_object(request)
             if self._log_prompts:
-                bodies_log.info("%s", json.dumps(body))
+                bodies_log.info("%s", await _in_thread(request, json.dumps, body))
             model = await self._model_of(body)
             call = await _in_thread(request, kind.read, body, model, blocks=kind.read_blocks)
             if call.job.prompt_logprobs is not None:
@@ -247,6 +246,6 @@ class _Streamed:
 async def _in_thread(request: Request, work: Any, *arguments: Any, blocks: bool = False) -> Any:
     """What `work` gives; not in the event loop where it blocks, or the body was long."""
     length = request.headers.get("content-length", "")
-    if not blocks and length.isdecimal() and int(length) <= _LONG_BODY:
+    if not blocks and length.isdecimal() and int(length) <= LONG_BODY:
         return work(*arguments)
     return await in_daemon_thread(work, *arguments)

@@ -7,14 +7,13 @@ control token.
 from collections.abc import Mapping
 from typing import Any
 
-from conjure.core.text import today
 from conjure.errors import CheckpointError, DataError
 from conjure.http.errors import HttpError, bad_value, shown
 from conjure.http.generation.served_model import ServedModel
 from conjure.lm.bounds import Bound
 from conjure.lm.text.chat.encoding import ChatEncoder
 from conjure.lm.text.chat.formats import Message, text_of_content
-from conjure.lm.text.chat.template import ChatTemplate, find_template
+from conjure.lm.text.chat.template import find_template
 from conjure.serve.fields import Fields
 from conjure.serve.generation_request import (
     IGNORED,
@@ -120,21 +119,17 @@ def _content(value: Any, number: int) -> str:
 def _prompt(messages: list[Message], model: ServedModel) -> list[int]:
     """The tokens of a conversation and of what opens its answer."""
     try:
-        template = _template(model)
-        if template is None:
-            raise HttpError(
-                400,
-                f"model {model.name!r} has no chat template, so it cannot chat; use /v1/completions",
-                param="model",
-                code="no_chat_template",
-            )
-        return ChatEncoder(model.tokenizer, template).prompt(messages)
+        template = find_template(model.tokenizer)
+    except CheckpointError as error:  # whatever the conversation is
+        raise HttpError(500, str(error), code="model_failed") from error
+    if template is None:
+        raise HttpError(
+            400,
+            f"model {model.name!r} has no chat template, so it cannot chat; use /v1/completions",
+            param="model",
+            code="no_chat_template",
+        )
+    try:
+        return ChatEncoder(model.tokenizer, template).prompt(messages, context_length=model.context_length)
     except (DataError, CheckpointError) as error:
         raise bad_value("messages", f"cannot be used: {error}") from error
-
-
-def _template(model: ServedModel) -> ChatTemplate | None:
-    """The template that the server was given, else the model's own."""
-    if model.chat_template is None:
-        return find_template(model.tokenizer)
-    return ChatTemplate(model.chat_template, model.tokenizer.named_special_tokens, today())

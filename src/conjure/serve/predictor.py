@@ -130,7 +130,7 @@ class PredictorApi:
         prepare = getattr(self._predictor, "prepare", None)
         if callable(prepare):
             try:
-                await self._called(prepare)
+                await _called(self._thread, prepare)
             except Exception as error:
                 raise ConjureError(
                     f"the predictor's prepare failed: {type(error).__name__}: {error}"
@@ -164,7 +164,7 @@ class PredictorApi:
     async def health(self, request: Request) -> JsonResponse:  # noqa: ARG002
         """``GET /health``: whether the predictor says it works; no key is needed."""
         check = getattr(self._predictor, "health", None)
-        if callable(check) and await self._checks.call(check) is False:
+        if callable(check) and await _called(self._checks, check) is False:
             raise HttpError(503, "the predictor reports that it does not work", code="unhealthy")
         self._check_ready()
         return JsonResponse({"status": "ok"})
@@ -178,7 +178,7 @@ class PredictorApi:
         """``GET /metrics``: ours, and the numbers that the predictor's `metrics` returns."""
         text = self._metrics.render()
         own = getattr(self._predictor, "metrics", None)
-        values: Any = await self._checks.call(own) if callable(own) else {}
+        values: Any = await _called(self._checks, own) if callable(own) else {}
         for name, value in dict(values or {}).items():
             is_number = isinstance(value, int | float) and math.isfinite(value)
             if str(name).isidentifier() and is_number:
@@ -188,7 +188,7 @@ class PredictorApi:
     async def _predicted(self, payload: dict[str, Any]) -> JsonResponse:
         started = time.monotonic()
         try:
-            return JsonResponse(await self._called(self._predictor.predict, payload))
+            return JsonResponse(await _called(self._thread, self._predictor.predict, payload))
         except Exception as error:
             self._metrics.add("request_failed_total")
             errors_log.error("predict failed: %s", error, exc_info=error)
@@ -198,12 +198,6 @@ class PredictorApi:
         finally:
             self._metrics.observe("predict_seconds", time.monotonic() - started)
 
-    async def _called(self, method: Any, *arguments: Any) -> Any:
-        """What a method of the predictor returns: in its one thread, or here if it is a coroutine's."""
-        if inspect.iscoroutinefunction(method):
-            return await method(*arguments)
-        return await self._thread.call(method, *arguments)
-
     def _check_ready(self) -> None:
         if self._draining:
             raise unavailable("the server is shutting down")
@@ -212,3 +206,10 @@ class PredictorApi:
 
     def _count_waiting(self) -> dict[Any, float]:
         return {(): float(self._waiting)}
+
+
+async def _called(thread: DaemonThread, method: Any, *arguments: Any) -> Any:
+    """What a method of a predictor returns: in a thread, or here if it is a coroutine's."""
+    if inspect.iscoroutinefunction(method):
+        return await method(*arguments)
+    return await thread.call(method, *arguments)

@@ -56,7 +56,7 @@ def tokenizer_info(model: ServedModel) -> dict[str, Any]:
         "eos_token": tokenizer.end_of_text,
         "bos_token": tokenizer.start_token,
         "pad_token": tokenizer.end_of_text,
-        "chat_template": model.chat_template if model.chat_template is not None else tokenizer.chat_template,
+        "chat_template": tokenizer.chat_template,
         "model_max_length": model.context_length,
         "vocab_size": tokenizer.vocab_size,
         "add_bos_token": bool(tokenizer.start_ids),

@@ -3,7 +3,7 @@
 import pytest
 
 from conjure.cli.commands.serve import split_model
-from conjure.cli.language_model.serve import serve
+from conjure.cli.language_model.serve import _read_template, serve
 from conjure.errors import UsageError
 
 _OPTIONS = {
@@ -51,3 +51,21 @@ def test_what_is_no_name(given):
 def test_what_cannot_be_served(models, options, words):
     with pytest.raises(UsageError, match=words):
         serve(models, **_OPTIONS | options)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [("{% if %}", "cannot be used"), ("{{ no.such.name }}", "cannot be used"), ("a" * 131_073, "131,072")],
+)
+def test_a_template_that_cannot_be_used_is_refused_at_once(tmp_path, template, words):
+    file = tmp_path / "chat.jinja"
+    file.write_text(template)
+    with pytest.raises(UsageError, match=words):
+        serve(["sprite"], **_OPTIONS | {"chat_template": file})
+
+
+@pytest.mark.parametrize("template", ["{{ eos_token + pad_token }}", "{{ raise_exception('system first') }}"])
+def test_a_template_that_may_take_other_conversations_is_kept(tmp_path, template):
+    file = tmp_path / "chat.jinja"
+    file.write_text(template)
+    assert _read_template(file) == template

@@ -4,10 +4,10 @@ import pytest
 from starlette.routing import Route
 
 from conjure.errors import UsageError
-from conjure.http.access_control import AccessRules
+from conjure.http.access_control import AccessRules, check_access
 from conjure.http.api_keys import ApiKeys, load_api_keys
 from conjure.http.application import application
-from conjure.http.errors import JsonResponse
+from conjure.http.errors import HttpError, JsonResponse
 from support.http_servers import running
 
 KEY = "0123456789abcdef-key"
@@ -62,6 +62,17 @@ def test_foreign_hosts_are_refused(client, host):
     answer = client.get("/health", host=host.format(port=client.port))
     assert answer.status == 403
     assert answer.error["code"] == "host_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [("::ffff:192.168.1.5", "192.168.1.5"), ("192.168.1.5", "192.168.1.5"), ("2001:db8::1", "[2001:db8::1]")],
+)
+def test_the_address_of_a_connection_is_an_own_name(address, host):
+    scope = {"server": (address, 8000), "path": "/", "method": "GET", "headers": []}
+    check_access({**scope, "headers": [(b"host", f"{host}:8000".encode())]}, AccessRules())
+    with pytest.raises(HttpError, match="is not served here"):
+        check_access({**scope, "headers": [(b"host", b"192.168.1.6:8000")]}, AccessRules())
 
 
 def test_requests_without_a_host_with_two_or_for_another_address(client):

@@ -1,11 +1,13 @@
 """Answers of every kind have one shape and protecting headers; bodies are bounded."""
 
 import json
+import threading
 
 import pytest
 from starlette.routing import Route
 
 from conjure.errors import ContextLengthError, ModelError, NotFoundError, UsageError
+from conjure.http import request_body
 from conjure.http.access_control import AccessRules
 from conjure.http.application import application
 from conjure.http.errors import HttpError, JsonResponse, bad_value
@@ -31,11 +33,34 @@ async def _echo(request):
     return JsonResponse(await read_json_object(request, most_bytes=1000, timeout_s=0.5))
 
 
+_parsing = []  # the threads that parsed
+
+
+async def _parsed(request):
+    await read_json_object(request)
+    return JsonResponse({"in_the_loop": _parsing.pop() is threading.current_thread()})
+
+
 @pytest.fixture(scope="module")
 def client():
-    routes = [Route("/fail/{name}", _fail), Route("/echo", _echo, methods=["POST"])]
+    post = ["POST"]
+    routes = [
+        Route("/fail/{name}", _fail),
+        Route("/echo", _echo, methods=post),
+        Route("/parsed", _parsed, methods=post),
+    ]
     with running(application(routes, AccessRules(), advice={"/ehco": "/echo"})) as client:
         yield client
+
+
+def test_long_bodies_are_not_parsed_in_the_event_loop(client, monkeypatch):
+    def recorded(body):
+        _parsing.append(threading.current_thread())
+        return parse_json_object(body)
+
+    monkeypatch.setattr(request_body, "parse_json_object", recorded)
+    assert client.post("/parsed", {"a": "short"}).json["in_the_loop"]
+    assert not client.post("/parsed", {"a": "long" * 4000}).json["in_the_loop"]
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,9 @@ def test_no_comment_is_sent_while_an_event_is_being_sent(monkeypatch):
 
 
 def test_text_stays_text():
-    text = 'line\n\ndata: forged\r\n "quoted" é \u2028'
+    text = 'line\n\ndata: forged\r\n "quoted" é \x85 \u2028 \u2029'
     framed = event({"text": text})
     assert framed.count(b"\n") == 2
+    assert len(framed.decode().splitlines()) == 2
+    assert "é" in framed.decode()
     assert json.loads(framed.removeprefix(b"data: ")) == {"text": text}

@@ -8,12 +8,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from conjure.http.access_control import AccessRules
 from conjure.http.api_keys import ApiKeys
 from conjure.http.generation.service import Limits
+from conjure.serve import api
 from conjure.serve.api import OPEN_PATHS
 from conjure.serve.token_texts import LegacyLogprobs
 from support.api_servers import registry_of, serving
@@ -32,6 +34,22 @@ def folder(tmp_path_factory):
 def client(folder):
     with serving({"tiny": folder}) as client:
         yield client
+
+
+def test_long_bodies_are_not_written_to_the_log_in_the_event_loop(client, monkeypatch, caplog):
+    threads = []
+
+    def recorded(body):
+        threads.append(threading.current_thread().daemon)
+        return json.dumps(body)
+
+    monkeypatch.setattr(client.api, "_log_prompts", True)
+    monkeypatch.setattr(api, "json", SimpleNamespace(dumps=recorded))
+    caplog.set_level("INFO", "conjure.serve.bodies")
+    for prompt in ("My", "My" * 5000):
+        client.post("/v1/completions", {"model": "tiny", "prompt": prompt, "max_tokens": 1})
+    assert threads == [False, True]
+    assert len(caplog.records) == 2
 
 
 class _Stream:

@@ -3,6 +3,7 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -96,6 +97,21 @@ def test_a_template_that_takes_long_holds_nobody_up(client, ask, monkeypatch):
     assert all(in_time)
 
 
+def test_a_conversation_that_is_much_too_long_is_not_rendered_for_each_answer(client, monkeypatch):
+    rendered = []
+    render = ChatTemplate.render
+
+    def counted(self, *arguments, **options):
+        rendered.append(arguments)
+        return render(self, *arguments, **options)
+
+    monkeypatch.setattr(ChatTemplate, "render", counted)
+    turns = [{"role": role, "content": "cat " * 100} for role in ("user", "assistant")] * 40
+    answer = client.post("/v1/chat/completions", {"model": "chat", "messages": [*turns, _MESSAGES[1]]})
+    assert (answer.status, answer.error["code"]) == (400, "context_length_exceeded")
+    assert len(rendered) == 2  # with and without marks
+
+
 def test_without_a_limit_an_answer_may_fill_the_context(ask):
     usage = ask(max_tokens=None, ignore_eos=True)["usage"]
     assert usage["total_tokens"] == 256
@@ -147,6 +163,24 @@ def test_a_template_that_is_given_turns_chat_on(folders):
         plain = {"model": "base", "prompt": "user: My dog\nassistant:", "seed": 1, "max_tokens": 5}
         text = client.post("/v1/completions", plain).json["choices"][0]["text"]
     assert chat["choices"][0]["message"]["content"] == text
+
+
+def test_an_answer_ends_where_a_template_that_is_given_ends_its_turns(tmp_path):
+    chatml = FAMILIES["chatml"]
+    folder = chat_checkpoint(tmp_path / "chat", replace(chatml, eos="<|endoftext|>", template=""))
+    (end,) = Tokenizer.from_folder(folder).encode("<|im_end|>", allow_special=True)
+    body = {"model": "chat", "messages": _MESSAGES, "max_tokens": 12, "logit_bias": {str(end): 100}}
+    with serving({"chat": folder}, chat_template=chatml.template) as client:
+        answer = client.post("/v1/chat/completions", body).json
+        assert client.get("/tokenizer_info").json["chat_template"] == chatml.template
+    assert answer["usage"]["completion_tokens"] == 1
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_template_that_no_conversation_can_use_is_the_model_s_fault(folders):
+    with serving({"base": folders["base"]}, chat_template=[{"name": "tools", "template": "x"}]) as client:
+        answer = client.post("/v1/chat/completions", {"model": "base", "messages": _MESSAGES})
+    assert (answer.status, answer.error["code"]) == (500, "model_failed")
 
 
 @pytest.mark.parametrize(

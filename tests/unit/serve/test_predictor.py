@@ -155,7 +155,26 @@ class _Async:
         await asyncio.sleep(0)
         return [self.ready, payload]
 
+    async def health(self):
+        return False
+
+    async def metrics(self):
+        return {"calls": 3}
+
 
 def test_coroutines_are_awaited():
     with _serving(_Async()) as client:
         assert client.post("/predict", {"a": 1}).json == [True, {"a": 1}]
+        assert (client.get("/health").status, client.get("/health").error["code"]) == (503, "unhealthy")
+        assert "predictor_calls 3.0" in client.get("/metrics").content.decode()
+
+
+class _Exhausted:
+    def predict(self, payload):
+        return next(iter(payload.values()))
+
+
+def test_a_stop_iteration_is_a_fault_like_any_other():
+    with _serving(_Exhausted()) as client:
+        assert client.post("/predict", {}).error["code"] == "predict_failed"
+        assert client.post("/predict", {"a": 1}).json == 1

@@ -16,13 +16,16 @@ import click
 import yaml
 
 from conjure.cli.commands.serve import split_model
-from conjure.core.text import plural
-from conjure.errors import UsageError
+from conjure.core.text import plural, today
+from conjure.errors import CheckpointError, DataError, UsageError
 from conjure.http.api_keys import load_api_keys
 from conjure.http.generation.model_registry import ModelName
 from conjure.http.generation.service import Limits
 from conjure.http.server import listen
 from conjure.lm.checkpoints.model_resolver import resolve_model
+from conjure.lm.text.chat.formats import Message
+from conjure.lm.text.chat.template import ChatTemplate
+from conjure.lm.text.special_tokens import LARGEST_TEMPLATE
 from conjure.metric_logging import inside_a_run, log_metric
 from conjure.recipes.resource_lookup import model_lookup
 from conjure.runs.views import PORT_METRIC
@@ -31,6 +34,8 @@ from conjure.serve.predictor import PredictorApi, load_predictor
 from conjure.serve.server import ServerSettings, run_predictor, run_server
 
 _REPORT_EVERY_S = 5.0
+# What templates may name; the tokens themselves are known once a model is loaded.
+_TOKEN_NAMES = [f"{each}_token" for each in ("bos", "eos", "pad", "unk", "sep", "cls", "mask")]
 
 
 def serve(
@@ -54,7 +59,7 @@ def serve(
         limits=Limits(most_rows=slots, most_waiting=queue),
         allowed_hosts=[name.lower() for name in allow_host],
         keys=keys,
-        chat_template=_read_text(chat_template) if chat_template is not None else None,
+        chat_template=_read_template(chat_template) if chat_template is not None else None,
         **options,
     )
     for each in settings.models:
@@ -88,6 +93,25 @@ def _read_config(file: Path | None) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise UsageError(f"{file} must contain names and values, the arguments of the predictor's __init__")
     return content
+
+
+def _read_template(file: Path) -> str:
+    """A chat template that can be rendered, as far as one message tells.
+
+    Raises:
+        UsageError: It is too large, or no jinja2 template.
+    """
+    text = _read_text(file)
+    if len(text) > LARGEST_TEMPLATE:
+        raise UsageError(f"{file} is larger than {LARGEST_TEMPLATE:,} characters, the most allowed")
+    try:
+        template = ChatTemplate(text, dict.fromkeys(_TOKEN_NAMES, ""), today())
+        template.render([Message("user", "Hello")], opens_answer=True)
+    except CheckpointError as error:
+        raise UsageError(f"{file} cannot be used: {error}") from error
+    except DataError:  # it refuses this conversation, and may take others
+        pass
+    return text
 
 
 def _read_text(file: Path) -> str:

@@ -43,25 +43,23 @@ class SequenceBatch:
     def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
         self._session = engine.session()
         self._tokenizer = tokenizer
-        self._bytes_per_token = engine.bytes_per_token
+        self._engine = engine
         self._held: dict[int, _Prompt] = {}  # by the session's row number, in the order they came
         self._without_token: np.ndarray | None = None
 
     def __len__(self) -> int:
-        """Texts that are being written."""
-        return sum(len(each.sequences) for each in self._held.values())
+        """Texts that are being written; other threads may ask while that changes."""
+        return sum(len(each.sequences) for each in list(self._held.values()))
 
     @property
     def jobs(self) -> list[GenerationJob]:
         """The jobs of all sequences; one may be there several times."""
         return [held.sequences[0].job for held in self._held.values()]
 
-    @property
-    def bytes(self) -> int:
-        """Memory that the sequences' keys and values may come to take."""
-        return self._bytes_per_token * sum(
-            len(each.sequences) * each.sequences[0].capacity for each in self._held.values()
-        )
+    def bytes_with(self, sequences: Sequence[GeneratedSequence]) -> int:
+        """Memory that the keys and values of all sequences, and of some more, may come to take."""
+        held = [sequence for each in self._held.values() for sequence in each.sequences]
+        return self._engine.bytes_of([(each.length, each.capacity) for each in (*held, *sequences)])
 
     def add(self, sequences: Sequence[GeneratedSequence]) -> None:
         """Take in sequences of one prompt, which is read once for all of them."""

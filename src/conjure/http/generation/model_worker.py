@@ -89,9 +89,8 @@ class ModelWorker:
         while self._waiting:
             sequences = self._waiting[0]
             job = sequences[0].job
-            needed = self.model.engine.bytes_per_token * len(sequences) * sequences[0].capacity
             fits = len(self._batch) + len(sequences) <= self._most_rows
-            if len(self._batch) and not (fits and self._batch.bytes + needed <= self._most_bytes):
+            if len(self._batch) and not (fits and self._batch.bytes_with(sequences) <= self._most_bytes):
                 break
             self._waiting.popleft()
             try:

@@ -61,6 +61,11 @@ class GeneratedSequence:
         """Tokens that it reads at most: the last one that is written is never read."""
         return len(self.job.prompts[self.prompt]) + self.job.max_tokens - 1
 
+    @property
+    def length(self) -> int:
+        """Tokens of its prompt and those chosen so far."""
+        return len(self.job.prompts[self.prompt]) + len(self.token_ids)
+
     def take(self, token: TokenLogprob) -> TokenWritten:
         """Add the token just chosen, and end the sequence if that ends it."""
         token_id, job = token.token_id, self.job

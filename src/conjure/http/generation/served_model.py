@@ -5,6 +5,7 @@ of prompts need, are loaded when they are first asked for and kept.
 """
 
 import threading
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,23 +21,14 @@ class ServedModel:
         name: What requests call it.
         folder: Its checkpoint.
         engine: Computes the next token's logits.
-        tokenizer: Its own.
+        tokenizer: Its own, with the chat template in use.
         precision: Number format and engine, in words.
-        chat_template: A template to use instead of the model's own; None uses its own, if it has one.
         retired: No new request will name it; it goes when its last one has ended.
     """
 
-    def __init__(
-        self,
-        name: str,
-        folder: Path,
-        loaded: LoadedEngine,
-        *,
-        chat_template: str | None = None,
-    ) -> None:
+    def __init__(self, name: str, folder: Path, loaded: LoadedEngine) -> None:
         self.name, self.folder = name, folder
         self.engine, self.tokenizer, self.precision = loaded.engine, loaded.tokenizer, loaded.precision
-        self.chat_template = chat_template
         self.retired = False
         self._exact: PositionReader | None = None
         self._loading = threading.Lock()
@@ -75,4 +67,6 @@ def load_served_model(
         ConjureError: It cannot be loaded.
     """
     loaded = load_engine(folder, precision=precision, rows=rows)
-    return ServedModel(name, folder, loaded, chat_template=chat_template)
+    if chat_template is not None:
+        loaded = replace(loaded, tokenizer=loaded.tokenizer.with_chat_template(chat_template))
+    return ServedModel(name, folder, loaded)

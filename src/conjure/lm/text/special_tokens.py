@@ -1,7 +1,7 @@
 """Which tokens start and end a text, of all the places where a checkpoint folder names them.
 
-Main entry: `read_special_tokens`. Invariant: whether a text starts with BOS is decided here and nowhere else;
-nothing lets the tokenizers library add tokens of its own.
+Main entries: `read_special_tokens`, `turn_ends`. Invariant: whether a text starts with BOS is decided here
+and nowhere else; nothing lets the tokenizers library add tokens of its own.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from conjure.errors import CheckpointError
 
 END_OF_TEXT = "<|endoftext|>"
 
-# What templates end a turn with; each counts where the template of the folder spells it.
+# What templates end a turn with; each counts where the template in use spells it.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eom_id|>")
 _TEMPLATE_FILE = "chat_template.jinja"
 LARGEST_TEMPLATE = 1 << 17  # characters; those in use have 200 to 30,000
@@ -55,7 +55,12 @@ def read_special_tokens(
     settings = read_tokenizer_settings(folder)
     config, generation = _optional(folder / "config.json"), _optional(folder / "generation_config.json")
     end = _end(folder, backend, settings, config)
-    ends = {backend.token_to_id(end), *_ids(generation), *_ids(config), *_turn_ends(backend, settings)}
+    ends = {
+        backend.token_to_id(end),
+        *_ids(generation),
+        *_ids(config),
+        *turn_ends(backend, settings.get("chat_template")),
+    }
     known = {id_ for id_ in ends if id_ is not None and backend.id_to_token(id_) is not None}
     return SpecialTokens(end, _start(backend, settings, content), frozenset(known), settings)
 
@@ -136,8 +141,8 @@ def _ids(config: Mapping[str, Any]) -> Iterator[int]:
             yield id_
 
 
-def _turn_ends(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> Iterator[int]:
-    template = settings.get("chat_template")
+def turn_ends(backend: tokenizers.Tokenizer, template: Any) -> Iterator[int]:
+    """The ids that end a turn of a chat by its template, as a folder's settings have it; None has none."""
     text = template if isinstance(template, str) else str(template or "")  # some folders have several, named
     for token in _TURN_ENDS:
         id_ = backend.token_to_id(token)

@@ -30,6 +30,7 @@ from conjure.lm.text.special_tokens import (
     read_json,
     read_special_tokens,
     spelling,
+    turn_ends,
 )
 from conjure.lm.text.tokenizer_detection import (
     GPT2_KIND,
@@ -184,10 +185,11 @@ class Tokenizer:
         return self._special_tokens.settings.get("chat_template")
 
     def with_chat_template(self, template: Any) -> "Tokenizer":
-        """The same with another chat template."""
+        """The same with another chat template; what ends its turns ends a text too."""
         special = self._special_tokens
         settings = {**special.settings, "chat_template": template}
-        return Tokenizer(self._backend, replace(special, settings=settings), self.kind)
+        ends = self.end_ids.union(turn_ends(self._backend, template))
+        return Tokenizer(self._backend, replace(special, settings=settings, end_ids=ends), self.kind)
 
     def gives_the_ids_of(self, other: "Tokenizer", text: str) -> bool:
         """Whether this one has the tokens, merges and start of another, and cuts a text as that one does.

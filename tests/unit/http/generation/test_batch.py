@@ -1,6 +1,7 @@
 """What a text becomes depends on its request alone, whatever else is written meanwhile."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -141,6 +142,22 @@ def test_a_cancelled_job_leaves_before_the_next_step(model):
     assert worker.work() == []
 
 
+def test_texts_can_be_counted_while_they_come_and_go(model):
+    """The event loop counts them while the thread that computes goes on."""
+    worker = _worker(model)
+    worker.add(GenerationJob(prompts=[[1, 2, 3]], max_tokens=40))
+    worker.work()
+    held = worker._batch._held
+
+    class Joining(list):
+        def __len__(self):
+            held[len(held) + 100] = next(iter(held.values()))
+            return 0
+
+    held[99] = replace(next(iter(held.values())), sequences=Joining())
+    assert worker.running == 1
+
+
 def test_rows_wait_for_room_and_join_in_order(model):
     worker = _worker(model, most_rows=2)
     jobs = [
@@ -163,6 +180,22 @@ def test_memory_is_bounded_by_what_rows_may_come_to_hold(model):
         worker.add(GenerationJob(prompts=[[1]], max_tokens=10, ignore_eos=True, seed=seed))
     worker.work()
     assert worker.running == 3
+
+
+def test_rows_that_share_a_cache_count_as_much_as_the_longest(model):
+    """Torch gives rows that are written together one length; the native engine gives each its own."""
+    long, short = (
+        GenerationJob(prompts=[[1] * 100], max_tokens=2),
+        GenerationJob(prompts=[[1]], max_tokens=10),
+    )
+    worker = _worker(model, most_bytes=model.engine.bytes_per_token * 150)
+    for job in (long, short):
+        worker.add(job)
+    worker.work()
+    shared = model.engine.bytes_of([(100, 101), (1, 10)])
+    is_native = "native" in model.precision
+    assert shared == model.engine.bytes_per_token * (111 if is_native else 2 * 109)
+    assert worker.running == (2 if is_native else 1)
 
 
 def test_a_job_that_does_not_fit_fails_alone(model):

@@ -62,6 +62,14 @@ class TestEnds:
         change(smollm / "tokenizer_config.json", chat_template="{{ x }}<|im_end|>")
         assert token["id"] in Tokenizer.from_folder(smollm).end_ids
 
+    def test_an_end_of_turn_of_a_template_that_is_given_counts(self, smollm):
+        (end,) = json.loads((smollm / "tokenizer.json").read_text())["added_tokens"]
+        token = {**end, "content": "<|im_end|>", "id": end["id"] + 1}
+        change(smollm / "tokenizer.json", added_tokens=[end, token])
+        tokenizer = Tokenizer.from_folder(smollm)
+        assert tokenizer.with_chat_template("{{ x }}<|im_end|>").end_ids == {end["id"], token["id"]}
+        assert tokenizer.with_chat_template("{{ x }}").end_ids == {end["id"]}
+
     def test_a_template_of_its_own_file_is_read_and_kept(self, smollm, tmp_path):
         (smollm / "chat_template.jinja").write_text("{{ messages }}")
         tokenizer = Tokenizer.from_folder(smollm)

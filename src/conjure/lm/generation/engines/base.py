@@ -106,6 +106,14 @@ class Engine(Protocol):
         """Memory that one token of one row takes while it is remembered."""
         ...
 
+    def bytes_of(self, rows: Sequence[tuple[int, int]]) -> int:
+        """Memory that rows of one session may come to take together.
+
+        Args:
+            rows: Tokens that each has by now, read or not, and its capacity.
+        """
+        ...
+
     def session(self) -> Session:
         """A session without rows; several can share the engine, one after the other."""
         ...

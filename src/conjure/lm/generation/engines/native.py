@@ -73,6 +73,10 @@ class NativeEngine:
         )
         return numbers * self.remembered.itemsize
 
+    def bytes_of(self, rows: Sequence[tuple[int, int]]) -> int:
+        """Memory that rows may come to take: each by itself; see `Engine.bytes_of`."""
+        return self.bytes_per_token * sum(capacity for _, capacity in rows)
+
     @property
     def remembered(self) -> np.dtype:
         """The format of keys and values; uint16 are the bits of bfloat16."""

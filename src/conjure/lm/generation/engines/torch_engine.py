@@ -102,6 +102,12 @@ class TorchEngine:
         """Memory that one token of one row takes while it is remembered."""
         return self.model.cache_bytes_per_token
 
+    def bytes_of(self, rows: Sequence[tuple[int, int]]) -> int:
+        """Memory that rows may come to take once they share a cache; see `Engine.bytes_of`."""
+        width = max((length for length, _ in rows), default=0)
+        columns = max((width - length + capacity for length, capacity in rows), default=0)
+        return self.bytes_per_token * len(rows) * min(columns, self.context_length)
+
     def session(self) -> "TorchSession":
         """A session without rows."""
         return TorchSession(self)

@@ -151,8 +151,13 @@ class ChatEncoder:
         facts = [self.template.source, dict(self.template.variables), day]
         return sha256_bytes(json.dumps(facts, sort_keys=True).encode())
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
+    def prompt(self, messages: Sequence[Message], *, context_length: int | None = None) -> list[int]:
         """The tokens after which the model gives its next answer.
+
+        Args:
+            messages: The conversation.
+            context_length: Of the model; where a prompt is more than twice as long, and so of no use, it is
+                not found out where its answers begin, which takes a rendering for each.
 
         Raises:
             DataError: The template refuses the conversation, or a message spells a control token and the
@@ -164,7 +169,7 @@ class ChatEncoder:
         if parts is None:
             self._refuse_control_tokens(messages, "the chat template changes messages")
             parts = [Part(plain)]
-        else:
+        elif context_length is None or not self._exceeds(parts, 2 * context_length):
             parts = self._with_openings(messages, plain, parts)
         return self._with_start([id_ for id_, _ in self._tokens(parts)])
 
@@ -258,6 +263,11 @@ class ChatEncoder:
             return self.template.render(messages, opens_answer=True)
         except (DataError, CheckpointError):
             return None
+
+    def _exceeds(self, parts: Sequence[Part], most: int) -> bool:
+        """Whether there are more than so many tokens; seldom counted, for few texts have more characters."""
+        characters = sum(len(part.text) for part in parts)
+        return characters > most and sum(1 for _ in self._tokens(parts)) > most
 
     def _refuse_control_tokens(self, messages: Sequence[Message], reason: str) -> None:
         for message in messages:
