@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from conjure.core.files import parse_toml, write_atomically
+from conjure.core.files import expand_user, parse_toml, write_atomically
 from conjure.core.home import Home
 from conjure.core.text import did_you_mean
 from conjure.core.units import parse_duration, parse_size
@@ -449,7 +449,7 @@ def _ray(name: str, table: dict[str, Any], where: str) -> ExecutorSettings:
         raise UsageError(f"{where}: address must be one such as http://head:8265, without a password")
     file = table.get("token_file")
     return ExecutorSettings(
-        name, "ray", address.rstrip("/"), None if file is None else Path(str(file)).expanduser()
+        name, "ray", address.rstrip("/"), None if file is None else expand_user(str(file))
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from conjure.core.config import load_config
+from conjure.core.files import expand_user
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError, option
 from conjure.metric_logging import inside_a_run
@@ -49,7 +50,7 @@ class InputMounts:
             )
         if is_resource(self.home, name):
             return self._mount(name, Path(name).name)
-        path = Path(name).expanduser().absolute()
+        path = expand_user(name).absolute()
         if not path.exists():
             raise NotFoundError(f"{name} does not exist")
         return self._mount(str(path), path.name) if path.is_file() else str(path)
@@ -58,7 +59,7 @@ class InputMounts:
         """A model, by the name it has in the run; other names and local paths stay as they are."""
         if is_resource(self.home, name):
             return self._mount(checkpoint_resource(self.home, name), MODEL_MOUNT)
-        path = Path(name).expanduser()
+        path = expand_user(name)
         return str(path.absolute()) if path.is_dir() or path.is_file() else name
 
     def option_words(

@@ -233,6 +233,36 @@ def test_a_crash_where_the_home_cannot_be_written(call, monkeypatch, tmp_path):
     assert len(list(tmp_path.glob("conjure-crash-*.txt"))) == 1
 
 
+@pytest.mark.parametrize("arguments", [["ps"], ["--home", "lab", "ps"], ["finetune", "jokes.csv"]])
+def test_a_home_of_a_user_that_does_not_exist_is_no_crash(call, monkeypatch, arguments):
+    monkeypatch.setenv("CONJURE_HOME", "~nobody-here/home")
+    assert call(*arguments) == (
+        1,
+        "",
+        "error: CONJURE_HOME is ~nobody-here/home, and there is no user 'nobody-here'\n"
+        "  hint: set CONJURE_HOME to a folder\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["finetune", "jokes.csv", "--model", "~nobody-here/m"],
+        ["finetune", "~nobody-here/jokes.csv"],
+        ["score", "jokes.csv", "--adapter", "~nobody-here/a", "--save"],
+        ["run", "-m", "~nobody-here/file", "true"],
+        ["run", "--git-url", "~nobody-here/repository", "true"],
+    ],
+)
+def test_a_path_of_a_user_that_does_not_exist_is_no_crash(call, monkeypatch, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jokes.csv").write_text("Joke\nThe clock ran late, again.\n")
+    status, _, err = call(*arguments)
+    assert status in (1, 2, 125)
+    assert "internal error" not in err
+    assert "~nobody-here" in err
+
+
 def test_too_little_memory_is_no_crash(call, monkeypatch, conjure_home):
     def fail(**_options):
         raise MemoryError

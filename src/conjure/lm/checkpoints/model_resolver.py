@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from conjure.core.files import expand_user
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
 from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError, option
@@ -193,8 +194,8 @@ def _packaged(name: str) -> ModelSource:
 
 def _local(name: str) -> ModelSource | None:
     """A folder or GGUF file of this machine; None for what can only be a hub name."""
-    # os.path's answers where pathlib's raise: for names too long, and home folders of nobody.
-    path = Path(os.path.expanduser(name))  # noqa: PTH111
+    path = expand_user(name)
+    # os.path's answers where pathlib's raise: for names too long.
     if os.path.isfile(path):  # noqa: PTH113
         if is_gguf(path):
             return ModelSource(name, checkpoint_folder(path), "gguf")
