@@ -19,7 +19,7 @@ from conjure.cli.render import note
 from conjure.cli.sampling_options import adapter_option, chat_date_option, model_option
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
-from conjure.lm.text.sources import KINDS, STANDARD_INPUT
+from conjure.lm.text.sources import STANDARD_INPUT, kind_of
 from conjure.metric_logging import inside_a_run
 from conjure.recipes.generation_specs import FIGURES_FILE, score_spec
 from conjure.recipes.lazy_model_checks import load_request_checks
@@ -170,7 +170,7 @@ def _are_files(inputs: Sequence[str], *, as_text: bool) -> bool:
             raise UsageError(
                 f"only one text can be scored; {len(inputs)} were given", hint='put it in "quotes"'
             )
-        if not as_text and missing[0].rpartition(".")[2] in KINDS and " " not in missing[0]:
+        if not as_text and " " not in missing[0] and kind_of(Path(missing[0])) is not None:
             raise NotFoundError(
                 f"there is no file {missing[0]}", hint="add --text if that is the text to score"
             )

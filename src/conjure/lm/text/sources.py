@@ -160,7 +160,7 @@ def _files_of(name: str, format: str | None) -> list[Source]:
         return _files_in(path, format)
     if not path.exists():
         raise NotFoundError(f"{name} does not exist{_nearest(path)}")
-    kind = format or _kind(path)
+    kind = format or kind_of(path)
     if kind not in KINDS:
         raise _unknown_kind(name, path)
     return [_checked(Source(name, path, kind))]
@@ -190,11 +190,11 @@ def _files_in(folder: Path, format: str | None) -> list[Source]:
     """The readable kinds of file below a folder, in order of their paths; hidden ones are left alone."""
     wanted = KINDS if format is None else (format,)
     with translate_read_errors(str(folder)):
-        paths = sorted(path for path in folder.rglob("*") if _kind(path) in wanted and path.is_file())
+        paths = sorted(path for path in folder.rglob("*") if kind_of(path) in wanted and path.is_file())
     shown = [path for path in paths if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
     if not shown:
         raise DataError(f"the folder {folder} contains no file that ends in {_endings(wanted)}")
-    return [Source(str(path), path, kind) for path in shown if (kind := _kind(path)) is not None]
+    return [Source(str(path), path, kind) for path in shown if (kind := kind_of(path)) is not None]
 
 
 def _nearest(path: Path) -> str:
@@ -271,7 +271,7 @@ def _has_letters(value: str) -> bool:
     return letters and "://" not in value
 
 
-def _kind(path: Path) -> str | None:
+def kind_of(path: Path) -> str | None:
     """The kind of file a name says; None for one that is not read."""
     name = path.name.lower()
     inner = name.removesuffix(_COMPRESSED)
