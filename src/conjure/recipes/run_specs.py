@@ -1,6 +1,6 @@
 """Language-model commands as runs: conjure itself is the command, its inputs are mounts.
 
-Main entries: `conjure_command_spec`, `with_set_precision`. Invariant: a recorded command reads nothing by a
+Main entries: `conjure_command_spec`, `command_to_type`, `with_set_precision`. Invariant: a recorded command reads nothing by a
 resource's name; every resource and every local file it was given is mounted, so that lineage shows the chain
 and a rerun finds the same bytes.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from conjure.core.config import load_config
 from conjure.core.files import expand_user
 from conjure.core.home import Home
+from conjure.core.quoting import shell_words
 from conjure.errors import NotFoundError, UsageError, option
 from conjure.metric_logging import inside_a_run
 from conjure.recipes.options import NAMING_DATA, option_words
@@ -22,6 +23,8 @@ from conjure.runs.schema.spec import CodeChoice, ComputeRequest, Mount, RunSpec,
 
 MODEL_MOUNT = "model"
 _AUTO = "auto"
+_TAKES_MOUNTS = ("finetune", "generate", "score")  # kinds of run whose inputs are mounts
+_NAMING_FLAGS = tuple(f"--{name}=" for name in NAMING_DATA)
 
 
 @dataclass
@@ -141,6 +144,32 @@ def conjure_command_spec(
         labels=tuple(labels),
         checkpoint=tuple(checkpoint),
     )
+
+
+def command_to_type(spec: RunSpec) -> str:
+    """The command of a run as a line to type, outside of the run.
+
+    One of conjure's own names its inputs as they were given, and has ``--save`` in place of the file it writes.
+    """
+    if spec.kind not in _TAKES_MOUNTS:
+        return spec.command_text
+    words = list(spec.command)
+    ends_in_text = spec.kind == "generate" or "--text" in words
+    end = words.index("--") if ends_in_text and "--" in words else len(words)
+    inputs = {mount.target: mount.resource for mount in spec.mounts}
+    inputs |= {f"./{target}": resource for target, resource in inputs.items()}
+    given = [_as_given(word, inputs) for word in words[:end]]
+    if spec.kind != "finetune":
+        place = given.index("--output")
+        given[place : place + 2] = ["--save"]
+    return shell_words(*given, *words[end:])
+
+
+def _as_given(word: str, inputs: Mapping[str, str]) -> str:
+    """A word of a run's command, with what was given for the mount that it names."""
+    flag = next(filter(word.startswith, _NAMING_FLAGS), "")
+    name = word.removeprefix(flag)
+    return f"{flag}{inputs.get(name, name)}"
 
 
 def _own_version() -> str:
