@@ -5,9 +5,10 @@ import subprocess
 import pytest
 
 from conjure.cli import main
-from conjure.cli.commands import ps
+from conjure.cli.commands import generate, ps
 from conjure.cli.main import COMMANDS, _command_line, _run
 from conjure.core.home import Home
+from conjure.errors import UsageError, option
 
 
 @pytest.fixture
@@ -263,6 +264,21 @@ def test_a_path_of_a_user_that_does_not_exist_is_no_crash(call, monkeypatch, tmp
     assert "~nobody-here" in err
 
 
+@pytest.mark.parametrize(
+    ("variable", "advice"),
+    [("", "  try: conjure generate --temperature 0"), ("3", "  hint: use --temperature 0")],
+    ids=["typed", "in a run"],
+)
+def test_in_a_run_no_command_is_made_of_what_was_not_typed(call, monkeypatch, variable, advice):
+    def fail(*_arguments, **_options):
+        raise UsageError("too warm", fix=option("temperature", 0))
+
+    monkeypatch.setattr(generate.command, "callback", fail)
+    if variable:
+        monkeypatch.setenv("CONJURE_RUN", variable)
+    assert call("generate", "--temperature", "1") == (2, "", f"error: too warm\n{advice}\n")
+
+
 def test_too_little_memory_is_no_crash(call, monkeypatch, conjure_home):
     def fail(**_options):
         raise MemoryError
@@ -289,3 +305,36 @@ def test_a_server_of_nothing_shows_no_traceback(call):
     assert "'=sprite' is neither a model nor NAME=MODEL" in err
     assert "Traceback" not in err
     assert call("serve", "--model", "jokes=")[2].endswith("\n  hint: as in --model jokes=sprite\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rerun", "3", "--save-command", "f.toml", "-e", "A=1", "-b"], "-e and -b cannot be combined with"),
+        (["rerun", "3", "--save-command", "f.toml", "--json"], "--json cannot be combined with"),
+        (["generate", "--save", "--stream", "x"], "--stream and --save cannot be combined"),
+        (["generate", "--chat-date", "2024-01-01", "x"], "--chat-date 2024-01-01 is of use only to"),
+        (["score", "x", "--chat-date", "2024-01-01"], "--chat-date 2024-01-01 is of use only to"),
+        (["score", "x", "--chat-date", "2024-01-01", "--save"], "--chat-date 2024-01-01 is of use only to"),
+    ],
+)
+def test_an_option_without_effect_is_refused(call, arguments, words):
+    status, out, err = call(*arguments)
+    assert out == ""
+    assert words in err
+    assert status == (125 if arguments[0] == "rerun" else 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "otherwise"),
+    [
+        (["finetune", "-"], ", or add --no-run"),
+        (["score", "-", "--save"], ", or leave out --save"),
+        (["sweep", "grid", "--param", "lora=1,2", "--", "conjure", "finetune", "-"], ""),
+    ],
+)
+def test_what_to_do_with_standard_input_is_what_the_command_can(call, arguments, otherwise):
+    err = call(*arguments)[2]
+    assert err.endswith(
+        f"error: text on standard input cannot be recorded\n  hint: save it to a file{otherwise}\n"
+    )
