@@ -449,7 +449,7 @@ def _refuse_address(address: str) -> None:
     if parts is None or parts.scheme not in _SCHEMES:
         raise UsageError(
             f"{option('database')} {_without_password(address)!r} is not an address of PostgreSQL",
-            fix=option("database", "postgresql://USER@HOST/DATABASE"),
+            hint=option("database", "postgresql://USER@HOST/DATABASE"),
         )
     given = dict(parse_qsl(parts.query))
     if parts.password is not None or _SECRETS & given.keys():
