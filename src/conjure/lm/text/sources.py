@@ -23,10 +23,9 @@ from conjure.errors import ConjureError, DataError, NotFoundError, UsageError, o
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.chat.formats import ChatFormat, find_format
 from conjure.lm.text.read_options import ENDINGS, KINDS, TABLE_KINDS, ReadOptions
-from conjure.lm.text.table_reader import list_names, open_table
+from conjure.lm.text.table_reader import STANDARD_INPUT_NAME, list_names, open_table
 
 STANDARD_INPUT = "-"
-_STANDARD_INPUT_NAME = "standard input"
 _COMPRESSED = ".gz"
 _FAULTS_SHOWN = 5
 _KIND_OF_ENDING = {ending: kind for kind, endings in ENDINGS.items() for ending in endings}
@@ -98,7 +97,7 @@ def find_sources(
         raise value_fault(
             "column",
             f"{column!r} needs a table ({_endings(TABLE_KINDS)}); {files[0].name} is text",
-            fix=option("format", "csv") if files[0].name == _STANDARD_INPUT_NAME else None,
+            fix=option("format", "csv") if files[0].name == STANDARD_INPUT_NAME else None,
         )
     return _collect(lambda file: [_with_column(file, column, layout)] if file.is_table else [file], files)
 
@@ -155,7 +154,7 @@ def _collect(step: Callable[[_Item], list[Source]], items: Iterable[_Item]) -> l
 def _files_of(name: str, format: str | None) -> list[Source]:
     path = Path(name)
     if name == STANDARD_INPUT:
-        return [_checked(Source(_STANDARD_INPUT_NAME, _copy_of_standard_input(), format or "txt"))]
+        return [_checked(Source(STANDARD_INPUT_NAME, _copy_of_standard_input(), format or "txt"))]
     if path.is_dir():
         return _files_in(path, format)
     if not path.exists():
@@ -214,7 +213,7 @@ def _checked(source: Source) -> Source:
 def _with_column(source: Source, column: str | None, layout: ReadOptions) -> Source:
     """The source with the column to read: the one given, or the only one that holds text."""
     with translate_read_errors(source.name):
-        table = open_table(source.path, source.kind, layout)
+        table = open_table(source.path, source.kind, layout, source.name)
         samples, remarks = table.samples(), table.remarks
     source = replace(source, remarks=remarks)
     if not samples and column is None:
