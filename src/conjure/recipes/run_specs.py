@@ -1,8 +1,8 @@
 """Language-model commands as runs: conjure itself is the command, its inputs are mounts.
 
-Main entries: `conjure_command_spec`, `command_to_type`, `with_set_precision`. Invariant: a recorded command reads nothing by a
-resource's name; every resource and every local file it was given is mounted, so that lineage shows the chain
-and a rerun finds the same bytes.
+Main entries: `conjure_command_spec`, `command_to_type`, `with_set_precision`. Invariant: a recorded command
+reads nothing by a resource's name; every resource and every local file it was given is mounted, so that
+lineage shows the chain and a rerun finds the same bytes.
 """
 
 import os
@@ -15,13 +15,14 @@ from conjure.core.config import load_config
 from conjure.core.files import expand_user
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
-from conjure.errors import NotFoundError, UsageError, option
+from conjure.errors import NotFoundError, UsageError
 from conjure.metric_logging import inside_a_run
 from conjure.recipes.options import NAMING_DATA, option_words
 from conjure.recipes.resource_lookup import checkpoint_resource, is_resource
 from conjure.runs.schema.spec import CodeChoice, ComputeRequest, Mount, RunSpec, current_folder
 
 MODEL_MOUNT = "model"
+UNRECORDED_INPUT = "text on standard input cannot be recorded"
 _AUTO = "auto"
 _TAKES_MOUNTS = ("finetune", "generate", "score")  # kinds of run whose inputs are mounts
 _NAMING_FLAGS = tuple(f"--{name}=" for name in NAMING_DATA)
@@ -47,10 +48,7 @@ class InputMounts:
             NotFoundError: There is no such file or folder.
         """
         if name == "-":
-            raise UsageError(
-                "text on standard input cannot be recorded",
-                hint=f"save it to a file, or add {option('no_run')}",
-            )
+            raise UsageError(UNRECORDED_INPUT, hint="save it to a file")
         if is_resource(self.home, name):
             return self._mount(name, Path(name).name)
         path = expand_user(name).absolute()
@@ -149,7 +147,7 @@ def conjure_command_spec(
 def command_to_type(spec: RunSpec) -> str:
     """The command of a run as a line to type, outside of the run.
 
-    One of conjure's own names its inputs as they were given, and has ``--save`` in place of the file it writes.
+    One of conjure's own names its inputs as they were given, and has ``--save`` in place of its file.
     """
     if spec.kind not in _TAKES_MOUNTS:
         return spec.command_text

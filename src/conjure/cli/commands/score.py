@@ -14,7 +14,13 @@ import click
 
 from conjure.cli.data_format_options import data_format_options, layout_of
 from conjure.cli.explicit_options import given_options, is_typed
-from conjure.cli.recorded_run_options import record, recording_options, refuse_output, refuse_unrecorded
+from conjure.cli.recorded_run_options import (
+    record,
+    recording_options,
+    refuse_output,
+    refuse_standard_input,
+    refuse_unrecorded,
+)
 from conjure.cli.render import note
 from conjure.cli.sampling_options import adapter_option, chat_date_option, model_option
 from conjure.core.home import Home
@@ -98,6 +104,7 @@ def command(
     if save:
         refuse_output(output, FIGURES_FILE)
     if save and not inside_a_run():
+        refuse_standard_input(inputs, "leave out --save")
         return record(run_spec(click_context), recording, as_json=as_json)
     refuse_unrecorded(recording, "add --save")
     files = _are_files(inputs, as_text=as_text)
