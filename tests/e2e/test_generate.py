@@ -154,7 +154,7 @@ class TestTerminal:
 
         terminal.process.send_signal(signal.SIGTERM)
 
-        assert terminal.close() == 130
+        assert terminal.close() == 128 + signal.SIGTERM
         samples = json.loads(file.read_text())
         assert [sample["finish_reason"] for sample in samples] == ["interrupted"] * 2
         assert all(sample["token_ids"] for sample in samples)

@@ -86,6 +86,8 @@ def generate(
     elif not streamed:
         _print(writing, logprobs=logprobs)
     note(writing.summary())
+    if signals:
+        return 128 + signals[0]
     return INTERRUPTED if writing.interrupted else 0
 
 
