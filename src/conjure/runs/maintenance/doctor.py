@@ -366,7 +366,7 @@ def _uv() -> Finding:
     try:
         version = _version(uv_program(), "--version")
     except BuildError as error:
-        return Finding("uv", State.OK, f"not available: {error}")
+        return Finding("uv", State.OK, f"not available: {error}", error.fix)
     if version is None:
         return Finding("uv", State.FAULT, "it cannot be run", pip_install("--force-reinstall", "uv"))
     return Finding("uv", State.OK, version)
