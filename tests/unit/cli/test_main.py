@@ -248,7 +248,6 @@ def test_a_home_of_a_user_that_does_not_exist_is_no_crash(call, monkeypatch, arg
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["finetune", "jokes.csv", "--model", "~nobody-here/m"],
         ["finetune", "~nobody-here/jokes.csv"],
         ["score", "jokes.csv", "--adapter", "~nobody-here/a", "--save"],
         ["run", "-m", "~nobody-here/file", "true"],

@@ -1,10 +1,10 @@
-"""The command of a recorded command of conjure, as it can be typed again."""
+"""What a recorded command of conjure is given, and its command as it can be typed again."""
 
 from pathlib import Path
 
 import pytest
 
-from conjure.recipes.run_specs import command_to_type
+from conjure.recipes.run_specs import InputMounts, command_to_type
 from conjure.runs.schema.spec import Mount, RunSpec
 
 MOUNTS = (
@@ -43,3 +43,7 @@ def test_inputs_have_the_names_that_they_were_given_by(words, line):
 def test_any_other_command_is_told_as_it_is():
     spec = RunSpec(("cat", "model", "a b"), Path("/"), mounts=MOUNTS)
     assert command_to_type(spec) == spec.command_text == "cat model 'a b'"
+
+
+def test_a_model_below_the_home_folder_of_nobody_stays_as_it_was_typed(home):
+    assert InputMounts(home).model("~nobody-here/m") == "~nobody-here/m"
