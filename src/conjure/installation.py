@@ -1,10 +1,12 @@
 """Where conjure was installed from, so that its optional packages can be installed from the same place.
 
-Main entry: `install_command`. Invariant: what was not installed from a package index is never looked for
-there, where another package could have the name.
+Main entries: `install_command`, `pip_install`. Invariant: what was not installed from a package index is
+never looked for there, where another package could have the name.
 """
 
 import json
+import sys
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -16,7 +18,18 @@ def install_command(extra: str) -> str:
     from importlib.metadata import distribution  # milliseconds that only an error needs to pay
 
     source = json.loads(distribution("conjure").read_text("direct_url.json") or "{}")
-    return shell_words("pip", "install", *_requirement(extra, source))
+    return pip_install(*_requirement(extra, source))
+
+
+def pip_install(*words: str) -> str:
+    """The command that installs packages into the environment that conjure is in, whichever is activated.
+
+    Args:
+        words: Requirements and options that pip and uv share.
+    """
+    if find_spec("pip") is None:  # as in an environment that uv made
+        return shell_words("uv", "pip", "install", "--python", sys.executable, *words)
+    return shell_words(sys.executable, "-m", "pip", "install", *words)
 
 
 def _requirement(extra: str, source: dict[str, Any]) -> list[str]:

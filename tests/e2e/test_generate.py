@@ -144,6 +144,21 @@ class TestTerminal:
         assert "Traceback" not in terminal.shown
         assert "interrupted" in terminal.shown.splitlines()[-1]
 
+    def test_stopping_a_run_keeps_what_there_is(self, model, monkeypatch, tmp_path):
+        monkeypatch.setenv("CONJURE_RUN", "1")
+        file = tmp_path / "samples.json"
+        terminal = Terminal(
+            "generate", "My dog", "--model", model, *ENDLESS, "-n", "2", "--output", str(file)
+        )
+        terminal.read_until("0 of 2 samples · ", more=5)
+
+        terminal.process.send_signal(signal.SIGTERM)
+
+        assert terminal.close() == 128 + signal.SIGTERM
+        samples = json.loads(file.read_text())
+        assert [sample["finish_reason"] for sample in samples] == ["interrupted"] * 2
+        assert all(sample["token_ids"] for sample in samples)
+
     def test_interrupting_a_batch_prints_what_there_is(self, model):
         terminal = Terminal("generate", "My dog", "--model", model, *ENDLESS, "-n", "2", "--json")
         terminal.read_until("0 of 2 samples · ", more=5)

@@ -154,6 +154,9 @@ def test_two_models_side_by_side(models, capsys):
     ("arguments", "status", "words"),
     [
         (["jokes.csv"], 1, "there is no file jokes.csv"),
+        (["JOKES.CSV"], 1, "there is no file JOKES.CSV"),
+        (["held_out.csv.gz"], 1, "there is no file held_out.csv.gz"),
+        (["held_out.ndjson"], 1, "there is no file held_out.ndjson"),
         (["My", "dog"], 1, "there is no file My"),
         (["My", "dog", "--text"], 2, "only one text can be scored; 2 were given"),
         ([""], 1, "the text is empty"),

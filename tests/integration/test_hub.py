@@ -169,8 +169,7 @@ class TestNoNetwork:
             "model 'gpt2' is not on this machine and Hugging Face cannot be reached ("
         )
         assert answer.hint == (
-            "connect to the network, name a local folder as ./FOLDER, or take the embedded model with"
-            " model='sprite'"
+            "connect to the network, name a local folder as ./FOLDER, or the embedded model, sprite"
         )
 
     def test_offline_mode(self, resolve: Resolve) -> None:

@@ -3,10 +3,12 @@
 import importlib.metadata
 import json
 import shlex
+import sys
 
 import pytest
 
-from conjure.installation import install_command
+import conjure.installation
+from conjure.installation import install_command, pip_install
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -38,4 +40,11 @@ def test_an_extra_is_installed_from_where_conjure_was(monkeypatch, recorded, wor
             return None if recorded is None else json.dumps(recorded)
 
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution())
-    assert shlex.split(install_command("lm")) == ["pip", "install", *words]
+    monkeypatch.setattr(conjure.installation, "find_spec", {"pip": object()}.get)
+    assert shlex.split(install_command("lm")) == [sys.executable, "-m", "pip", "install", *words]
+
+
+def test_where_there_is_no_pip_uv_installs_into_the_same_environment(monkeypatch):
+    monkeypatch.setattr(conjure.installation, "find_spec", {}.get)
+    monkeypatch.setattr(sys, "executable", "/home/ada/my env/bin/python")
+    assert pip_install("uv") == "uv pip install --python '/home/ada/my env/bin/python' uv"

@@ -24,6 +24,7 @@ from conjure.core.quoting import printable, shell_words
 from conjure.core.text import near_names
 from conjure.errors import ConjureError, out_of_memory
 from conjure.installation import install_command
+from conjure.metric_logging import inside_a_run
 
 # Their own failures have a status apart, and what follows their options is another program's.
 _CARRIERS = ("run", "rerun")
@@ -315,6 +316,9 @@ def _show(error: ConjureError, arguments: Sequence[str]) -> None:
     try:
         told = error.with_option_names(spell_as_typed(_command_of(arguments)[0], arguments))
         click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(told.message)}", err=True)
+        if told.fix and told.fix.startswith("-") and inside_a_run():
+            # What was typed is outside, and names files and models as they are called there.
+            told = told._replace(hint="; ".join(filter(None, (told.hint, f"use {told.fix}"))), fix=None)
         if told.hint:
             hint = _COMMAND_IN_TEXT.sub(lambda found: with_home(found[0]), printable(told.hint))
             click.echo(f"{click.style('  hint:', bold=True)} {hint}", err=True)

@@ -4,7 +4,7 @@ Main entries: `record`, `recording_options`. Invariant: a command that is a run'
 recorded again; it belongs to that run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from conjure.core.home import Home
 from conjure.core.units import parse_size
 from conjure.errors import UsageError, option
 from conjure.metric_logging import inside_a_run
-from conjure.recipes.run_specs import placed
+from conjure.recipes.run_specs import UNRECORDED_INPUT, placed
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
 
+STANDARD_INPUT = "-"
 RECORDING = ("background", "description", "label", "project", "retry", "on", "cpus", "gpus", "memory")
 
 
@@ -90,6 +91,20 @@ def refuse_output(output: Path | None, file: str) -> None:
             f"{option('output')} and {option('save')} cannot be combined: a run writes runs/N/{file}",
             hint=f"copy it afterwards: conjure cp runs/N/{file}",
         )
+
+
+def refuse_standard_input(names: Sequence[str], instead: str) -> None:
+    """Refuse to record what reads standard input.
+
+    Args:
+        names: Of the data.
+        instead: What else can be done with it.
+
+    Raises:
+        UsageError: It is among them.
+    """
+    if STANDARD_INPUT in names:
+        raise UsageError(UNRECORDED_INPUT, hint=f"save it to a file, or {instead}")
 
 
 def record(spec: RunSpec, recording: Mapping[str, Any], *, as_json: bool) -> int:

@@ -42,6 +42,7 @@ _CLEAR_LINE = "\r\x1b[2K"
 _WIDEST_DETAIL = 60
 _FEW_WORDS = 80
 _LONGEST_BAR = 1 << 16  # characters of a state that are kept back
+_WITHOUT_PARTS = ("score",)  # kinds of run that have nothing to save before their end
 _REWRITTEN = re.compile(r"\r(?!\n)")
 
 _END_MARKS = {
@@ -140,12 +141,14 @@ def _pass_on(interrupts: Iterable[str], home: Home, number: int, view: "RunView"
     for request in interrupts:
         with open_store(home) as store:
             request_end(store, number, request)
-        view.say("✨", _interrupt_note(request, number))
+            kind = store.get(number).spec.kind
+        view.say("✨", _interrupt_note(request, number, kind))
 
 
-def _interrupt_note(request: str, number: int) -> str:
+def _interrupt_note(request: str, number: int, kind: str) -> str:
     if request == STOP:
-        return "Stopping and saving; press ^C again to abort"
+        what = "Stopping" if kind in _WITHOUT_PARTS else "Stopping and saving"
+        return f"{what}; press ^C again to abort"
     return f"Aborting; `{with_home(f'conjure recover {number}')}` can save its files"
 
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from conjure.compat.script import Parser, check_model_type, check_seed, run
 
+_PROGRAM = "conjure.compat.run_generation"
+
 
 def parser() -> Parser:
     """The script's flags; the names of December 2019 are aliases."""
-    flags = Parser(
-        "conjure.compat.run_generation", description="Generate text with the options of the 2019 script."
-    )
+    flags = Parser(_PROGRAM, description="Generate text with the options of the 2019 script.")
     add = flags.add_argument
     add("--model_type", required=True, help="gpt2")
     add("--model_name_or_path", required=True, help="Name or folder of the model.")
@@ -56,7 +56,7 @@ def script(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; the exit status. None takes this process's arguments."""
-    return run(script, arguments)
+    return run(_PROGRAM, script, arguments)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,13 @@ from pathlib import Path
 from conjure.compat.script import Parser, check_model_type, check_seed, run, say
 from conjure.errors import ConflictError, UsageError
 
+_PROGRAM = "conjure.compat.run_lm_finetuning"
+
 
 def parser() -> Parser:
     """The script's flags."""
     flags = Parser(
-        "conjure.compat.run_lm_finetuning",
+        _PROGRAM,
         description="Fine-tune a GPT-2 model with the options of the 2019 script.",
     )
     _add_files(flags)
@@ -167,7 +169,7 @@ def _remarks(flags: Namespace) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; the exit status. None takes this process's arguments."""
-    return run(script, arguments)
+    return run(_PROGRAM, script, arguments)
 
 
 if __name__ == "__main__":

@@ -47,29 +47,32 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message, fix=f"python -m {self.prog} --help")
 
 
-def run(script: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
+def run(program: str, script: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
     """Run a script to its end and give its exit status.
 
     Args:
+        program: The module that it is.
         script: Takes the arguments, gives the exit status.
         arguments: Without the program's name; None takes this process's.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for letters that the locale does not have
+    arguments = arguments if arguments is not None else sys.argv[1:]
     try:
-        status = script(arguments if arguments is not None else sys.argv[1:])
+        status = script(arguments)
         sys.stdout.flush()
     except ConjureError as error:
-        return _report(error)
+        return _report(error, program, arguments)
     except ModuleNotFoundError as error:
         if error.name not in _LANGUAGE_MODEL_HALF:
             raise
-        return _report(UsageError(f"{error.name} is not installed", fix=install_command("lm")))
+        missing = UsageError(f"{error.name} is not installed", fix=install_command("lm"))
+        return _report(missing, program, arguments)
     except (MemoryError, RuntimeError) as error:
         told = out_of_memory(error)
         if told is None:
             raise
-        return _report(told)
+        return _report(told, program, arguments)
     except KeyboardInterrupt:
         say("Stopped.")
         return 128 + signal.SIGINT
@@ -79,14 +82,17 @@ def run(script: Callable[[Sequence[str]], int], arguments: Sequence[str] | None 
         return 0
     except OSError as error:
         where = error.filename if error.filename else "the output cannot be written"
-        return _report(ConjureError(f"{where}: {error.strerror or error}"))
+        return _report(ConjureError(f"{where}: {error.strerror or error}"), program, arguments)
     return status
 
 
-def _report(error: ConjureError) -> int:
+def _report(error: ConjureError, program: str, arguments: Sequence[str]) -> int:
     told = error.with_option_names(_spell)
     say(f"error: {told.message}")
-    for label, advice in (("hint", told.hint), ("try", told.fix)):
+    fix = told.fix
+    if fix is not None and fix.startswith("-"):  # of an option that is given twice, the later value counts
+        fix = f"{shell_words('python', '-m', program, *arguments)} {fix}"
+    for label, advice in (("hint", told.hint), ("try", fix)):
         if advice:
             say(f"  {label}: {advice}")
     return error.exit_status

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from conjure.core.files import parse_toml, write_atomically
+from conjure.core.files import expand_user, parse_toml, write_atomically
 from conjure.core.home import Home
 from conjure.core.text import did_you_mean
 from conjure.core.units import parse_duration, parse_size
@@ -236,7 +236,7 @@ def load_config(home: Home, folder: Path) -> Config:
     origins = dict.fromkeys(SETTINGS, DEFAULT)
     project = find_project_file(folder)
     for path in (home.config_file, *([] if project is None else [project])):
-        found = read_settings(path)
+        found = _read_settings(path, home)
         if path == project and values[SANDBOX]:
             found.pop(SANDBOX, None)  # a project can turn it on, but not off
         values |= found
@@ -263,7 +263,7 @@ def heartbeat_interval_s(home: Home) -> float:
     Raises:
         UsageError: The user's file of settings cannot be used.
     """
-    return float(read_settings(home.config_file).get(_HEARTBEAT, HEARTBEAT_EVERY_S))
+    return float(_read_settings(home.config_file, home).get(_HEARTBEAT, HEARTBEAT_EVERY_S))
 
 
 def configured_project(home: Home, folder: Path) -> str | None:
@@ -293,15 +293,19 @@ def _main_worktree(root: Path) -> Path:
     return root
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def _read_settings(path: Path, home: Home) -> dict[str, Any]:
     """What a file sets, by key; nothing where there is no file.
+
+    Args:
+        path: The file.
+        home: Where the user's own one is.
 
     Raises:
         UsageError: It cannot be read, is not TOML, or sets what there is not.
     """
     tables = _tables_in(_content(path), path)
     if path.name == PROJECT_FILE:
-        _refuse_executors(tables, path)
+        _refuse_executors(tables, path, home)
     tables.pop(_EXECUTORS, None)
     found = _flat(tables)
     if path.name == PROJECT_FILE:
@@ -328,11 +332,11 @@ def _tables_in(content: bytes, path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not a TOML file: {error}") from error
 
 
-def _refuse_executors(tables: Mapping[str, Any], path: Path) -> None:
+def _refuse_executors(tables: Mapping[str, Any], path: Path, home: Home) -> None:
     if _EXECUTORS in tables:
         raise UsageError(
             f"{path} defines executors, which a project cannot do",
-            hint="define them in the config.toml of your own home folder; `conjure config` shows where it is",
+            hint=f"define them in {home.config_file}",
         )
 
 
@@ -340,7 +344,7 @@ def _refuse_in_project(setting: Setting, path: Path) -> None:
     if setting.is_users:
         raise UsageError(
             f"{path} sets {setting.key}, which a project cannot do",
-            hint=f"set it for yourself with `conjure config set {setting.key}`",
+            hint=f"set it for yourself with `conjure config set {setting.key} VALUE`",
         )
 
 
@@ -449,7 +453,7 @@ def _ray(name: str, table: dict[str, Any], where: str) -> ExecutorSettings:
         raise UsageError(f"{where}: address must be one such as http://head:8265, without a password")
     file = table.get("token_file")
     return ExecutorSettings(
-        name, "ray", address.rstrip("/"), None if file is None else Path(str(file)).expanduser()
+        name, "ray", address.rstrip("/"), None if file is None else expand_user(str(file))
     )
 
 

@@ -55,6 +55,14 @@ def real_path(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def expand_user(path: str | Path) -> Path:
+    """The path, with the home folder that ``~`` or ``~NAME`` stands for; of no user, it stays.
+
+    `Path.expanduser` raises a RuntimeError for a user that does not exist.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's content, read in pieces."""
     with open_regular(path) as file:

@@ -28,10 +28,14 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> "Home":
-        """The home named by ``CONJURE_HOME``, else the platform's data folder."""
+        """The home named by ``CONJURE_HOME``, else the platform's data folder.
+
+        Raises:
+            StoreError: It is below the home folder of a user that does not exist.
+        """
         named = os.environ.get(HOME_VARIABLE)
         if named:
-            return cls(Path(named).expanduser().absolute())
+            return cls(_absolute(named))
         import platformdirs  # a few milliseconds that `CONJURE_HOME` and `--help` need not pay
 
         return cls(Path(platformdirs.user_data_dir("conjure", appauthor=False)))
@@ -217,3 +221,13 @@ class Home:
     def _is_ours(self) -> bool:
         """Whether the folder is new or a home already, not one (such as /tmp) that others rely on."""
         return self.database.exists() or not any(self.root.iterdir())
+
+
+def _absolute(named: str) -> Path:
+    try:
+        return Path(named).expanduser().absolute()
+    except RuntimeError as error:  # a ~NAME left as it is would become a folder of that name
+        raise StoreError(
+            f"{HOME_VARIABLE} is {named}, and there is no user {Path(named).parts[0][1:]!r}",
+            hint=f"set {HOME_VARIABLE} to a folder",
+        ) from error

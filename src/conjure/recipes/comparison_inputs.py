@@ -39,7 +39,8 @@ def tuned_models(home: Home, names: Sequence[str]) -> list[TunedModel]:
     models: list[TunedModel] = []
     with open_store(home) as store:
         for name in names:
-            resource = f"runs/{name}" if name.isdecimal() else name
+            number_text = name.removeprefix("#")
+            resource = f"runs/{number_text}" if number_text.isdecimal() else name
             number = parse(resource, store.lookup_link).number if is_resource(home, resource) else None
             if number is None:
                 raise UsageError(

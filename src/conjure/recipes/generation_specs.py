@@ -1,7 +1,7 @@
 """Generating and scoring as runs.
 
-Main entries: `check_generate`, `refuse_empty_question`, `generate_spec`, `score_spec`. Invariant: what a run
-writes is among its outputs, as JSON.
+Main entries: `check_generate`, `generate_spec`, `score_spec`; and `refuse_empty_question` and
+`refuse_needless_date`, where nothing is recorded. Invariant: what a run writes is among its outputs, as JSON.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +30,24 @@ def refuse_empty_question(prompts: Sequence[str]) -> None:
         raise UsageError(f"{option('chat')} needs a question, and the prompt is empty")
 
 
+def refuse_needless_date(options: Mapping[str, object], *, are_chats: bool) -> None:
+    """Refuse a date for a chat template where none is used.
+
+    Args:
+        options: Of a command; only ``chat_date`` counts.
+        are_chats: Whether a conversation is asked for or given.
+
+    Raises:
+        UsageError: There is a date, and no conversation.
+    """
+    day = options.get("chat_date")
+    if day is not None and not are_chats:
+        raise UsageError(
+            f"{option('chat_date', str(day))} is of use only to conversations, and there are none",
+            hint=f"leave out {option('chat_date')}",
+        )
+
+
 def check_generate(prompts: Sequence[str] | None, options: GenerateOptions) -> GenerateOptions:
     """Refuse what cannot be generated.
 
@@ -45,6 +63,7 @@ def check_generate(prompts: Sequence[str] | None, options: GenerateOptions) -> G
         ConjureError: A value is out of its bounds.
     """
     refuse_unknown(options, GenerateOptions)
+    refuse_needless_date(options, are_chats=bool(options.get("chat")))
     names = GenerationRequest.__dataclass_fields__
     values: dict[str, Any] = {name: value for name, value in options.items() if name in names}
     request = GenerationRequest(prompts=prompts if prompts is not None else ("",), **values)
@@ -120,8 +139,10 @@ def score_spec(
         labels: Names to find it by.
 
     Raises:
-        ConjureError: A resource or file is not there.
+        ConjureError: A resource or file is not there, or an option is of no use.
     """
+    if not files:
+        refuse_needless_date(options, are_chats=False)
     inputs = InputMounts(home)
     named = [inputs.model(name) for name in models]
     words = ["--model", *named] if len(named) == 1 else ["--compare", *named]

@@ -15,6 +15,7 @@ from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import read_records
 from conjure.lm.training.request import FinetuneRequest
 from conjure.recipes.changed_models import changed_models
+from conjure.recipes.generation_specs import refuse_needless_date
 from conjure.recipes.options import (
     SHARED_BY_TRIALS,
     FinetuneOptions,
@@ -123,6 +124,7 @@ def check_score(
     layout = ReadOptions(**_values(options, _LAYOUT))
     names = [data_path(name, home) for name in files]
     records = read_records(names, column=options.get("column"), split=options.get("split"), layout=layout)
+    refuse_needless_date(options, are_chats=bool(records.chat_formats))
     dated: ScoreOptions = {"chat_date": today()} if records.chat_formats else {}
     return {**dated, **options}
 

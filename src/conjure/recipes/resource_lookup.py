@@ -1,7 +1,8 @@
 """Resources where the language-model half takes a path or a model's name.
 
 Main entries: `model_lookup`, `data_path`, `with_data_paths`. Invariant: a name is a resource only if it is
-written as one (``runs/…``, ``uploads/…``) or is a link's name; everything else is left to whoever asked.
+written as one (``runs/…``, ``uploads/…``, ``last``) or is a link's name; everything else is left to whoever
+asked.
 """
 
 import sqlite3
@@ -16,19 +17,21 @@ from conjure.core.quoting import shell_words
 from conjure.errors import NotFoundError
 from conjure.lm.checkpoints.gguf.detection import is_gguf
 from conjure.recipes.options import NAMING_DATA
-from conjure.runs.schema.resource import RUNS, UPLOADS
+from conjure.runs.schema.resource import LAST, RUNS, UPLOADS
 
 CHECKPOINT_OUTPUT = "output"  # where a fine-tune's run keeps its checkpoint
 _CONFIG_FILE = "config.json"
 
 
 def is_resource(home: Home, name: str) -> bool:
-    """Whether `name` is written as a resource, or begins with a link's name."""
+    """Whether `name` is written as a resource, or begins with a link's name or with ``last``."""
     first = name.split("/", 1)[0]
     if first in (RUNS, UPLOADS):
         return True
     if not first or first in (".", "..", "~", "-") or not home.database.exists():
         return False
+    if LAST.fullmatch(first):
+        return True
     return not _has_no_links(home) and _recorded().is_link(home, first)
 
 

@@ -1,8 +1,8 @@
 """Language-model commands as runs: conjure itself is the command, its inputs are mounts.
 
-Main entries: `conjure_command_spec`, `with_set_precision`. Invariant: a recorded command reads nothing by a
-resource's name; every resource and every local file it was given is mounted, so that lineage shows the chain
-and a rerun finds the same bytes.
+Main entries: `conjure_command_spec`, `command_to_type`, `with_set_precision`. Invariant: a recorded command
+reads nothing by a resource's name; every resource and every local file it was given is mounted, so that
+lineage shows the chain and a rerun finds the same bytes.
 """
 
 import os
@@ -12,15 +12,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from conjure.core.config import load_config
+from conjure.core.files import expand_user
 from conjure.core.home import Home
-from conjure.errors import NotFoundError, UsageError, option
+from conjure.core.quoting import shell_words
+from conjure.errors import NotFoundError, UsageError
 from conjure.metric_logging import inside_a_run
 from conjure.recipes.options import NAMING_DATA, option_words
 from conjure.recipes.resource_lookup import checkpoint_resource, is_resource
 from conjure.runs.schema.spec import CodeChoice, ComputeRequest, Mount, RunSpec, current_folder
 
 MODEL_MOUNT = "model"
+UNRECORDED_INPUT = "text on standard input cannot be recorded"
 _AUTO = "auto"
+_TAKES_MOUNTS = ("finetune", "generate", "score")  # kinds of run whose inputs are mounts
+_NAMING_FLAGS = tuple(f"--{name}=" for name in NAMING_DATA)
 
 
 @dataclass
@@ -43,13 +48,10 @@ class InputMounts:
             NotFoundError: There is no such file or folder.
         """
         if name == "-":
-            raise UsageError(
-                "text on standard input cannot be recorded",
-                hint=f"save it to a file, or add {option('no_run')}",
-            )
+            raise UsageError(UNRECORDED_INPUT, hint="save it to a file")
         if is_resource(self.home, name):
             return self._mount(name, Path(name).name)
-        path = Path(name).expanduser().absolute()
+        path = expand_user(name).absolute()
         if not path.exists():
             raise NotFoundError(f"{name} does not exist")
         return self._mount(str(path), path.name) if path.is_file() else str(path)
@@ -58,7 +60,7 @@ class InputMounts:
         """A model, by the name it has in the run; other names and local paths stay as they are."""
         if is_resource(self.home, name):
             return self._mount(checkpoint_resource(self.home, name), MODEL_MOUNT)
-        path = Path(name).expanduser()
+        path = expand_user(name)
         return str(path.absolute()) if path.is_dir() or path.is_file() else name
 
     def option_words(
@@ -140,6 +142,32 @@ def conjure_command_spec(
         labels=tuple(labels),
         checkpoint=tuple(checkpoint),
     )
+
+
+def command_to_type(spec: RunSpec) -> str:
+    """The command of a run as a line to type, outside of the run.
+
+    One of conjure's own names its inputs as they were given, and has ``--save`` in place of its file.
+    """
+    if spec.kind not in _TAKES_MOUNTS:
+        return spec.command_text
+    words = list(spec.command)
+    ends_in_text = spec.kind == "generate" or "--text" in words
+    end = words.index("--") if ends_in_text and "--" in words else len(words)
+    inputs = {mount.target: mount.resource for mount in spec.mounts}
+    inputs |= {f"./{target}": resource for target, resource in inputs.items()}
+    given = [_as_given(word, inputs) for word in words[:end]]
+    if spec.kind != "finetune":
+        place = given.index("--output")
+        given[place : place + 2] = ["--save"]
+    return shell_words(*given, *words[end:])
+
+
+def _as_given(word: str, inputs: Mapping[str, str]) -> str:
+    """A word of a run's command, with what was given for the mount that it names."""
+    flag = next(filter(word.startswith, _NAMING_FLAGS), "")
+    name = word.removeprefix(flag)
+    return f"{flag}{inputs.get(name, name)}"
 
 
 def _own_version() -> str:

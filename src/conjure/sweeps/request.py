@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from conjure.core.text import did_you_mean
 from conjure.errors import UsageError, option
+from conjure.recipes.run_specs import command_to_type
 from conjure.runs.schema.argv import fill_in, placeholders
 from conjure.runs.schema.spec import RunSpec
 from conjure.sweeps.space import Choice, Domain, domain_from_dict
@@ -143,8 +144,8 @@ class SweepRequest:
         return replace(self.spec, params=dict(params), labels=tuple(labels))
 
     def command_of(self, params: Mapping[str, str]) -> str:
-        """The command of a trial as one line."""
-        return replace(self.spec, command=fill_in(self.spec.command, params)).command_text
+        """The command of a trial as one line to type."""
+        return command_to_type(replace(self.spec, command=fill_in(self.spec.command, params)))
 
     def to_dict(self, *, secrets: bool = False) -> dict[str, Any]:
         """As JSON can hold it; to be stored only without `secrets`."""

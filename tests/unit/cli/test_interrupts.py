@@ -55,6 +55,21 @@ def test_with_json_the_first_interrupt_stops_and_the_second_kills(store, monkeyp
     ]
 
 
+def test_a_run_that_has_nothing_to_save_does_not_say_so(store, monkeypatch, capsys):
+    number = add_run(store, kind="score").number
+    advance(store, number, RunStatus.RUNNING)
+
+    def events(_home, _number) -> Iterator[Event]:
+        signal.raise_signal(signal.SIGINT)
+        yield Waiting()
+        store.end_run(number, Ending(EndReason.KILL_REQUESTED))
+        yield Ended(store.get(number))
+
+    monkeypatch.setattr(run_view, "follow", events)
+    run_view.wait_silently(store.home, number, interrupt_stops=True)
+    assert capsys.readouterr().err.splitlines() == ["✨ Stopping; press ^C again to abort"]
+
+
 def test_an_ignored_interrupt_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     run_view._Interrupts()

@@ -5,9 +5,10 @@ import subprocess
 import pytest
 
 from conjure.cli import main
-from conjure.cli.commands import ps
+from conjure.cli.commands import generate, ps
 from conjure.cli.main import COMMANDS, _command_line, _run
 from conjure.core.home import Home
+from conjure.errors import UsageError, option
 
 
 @pytest.fixture
@@ -233,6 +234,50 @@ def test_a_crash_where_the_home_cannot_be_written(call, monkeypatch, tmp_path):
     assert len(list(tmp_path.glob("conjure-crash-*.txt"))) == 1
 
 
+@pytest.mark.parametrize("arguments", [["ps"], ["--home", "lab", "ps"], ["finetune", "jokes.csv"]])
+def test_a_home_of_a_user_that_does_not_exist_is_no_crash(call, monkeypatch, arguments):
+    monkeypatch.setenv("CONJURE_HOME", "~nobody-here/home")
+    assert call(*arguments) == (
+        1,
+        "",
+        "error: CONJURE_HOME is ~nobody-here/home, and there is no user 'nobody-here'\n"
+        "  hint: set CONJURE_HOME to a folder\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["finetune", "~nobody-here/jokes.csv"],
+        ["score", "jokes.csv", "--adapter", "~nobody-here/a", "--save"],
+        ["run", "-m", "~nobody-here/file", "true"],
+        ["run", "--git-url", "~nobody-here/repository", "true"],
+    ],
+)
+def test_a_path_of_a_user_that_does_not_exist_is_no_crash(call, monkeypatch, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jokes.csv").write_text("Joke\nThe clock ran late, again.\n")
+    status, _, err = call(*arguments)
+    assert status in (1, 2, 125)
+    assert "internal error" not in err
+    assert "~nobody-here" in err
+
+
+@pytest.mark.parametrize(
+    ("variable", "advice"),
+    [("", "  try: conjure generate --temperature 0"), ("3", "  hint: use --temperature 0")],
+    ids=["typed", "in a run"],
+)
+def test_in_a_run_no_command_is_made_of_what_was_not_typed(call, monkeypatch, variable, advice):
+    def fail(*_arguments, **_options):
+        raise UsageError("too warm", fix=option("temperature", 0))
+
+    monkeypatch.setattr(generate.command, "callback", fail)
+    if variable:
+        monkeypatch.setenv("CONJURE_RUN", variable)
+    assert call("generate", "--temperature", "1") == (2, "", f"error: too warm\n{advice}\n")
+
+
 def test_too_little_memory_is_no_crash(call, monkeypatch, conjure_home):
     def fail(**_options):
         raise MemoryError
@@ -259,3 +304,36 @@ def test_a_server_of_nothing_shows_no_traceback(call):
     assert "'=sprite' is neither a model nor NAME=MODEL" in err
     assert "Traceback" not in err
     assert call("serve", "--model", "jokes=")[2].endswith("\n  hint: as in --model jokes=sprite\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rerun", "3", "--save-command", "f.toml", "-e", "A=1", "-b"], "-e and -b cannot be combined with"),
+        (["rerun", "3", "--save-command", "f.toml", "--json"], "--json cannot be combined with"),
+        (["generate", "--save", "--stream", "x"], "--stream and --save cannot be combined"),
+        (["generate", "--chat-date", "2024-01-01", "x"], "--chat-date 2024-01-01 is of use only to"),
+        (["score", "x", "--chat-date", "2024-01-01"], "--chat-date 2024-01-01 is of use only to"),
+        (["score", "x", "--chat-date", "2024-01-01", "--save"], "--chat-date 2024-01-01 is of use only to"),
+    ],
+)
+def test_an_option_without_effect_is_refused(call, arguments, words):
+    status, out, err = call(*arguments)
+    assert out == ""
+    assert words in err
+    assert status == (125 if arguments[0] == "rerun" else 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "otherwise"),
+    [
+        (["finetune", "-"], ", or add --no-run"),
+        (["score", "-", "--save"], ", or leave out --save"),
+        (["sweep", "grid", "--param", "lora=1,2", "--", "conjure", "finetune", "-"], ""),
+    ],
+)
+def test_what_to_do_with_standard_input_is_what_the_command_can(call, arguments, otherwise):
+    err = call(*arguments)[2]
+    assert err.endswith(
+        f"error: text on standard input cannot be recorded\n  hint: save it to a file{otherwise}\n"
+    )

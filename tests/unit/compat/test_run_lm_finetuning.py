@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import pytest
 import torch
@@ -92,7 +93,10 @@ class TestBlocks:
         tokens = len(tiny_tokenizer().encode("My dog"))
         assert status == 1
         assert f"train.txt has {tokens} tokens, which do not fill one block of {BLOCK}" in err
-        assert f"try: --block_size {tokens}" in err
+        (line,) = [line for line in err.splitlines() if line.startswith("  try: ")]
+        assert line.startswith("  try: python -m conjure.compat.run_lm_finetuning --model_type=gpt2 ")
+        assert line.endswith(f" --do_train --block_size {tokens}")
+        assert main(shlex.split(line)[4:]) == 0
 
     @pytest.mark.parametrize(
         ("content", "words"), [(b"caf\xe9", "is not UTF-8 text: byte 3 cannot be read"), (b"", "0 tokens")]

@@ -12,7 +12,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(capsys):
     def script(_arguments):
         raise PermissionError(13, "Permission denied", "/there/model")
 
-    assert run(script, []) == 1
+    assert run("conjure.compat.run_generation", script, []) == 1
     assert capsys.readouterr().err == "error: /there/model: Permission denied\n"
 
 
@@ -23,7 +23,7 @@ def test_too_little_memory_is_one_sentence(capsys, error):
     def script(_arguments):
         raise error
 
-    assert run(script, []) == 1
+    assert run("conjure.compat.run_generation", script, []) == 1
     assert capsys.readouterr().err.startswith("error: not enough memory: ")
 
 
@@ -32,7 +32,7 @@ def test_another_fault_of_torch_is_not_hidden():
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        run(script, [])
+        run("conjure.compat.run_generation", script, [])
 
 
 def test_letters_that_the_locale_does_not_have_are_escaped(monkeypatch):
@@ -43,5 +43,5 @@ def test_letters_that_the_locale_does_not_have_are_escaped(monkeypatch):
         print("é 漢")
         return 0
 
-    assert run(script, []) == 0
+    assert run("conjure.compat.run_generation", script, []) == 0
     assert written.getvalue() == b"\xe9 \\u6f22\n"

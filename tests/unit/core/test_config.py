@@ -269,8 +269,9 @@ def test_a_project_cannot_set_the_heartbeat(home, project):
 def test_a_project_cannot_define_executors(home, project):
     (project / "conjure.toml").write_text(RAY)
     assert read_executors(home) == {}
-    with pytest.raises(UsageError, match="defines executors, which a project cannot do"):
+    with pytest.raises(UsageError, match="defines executors, which a project cannot do") as caught:
         load_config(home, project)
+    assert caught.value.hint == f"define them in {home.config_file}"
 
 
 @pytest.mark.parametrize(

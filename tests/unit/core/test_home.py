@@ -46,3 +46,11 @@ def test_what_was_fetched_of_a_run_counts_before_what_an_attempt_left_here(tmp_p
     assert (home.is_elsewhere(1), home.run_folder(1)) == (False, home.runs / "1")
     (home.fetched / "1").mkdir(parents=True)
     assert (home.is_elsewhere(1), home.run_folder(1)) == (True, home.fetched / "1")
+
+
+def test_a_home_of_a_user_that_does_not_exist_is_refused(monkeypatch):
+    monkeypatch.setenv("CONJURE_HOME", "~nobody-here/home")
+    with pytest.raises(
+        StoreError, match="CONJURE_HOME is ~nobody-here/home, and there is no user 'nobody-here'"
+    ):
+        Home.from_environment()

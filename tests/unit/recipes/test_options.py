@@ -93,6 +93,9 @@ def test_a_recorded_score_of_conversations_keeps_its_date(home, folder):
     assert words("chats.jsonl") == [f"--chat-date={today()}"]
     assert words("chats.jsonl", "--chat-date", "2026-03-01") == ["--chat-date=2026-03-01"]
     assert words("jokes.txt") == words("a text") == []
+    for plain in ("jokes.txt", "a text"):
+        with pytest.raises(UsageError, match="chat_date='2026-03-01' is of use only to conversations"):
+            words(plain, "--chat-date", "2026-03-01")
     assert check_score(home, ["chats.jsonl"], ["sprite"], {"stride": 8}) == {
         "stride": 8,
         "chat_date": today(),

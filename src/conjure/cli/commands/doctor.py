@@ -22,7 +22,7 @@ _NAME_WIDTH = 15
 @click.command
 @click.option("--reindex", is_flag=True, help="Rebuild the database from the run folders first.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print a JSON array of findings: name, state, text, fix."
+    "--json", "as_json", is_flag=True, help="Print a JSON array of findings: name, state, text, fix, hint."
 )
 def command(*, reindex: bool, as_json: bool) -> int:
     """Check conjure's home folder, database and tools. The exit status is 1 if a check fails."""
@@ -70,6 +70,8 @@ def _show(finding: Finding) -> None:
     mark = _MARKS[finding.state] if on_terminal() else finding.state.ljust(7)
     shown = click.style(mark, fg=_COLOURS[finding.state])
     click.echo(f"{shown} {finding.name:<{_NAME_WIDTH}}  {visible(finding.text)}")
+    indent = " " * (len(mark) + _NAME_WIDTH + 3)
+    if finding.hint is not None:
+        click.echo(f"{indent}{click.style('hint:', bold=True)} {visible(finding.hint)}")
     if finding.fix is not None:
-        indent = " " * (len(mark) + _NAME_WIDTH + 3)
         click.echo(f"{indent}{click.style('try:', bold=True)} {with_home(finding.fix)}")

@@ -10,7 +10,13 @@ import click
 
 from conjure.cli.data_format_options import data_format_options, special_tokens_option
 from conjure.cli.explicit_options import given_options, is_typed
-from conjure.cli.recorded_run_options import RECORDING, record, recording_options, refuse_unrecorded
+from conjure.cli.recorded_run_options import (
+    RECORDING,
+    record,
+    recording_options,
+    refuse_standard_input,
+    refuse_unrecorded,
+)
 from conjure.cli.sampling_options import adapter_option, chat_date_option
 from conjure.cli.saved_commands.options import SavableCommand, save_command, saved_command_options
 from conjure.core.home import Home
@@ -200,7 +206,7 @@ class Automatic(click.ParamType):
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_context
 def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any) -> int:
-    """Fine-tune a model on text: files, folders, or - for standard input.
+    """Fine-tune a model on text: files, folders, or - for standard input (with --no-run).
 
     A record (one joke, one document) is a row of a table (.csv .tsv .json .jsonl .parquet), a text file, or
     with --split each of its lines or paragraphs; or a conversation, of which only the answers are trained on.
@@ -234,6 +240,7 @@ def command(context: click.Context, /, *, data: tuple[str, ...], **settings: Any
         implementation.refuse_unequal_shares(spec)
     else:
         # Every fault is told here and now, before a run gets a number.
+        refuse_standard_input(data, "add --no-run")
         spec = implementation.checked_spec(context)
     return record(spec, recording, as_json=as_json)
 

@@ -33,7 +33,7 @@ from conjure.cli.saved_commands.options import save_command as save_to_file
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.text import today
-from conjure.errors import DataError, UsageError
+from conjure.errors import DataError, UsageError, option
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.text.encodings import guess_bytes, read_text
 from conjure.metric_logging import inside_a_run
@@ -42,6 +42,7 @@ from conjure.recipes.generation_specs import (
     check_generate,
     generate_spec,
     refuse_empty_question,
+    refuse_needless_date,
 )
 from conjure.recipes.options import GenerateOptions
 from conjure.runs.schema.spec import RunSpec
@@ -130,8 +131,16 @@ def command(
     prompts = _prompts(_only(prompt, prompt_option), prompt_file)
     if chat:
         refuse_empty_question(prompts)
+    if not inside_a_run():  # an older conjure may have recorded one
+        refuse_needless_date({"chat_date": chat_date}, are_chats=chat)
     if save:
         refuse_output(output, SAMPLES_FILE)
+        if stream and not inside_a_run():
+            raise UsageError(
+                f"{option('stream')} and {option('save')} cannot be combined: the log of a run has its text"
+                " when it is complete",
+                hint="leave one of them out",
+            )
     day = chat_date if chat_date is not None else today()
     request = _request(prompts, settings)
     if save_command is not None:

@@ -1,5 +1,6 @@
 """`conjure rerun`: a run's exact record, once more."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from conjure.cli.saved_commands.options_of_run import values_of_run
 from conjure.cli.submit_and_follow import follow_submission
 from conjure.core.home import Home
 from conjure.core.home_selection import with_home
+from conjure.errors import UsageError, option
 from conjure.recipes.lazy_model_checks import changed_model_notes
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.submission import rerun
@@ -35,6 +37,7 @@ def command(
 ) -> int:
     """Repeat run NUMBER with the same code, environment, mounts and command."""
     if save_command is not None:
+        _refuse_beside_save_command({"env": env, "background": background, "json": as_json})
         return _save(number, save_command)
     home, variables = Home.from_environment(), dict(map(parse_variable, env))
     for sentence in changed_model_notes(home, number):
@@ -45,6 +48,16 @@ def command(
         background=background,
         as_json=as_json,
     )
+
+
+def _refuse_beside_save_command(given: Mapping[str, object]) -> None:
+    """Refuse options of the run that is not started, by their names and values."""
+    names = [option(name) for name, value in given.items() if value]
+    if names:
+        raise UsageError(
+            f"{' and '.join(names)} cannot be combined with {option('save_command')}, which starts no run",
+            hint=f"leave out {option('save_command')}, or {' and '.join(names)}",
+        )
 
 
 def _save(number: int, path: Path) -> int:

@@ -28,7 +28,7 @@ def command(resources: tuple[str, ...], *, force: bool, yes: bool) -> None:
     home = Home.from_environment()
     with open_store(home) as store:
         owners = list(dict.fromkeys(removable(store, resource).owner for resource in resources))
-    if not (force or yes) and sys.stdin.isatty():
+    if not yes and sys.stdin.isatty():
         names = ", ".join(map(printable, owners))
         click.confirm(f"Permanently delete the files of {names}?", abort=True, err=True)
     with open_store(home) as store:

@@ -14,12 +14,18 @@ import click
 
 from conjure.cli.data_format_options import data_format_options, layout_of
 from conjure.cli.explicit_options import given_options, is_typed
-from conjure.cli.recorded_run_options import record, recording_options, refuse_output, refuse_unrecorded
+from conjure.cli.recorded_run_options import (
+    record,
+    recording_options,
+    refuse_output,
+    refuse_standard_input,
+    refuse_unrecorded,
+)
 from conjure.cli.render import note
 from conjure.cli.sampling_options import adapter_option, chat_date_option, model_option
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
-from conjure.lm.text.sources import KINDS, STANDARD_INPUT
+from conjure.lm.text.sources import STANDARD_INPUT, kind_of
 from conjure.metric_logging import inside_a_run
 from conjure.recipes.generation_specs import FIGURES_FILE, score_spec
 from conjure.recipes.lazy_model_checks import load_request_checks
@@ -98,6 +104,7 @@ def command(
     if save:
         refuse_output(output, FIGURES_FILE)
     if save and not inside_a_run():
+        refuse_standard_input(inputs, "leave out --save")
         return record(run_spec(click_context), recording, as_json=as_json)
     refuse_unrecorded(recording, "add --save")
     files = _are_files(inputs, as_text=as_text)
@@ -170,7 +177,7 @@ def _are_files(inputs: Sequence[str], *, as_text: bool) -> bool:
             raise UsageError(
                 f"only one text can be scored; {len(inputs)} were given", hint='put it in "quotes"'
             )
-        if not as_text and missing[0].rpartition(".")[2] in KINDS and " " not in missing[0]:
+        if not as_text and " " not in missing[0] and kind_of(Path(missing[0])) is not None:
             raise NotFoundError(
                 f"there is no file {missing[0]}", hint="add --text if that is the text to score"
             )

@@ -4,6 +4,8 @@ Main entry: `generate`. Invariant: stdout holds what was written and nothing els
 """
 
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -13,6 +15,7 @@ import click
 
 from conjure.cli.language_model.token_view import show_tokens
 from conjure.cli.render import StatusLine, note, on_terminal, remark, save_json, visible, write_json
+from conjure.core.stop_signals import stopping_in_order
 from conjure.core.units import format_duration
 from conjure.errors import UsageError
 from conjure.lm.generation.engine_loading import LoadedEngine, load_engine
@@ -20,6 +23,7 @@ from conjure.lm.generation.generate import Generation, Sample, Token, encode_pro
 from conjure.lm.generation.request import EncodedPrompt, GenerationRequest, Prompt, prompt_text
 from conjure.lm.text.chat.encoding import ChatEncoder
 from conjure.lm.text.chat.formats import Message
+from conjure.metric_logging import inside_a_run
 from conjure.recipes.resource_lookup import data_path, model_lookup
 
 SEPARATOR = "=" * 20  # a line of its own between samples, where stdout is no terminal
@@ -73,15 +77,23 @@ def generate(
     model_facts = {"model": loaded.origin, "model_sha256": loaded.source.sha256} if output is not None else {}
     streamed = plain and single and (streaming if streaming is not None else on_terminal())
     writing = _Writing(loaded, request, streamed=streamed)
-    writing.run()
-    if output is not None:
-        save_json(output, [_as_json(sample, logprobs=True) | model_facts for sample in writing.samples])
+    with _stop_signals() as signals:
+        writing.run(signals)
+        if output is not None:
+            save_json(output, [_as_json(sample, logprobs=True) | model_facts for sample in writing.samples])
     if as_json:
         write_json([_as_json(sample, logprobs=logprobs) for sample in writing.samples])
     elif not streamed:
         _print(writing, logprobs=logprobs)
     note(writing.summary())
+    if signals:
+        return 128 + signals[0]
     return INTERRUPTED if writing.interrupted else 0
+
+
+def _stop_signals() -> AbstractContextManager[Sequence[int]]:
+    """The signals that ask to stop: a run is sent one where a terminal interrupts."""
+    return stopping_in_order(quiet=True) if inside_a_run() else nullcontext(())
 
 
 def _as_questions(request: GenerationRequest, encoder: ChatEncoder) -> GenerationRequest:
@@ -129,7 +141,8 @@ class _Writing:
         self._generation = Generation(loaded.engine, loaded.tokenizer, request)
         self._tokens, self._seconds, self._finished = 0, 0.0, 0
 
-    def run(self) -> None:
+    def run(self, signals: Sequence[int]) -> None:
+        """Write until all is done, an interrupt comes, or a signal is among `signals`."""
         start = time.monotonic()
         if self._streamed:
             _show_prompt(self.request.prompts[0])
@@ -140,6 +153,9 @@ class _Writing:
                     self._seconds = time.monotonic() - start
                     if not self._streamed:
                         status.show(self._progress())
+                    if signals:
+                        self.interrupted = True
+                        break
             except KeyboardInterrupt:
                 self.interrupted = True
         if self._streamed:

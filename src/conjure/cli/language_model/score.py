@@ -28,6 +28,8 @@ from conjure.lm.generation.scorer_loading import LoadedScorer, Precision, load_s
 from conjure.lm.text.chat.encoding import EncodedChat, conversation_encoder, encode_record
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
+from conjure.metric_logging import inside_a_run
+from conjure.recipes.generation_specs import refuse_needless_date
 from conjure.recipes.resource_lookup import data_path, model_lookup
 
 
@@ -68,6 +70,8 @@ def score(
     """
     names = [data_path(name) for name in inputs] if files else inputs
     texts = _records(names, column, split, layout) if files else inputs
+    if not inside_a_run():  # an older conjure may have recorded one
+        refuse_needless_date({"chat_date": chat_date}, are_chats=_are_chats(texts))
     results, as_objects = [], as_json or output is not None
     day = chat_date if chat_date is not None else today()
     for name in models:

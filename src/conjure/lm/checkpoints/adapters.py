@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conjure.core.files import locked, replace_folder, sha256_bytes, sha256_file
+from conjure.core.files import expand_user, locked, replace_folder, sha256_bytes, sha256_file
 from conjure.core.home import Home
 from conjure.errors import CheckpointError, NotFoundError
 from conjure.lm.checkpoints.base_model import different_weights, how_to_restore
@@ -182,7 +182,7 @@ def apply_adapter(source: ModelSource, adapter: str | Path | None) -> ModelSourc
     """
     if adapter is None:
         return source
-    folder = Path(adapter).expanduser()
+    folder = expand_user(adapter)
     if not (folder / CONFIG_FILE).is_file():
         raise NotFoundError(f"{adapter} is not an adapter folder: it has no {CONFIG_FILE}")
     root = Home.from_environment().create().models

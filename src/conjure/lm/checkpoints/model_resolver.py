@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from conjure.core.files import expand_user
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
-from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError, option
+from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError
 from conjure.lm.checkpoints.checkpoint_folder import (
     CONFIG_FILE,
     INDEX_FILE,
@@ -193,15 +194,15 @@ def _packaged(name: str) -> ModelSource:
 
 def _local(name: str) -> ModelSource | None:
     """A folder or GGUF file of this machine; None for what can only be a hub name."""
-    # os.path's answers where pathlib's raise: for names too long, and home folders of nobody.
-    path = Path(os.path.expanduser(name))  # noqa: PTH111
+    path = expand_user(name)
+    # os.path's answers where pathlib's raise: for names too long.
     if os.path.isfile(path):  # noqa: PTH113
         if is_gguf(path):
             return ModelSource(name, checkpoint_folder(path), "gguf")
         folder = f"{path.parent}/"
         raise UsageError(
             f"model {name} is a file, and not a GGUF file; a model is that or a folder",
-            hint=option("model", folder) if _holds_model(path.parent) else None,
+            hint=f"its folder is a model: {folder}" if _holds_model(path.parent) else None,
         )
     hub_part = name.partition("@")[0]
     explicit = name.startswith((".", "/", "~")) or name.endswith("/") or hub_part.count("/") > 1
@@ -298,8 +299,7 @@ def _download(repository: str, revision: str | None) -> Path:
     except errors.GatedRepoError as error:
         raise NotFoundError(
             f"model {repository!r} is gated: its terms must be accepted before it can be downloaded",
-            hint="accept them on the model's page, then `hf auth login`, or use"
-            f" {option('model', EMBEDDED_MODEL)}",
+            hint=f"accept them on the model's page, then `hf auth login`, or name {EMBEDDED_MODEL}",
         ) from error
     except errors.RevisionNotFoundError as error:
         raise NotFoundError(f"model {repository!r} has no revision {revision!r} on Hugging Face") from error
@@ -336,11 +336,11 @@ def _unknown(repository: str) -> NotFoundError:
 
 
 def _missing(name: str, reason: str) -> NotFoundError:
-    ways = "connect to the network, name a local folder as ./FOLDER, or take the embedded model with"
+    ways = f"connect to the network, name a local folder as ./FOLDER, or the embedded model, {EMBEDDED_MODEL}"
     guess = _suggestion(name)
     return NotFoundError(
         f"model {name!r} is not on this machine and Hugging Face cannot be reached ({reason})",
-        hint=f"{f'{guess} Or ' if guess else ''}{ways} {option('model', EMBEDDED_MODEL)}",
+        hint=f"{f'{guess} Or ' if guess else ''}{ways}",
     )
 
 

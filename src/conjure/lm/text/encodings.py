@@ -41,10 +41,11 @@ _MARKS = (
 # Not encodings of text files, though Python lists them with those.
 _NO_ENCODINGS = {"idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape"}
 
-# What 8-bit and East Asian text files are written in; the commonest first, for it wins a tie.
+# What 8-bit and East Asian text files are written in; the commonest first, for it wins a tie. Each
+# by a name that Python and iconv both know.
 _CANDIDATES = [
-    "cp1252", "cp1251", "cp1250", "gb18030", "cp932", "big5", "cp949", "euc_jp", "koi8_r", "cp1253", "cp1254",
-    "cp1255", "cp1256", "cp1257", "cp1258", "cp874", "iso8859_2", "iso8859_5", "cp866", "mac_roman",
+    "cp1252", "cp1251", "cp1250", "gb18030", "cp932", "big5", "cp949", "euc-jp", "koi8-r", "cp1253", "cp1254",
+    "cp1255", "cp1256", "cp1257", "cp1258", "cp874", "iso8859-2", "iso8859-5", "cp866", "macintosh",
 ]  # fmt: skip
 
 
@@ -82,6 +83,12 @@ def open_bytes(path: Path) -> BinaryIO:
     magic = file.read(len(_GZIP_MAGIC))
     file.seek(0)
     return cast(BinaryIO, _OwningGzip(file)) if magic == _GZIP_MAGIC else file
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether a file is one of gzip, whatever its name."""
+    with open_regular(path) as file:
+        return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
 
 
 def text_encoding(path: Path, given: str | None = None) -> str:
@@ -189,8 +196,8 @@ def _wide_encoding(data: bytes) -> str | None:
         return None
     first, second = head[::2].count(0), head[1::2].count(0)
     if second > 0.4 * pairs > 10 * first:
-        return "utf-16-le"
-    return "utf-16-be" if first > 0.4 * pairs > 10 * second else None
+        return "utf-16le"
+    return "utf-16be" if first > 0.4 * pairs > 10 * second else None
 
 
 def _sample(lines: Sequence[str]) -> str:

@@ -180,7 +180,7 @@ class RecordSet:
 
     def _conversations(self, index: int, source: Source, format_: ChatFormat) -> Iterator[Piece]:
         unit = _UNITS.get(source.kind, "line")
-        for number, record, fault in open_table(source.path, source.kind, self.layout).records():
+        for number, record, fault in open_table(source.path, source.kind, self.layout, source.name).records():
             found = fault if fault is not None else _readable(read_conversation(record, format_))
             if isinstance(found, Fault):
                 self._count(found, index, number)
@@ -264,7 +264,7 @@ def _refuse_mixture(sources: Sequence[Source]) -> None:
 
 def _rows_of(source: Source, split: str | None, layout: ReadOptions) -> Iterator[Row]:
     if source.column is not None:
-        return open_table(source.path, source.kind, layout).rows(source.column)
+        return open_table(source.path, source.kind, layout, source.name).rows(source.column)
     lines = read_lines(source.path, layout.encoding)
     return _lines(lines) if split == "lines" else _paragraphs(lines)
 

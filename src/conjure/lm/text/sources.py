@@ -23,10 +23,9 @@ from conjure.errors import ConjureError, DataError, NotFoundError, UsageError, o
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.chat.formats import ChatFormat, find_format
 from conjure.lm.text.read_options import ENDINGS, KINDS, TABLE_KINDS, ReadOptions
-from conjure.lm.text.table_reader import list_names, open_table
+from conjure.lm.text.table_reader import STANDARD_INPUT_NAME, list_names, open_table
 
 STANDARD_INPUT = "-"
-_STANDARD_INPUT_NAME = "standard input"
 _COMPRESSED = ".gz"
 _FAULTS_SHOWN = 5
 _KIND_OF_ENDING = {ending: kind for kind, endings in ENDINGS.items() for ending in endings}
@@ -98,7 +97,7 @@ def find_sources(
         raise value_fault(
             "column",
             f"{column!r} needs a table ({_endings(TABLE_KINDS)}); {files[0].name} is text",
-            fix=option("format", "csv") if files[0].name == _STANDARD_INPUT_NAME else None,
+            fix=option("format", "csv") if files[0].name == STANDARD_INPUT_NAME else None,
         )
     return _collect(lambda file: [_with_column(file, column, layout)] if file.is_table else [file], files)
 
@@ -155,12 +154,12 @@ def _collect(step: Callable[[_Item], list[Source]], items: Iterable[_Item]) -> l
 def _files_of(name: str, format: str | None) -> list[Source]:
     path = Path(name)
     if name == STANDARD_INPUT:
-        return [_checked(Source(_STANDARD_INPUT_NAME, _copy_of_standard_input(), format or "txt"))]
+        return [_checked(Source(STANDARD_INPUT_NAME, _copy_of_standard_input(), format or "txt"))]
     if path.is_dir():
         return _files_in(path, format)
     if not path.exists():
         raise NotFoundError(f"{name} does not exist{_nearest(path)}")
-    kind = format or _kind(path)
+    kind = format or kind_of(path)
     if kind not in KINDS:
         raise _unknown_kind(name, path)
     return [_checked(Source(name, path, kind))]
@@ -190,11 +189,11 @@ def _files_in(folder: Path, format: str | None) -> list[Source]:
     """The readable kinds of file below a folder, in order of their paths; hidden ones are left alone."""
     wanted = KINDS if format is None else (format,)
     with translate_read_errors(str(folder)):
-        paths = sorted(path for path in folder.rglob("*") if _kind(path) in wanted and path.is_file())
+        paths = sorted(path for path in folder.rglob("*") if kind_of(path) in wanted and path.is_file())
     shown = [path for path in paths if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
     if not shown:
         raise DataError(f"the folder {folder} contains no file that ends in {_endings(wanted)}")
-    return [Source(str(path), path, kind) for path in shown if (kind := _kind(path)) is not None]
+    return [Source(str(path), path, kind) for path in shown if (kind := kind_of(path)) is not None]
 
 
 def _nearest(path: Path) -> str:
@@ -214,7 +213,7 @@ def _checked(source: Source) -> Source:
 def _with_column(source: Source, column: str | None, layout: ReadOptions) -> Source:
     """The source with the column to read: the one given, or the only one that holds text."""
     with translate_read_errors(source.name):
-        table = open_table(source.path, source.kind, layout)
+        table = open_table(source.path, source.kind, layout, source.name)
         samples, remarks = table.samples(), table.remarks
     source = replace(source, remarks=remarks)
     if not samples and column is None:
@@ -271,7 +270,7 @@ def _has_letters(value: str) -> bool:
     return letters and "://" not in value
 
 
-def _kind(path: Path) -> str | None:
+def kind_of(path: Path) -> str | None:
     """The kind of file a name says; None for one that is not read."""
     name = path.name.lower()
     inner = name.removesuffix(_COMPRESSED)

@@ -19,9 +19,10 @@ from typing import IO, Any, NamedTuple, Protocol
 from conjure.core.quoting import shell_words
 from conjure.errors import DataError
 from conjure.lm.text.delimiter_detection import DELIMITERS, choose_delimiter
-from conjure.lm.text.encodings import open_text, read_lines
+from conjure.lm.text.encodings import is_gzip, open_text, read_lines
 from conjure.lm.text.read_options import ReadOptions
 
+STANDARD_INPUT_NAME = "standard input"  # of what has no file that a person could name
 _SAMPLE_ROWS = 1000
 _HEAD_CHARACTERS = 1 << 20  # of the rows by which a delimiter is chosen
 _LISTED, _LISTED_CHARACTERS = 8, 40  # columns named in a message
@@ -117,24 +118,26 @@ class Table(Protocol):
         ...
 
 
-def open_table(path: Path, kind: str, layout: ReadOptions | None = None) -> Table:
+def open_table(path: Path, kind: str, layout: ReadOptions | None = None, name: str | None = None) -> Table:
     """The table in a file.
 
     Args:
         path: The file.
         kind: One of `TABLE_KINDS`.
         layout: What was said about how it is written.
+        name: What to call it in a message; its path if None.
     """
     layout = layout if layout is not None else ReadOptions()
+    name = name if name is not None else str(path)
     match kind:
         case "jsonl":
-            return JsonLinesTable(path, layout)
+            return JsonLinesTable(path, layout, name)
         case "json":
-            return JsonTable(path, layout)
+            return JsonTable(path, layout, name)
         case "parquet":
-            return ParquetTable(path)
+            return ParquetTable(path, name)
         case _:
-            return SeparatedTable(path, layout, tabs=kind == "tsv")
+            return SeparatedTable(path, layout, name, tabs=kind == "tsv")
 
 
 class SeparatedTable:
@@ -144,8 +147,8 @@ class SeparatedTable:
         DataError: The first row cannot be read, or gives two columns one name.
     """
 
-    def __init__(self, path: Path, layout: ReadOptions, *, tabs: bool) -> None:
-        self._path, self._layout = path, layout
+    def __init__(self, path: Path, layout: ReadOptions, name: str, *, tabs: bool) -> None:
+        self._path, self._layout, self._name = path, layout, name
         head = self._head()
         said = _SEPARATOR_LINE.fullmatch(head[0]) if head else None
         self._skipped_lines = 1 if said is not None else 0
@@ -241,10 +244,10 @@ class SeparatedTable:
         """The columns' names, taken off the front of `rows`."""
         number, names, fault = next((row for row in rows if row[1] or row[2]), (1, [], None))
         if fault is not None:
-            raise DataError(f"{self._path}, line {number}: {fault} where the columns are named")
+            raise DataError(f"{self._name}, line {number}: {fault} where the columns are named")
         if not self._layout.header:
             return [str(place) for place in range(1, len(names) + 1)]
-        refuse_equal_names(self._path, names)
+        refuse_equal_names(self._name, names)
         return names
 
     def _fields(self, lines: Iterable[str]) -> Iterator[_Fields]:
@@ -280,7 +283,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def refuse_equal_names(path: Path, names: Sequence[str]) -> None:
+def refuse_equal_names(table: str, names: Sequence[str]) -> None:
     """Refuse a table in which a column's name would not tell which is meant.
 
     Raises:
@@ -289,7 +292,7 @@ def refuse_equal_names(path: Path, names: Sequence[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name.strip() and name in seen:
-            raise DataError(f"{path} has two columns named {list_names([name])}; rename one of them")
+            raise DataError(f"{table} has two columns named {list_names([name])}; rename one of them")
         seen.add(name)
 
 
@@ -443,8 +446,8 @@ class JsonLinesTable:
 
     remarks: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, layout: ReadOptions) -> None:
-        self._path, self._encoding = path, layout.encoding
+    def __init__(self, path: Path, layout: ReadOptions, name: str) -> None:
+        self._path, self._encoding, self._name = path, layout.encoding, name
 
     def samples(self) -> dict[str, ColumnSample]:
         """Every name in the first objects with what they say of it."""
@@ -538,23 +541,29 @@ class JsonTable(JsonLinesTable):
                 raise self._broken(count + 1)
 
     def _broken(self, number: int) -> DataError:
-        return DataError(f"{self._path} is damaged or truncated: record {number:,} is broken JSON")
+        return DataError(f"{self._name} is damaged or truncated: record {number:,} is broken JSON")
 
     def _too_long(self, number: int, error: "_TooLongError", *, in_array: bool) -> DataError:
         if not in_array and number == 1 and error.records is not None:
             return self._one_object(error.records)
         return DataError(
-            f"{self._path}: record {number:,} is longer than 32 million characters",
+            f"{self._name}: record {number:,} is longer than 32 million characters",
             hint="an array of shorter records is needed",
         )
 
     def _one_object(self, name: str) -> DataError:
         return DataError(
-            f"{self._path} contains one object, with its records under {list_names([name])}; an array"
+            f"{self._name} contains one object, with its records under {list_names([name])}; an array"
             " of records is needed",
-            fix=f"jq {shell_words(f'.[{json.dumps(name)}]')} {shell_words(str(self._path))}"
-            f" > {shell_words(f'records-{self._path.name}')}",
+            fix=None if self._name == STANDARD_INPUT_NAME else self._jq(f".[{json.dumps(name)}]"),
         )
+
+    def _jq(self, program: str) -> str:
+        """The command that writes what a program of jq finds in the file into another one."""
+        file, output = shell_words(self._name), shell_words(f"records-{self._path.name.removesuffix('.gz')}")
+        if is_gzip(self._path):
+            return f"gzip -dc {file} | jq {shell_words(program)} > {output}"
+        return f"jq {shell_words(program)} {file} > {output}"
 
 
 def _holds_records(value: object) -> bool:
@@ -682,11 +691,11 @@ class ParquetTable:
 
     remarks: tuple[str, ...] = ()
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
         with self._open() as file:
             self._schema = file.schema_arrow
-        refuse_equal_names(path, self._schema.names)
+        refuse_equal_names(name, self._schema.names)
 
     def samples(self) -> dict[str, ColumnSample]:
         """Every column's name with what the first rows say of it."""
@@ -738,7 +747,7 @@ class ParquetTable:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> DataError:
-        return DataError(f"{self._path} is not a Parquet file, or is damaged: {str(error).splitlines()[0]}")
+        return DataError(f"{self._name} is not a Parquet file, or is damaged: {str(error).splitlines()[0]}")
 
 
 def _is_text(kind: Any) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from uuid import uuid4
 
-from conjure.core.files import sha256_file
+from conjure.core.files import expand_user, sha256_file
 from conjure.core.home import Home
 from conjure.core.keyed_digest import keyed_digest
 from conjure.core.quoting import shell_words
@@ -60,7 +60,7 @@ def _is_active(store: Database, number: int) -> bool:
 
 def _pin(home: Home, store: Database, mount: Mount) -> str:
     if mount.is_local_file:
-        return keep_file(home, Path(mount.resource).expanduser().absolute())
+        return keep_file(home, expand_user(mount.resource).absolute())
     if Resource.of_source(mount.resource).kind == KEPT_FILES:
         locate(home, mount.resource)
         return mount.resource

@@ -16,9 +16,8 @@ from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
 from conjure.errors import ConflictError, NotFoundError, UsageError
 from conjure.runs.artifacts.team_transfer import bring_files, bring_upload_list
-from conjure.runs.database.base import LAST
 from conjure.runs.database.record_files import read_record
-from conjure.runs.schema.resource import RUNS, UPLOADS, Resource
+from conjure.runs.schema.resource import LAST, RUNS, UPLOADS, Resource
 from conjure.runs.schema.run_folder import OUTPUTS, WORK, RunFolder
 
 _FORMS = "write runs/12, uploads/NAME or a link's name"

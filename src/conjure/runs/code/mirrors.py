@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from conjure.core.files import locked, sha256_bytes
+from conjure.core.files import expand_user, locked, sha256_bytes
 from conjure.core.home import Home
 from conjure.core.secrets import redact_text
 from conjure.core.trees import remove_tree
@@ -89,7 +89,7 @@ class Address(NamedTuple):
         if match is None:
             if "::" not in text and _SCP.fullmatch(text) and not _exists(text):
                 return cls(text)
-            local = Path(text).expanduser().absolute()
+            local = expand_user(text).absolute()
             if not text or "::" in text or "://" in text or not _exists(local):
                 raise UsageError(
                     f"{redact_text(text)!r} is not the address of a repository: write https://…, ssh://…,"

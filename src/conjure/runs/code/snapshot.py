@@ -219,7 +219,7 @@ def _resolve_commit(repository: Repository, commit: str | None) -> str:
         if repository.commit is None:
             raise UsageError(
                 f"{option('committed')} needs a commit, and {repository.root} has none yet",
-                fix="git commit",
+                hint="make one: git add the files, then git commit",
             )
         return repository.commit
     try:

@@ -5,7 +5,6 @@ Main entries: `Database`, which is the protocols before it and `sweep_rows.Sweep
 there is.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -35,8 +34,6 @@ REASON_OF_REQUEST: Mapping[str, EndReason] = {
     KILL: EndReason.KILL_REQUESTED,
 }
 LONGEST_RETRY_DELAY_S = 600.0
-
-LAST = re.compile(r"last(?:~(?P<back>[0-9]{1,9}))?")  # the newest run, or so many before it
 
 
 class DatabaseAwayError(StoreError):

@@ -10,12 +10,13 @@ from dataclasses import replace
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
 from conjure.errors import ConflictError, NotFoundError
-from conjure.runs.database.base import LAST, Link, Project
+from conjure.runs.database.base import Link, Project
 from conjure.runs.database.record_files import write_links
 from conjure.runs.database.rows import as_json
 from conjure.runs.database.run_statements import RunStatements
 from conjure.runs.database.statements import reading_rows
 from conjure.runs.schema.record import from_iso
+from conjure.runs.schema.resource import LAST
 
 
 class LabelStatements(RunStatements):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from uuid import uuid4
 
-from conjure.core.files import sha256_file
+from conjure.core.files import expand_user, sha256_file
 from conjure.core.home import Home
 from conjure.core.trees import clone_file
 from conjure.errors import NotFoundError, UsageError
@@ -75,7 +75,7 @@ def _path_of(requirement: str) -> str:
 def _keep(home: Home, requirement: str, folder: Path) -> str:
     match = _EXTRAS.fullmatch(requirement.removeprefix("file:"))
     extras = (match and match["extras"]) or ""
-    path = folder / Path(_path_of(requirement)).expanduser()
+    path = folder / expand_user(_path_of(requirement))
     if path.is_dir():
         with tempfile.TemporaryDirectory() as built:
             return f"{_keep_file(home, _build_wheel(path, Path(built)))}{extras}"
@@ -122,7 +122,7 @@ def absolute_option(line: str, folders: Iterable[Path]) -> str:
     if match is None or "://" in match["path"]:
         return line
     for folder in folders:
-        path = folder / Path(match["path"]).expanduser()
+        path = folder / expand_user(match["path"])
         if path.exists():
             return f"{match['option']} {path.absolute()}"
     return line

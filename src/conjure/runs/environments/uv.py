@@ -12,6 +12,7 @@ from pathlib import Path
 
 from conjure.core.secrets import redact_text
 from conjure.errors import BuildError
+from conjure.installation import pip_install
 
 # Marks uv puts before its words, of this version and of earlier ones.
 _DECORATION = ("error:", "cause:", "Caused by:", "×", "╰─▶", "├─▶", "│", "help:", "hint:")
@@ -32,7 +33,7 @@ def uv_program() -> str:
         return uv.find_uv_bin()
     found = shutil.which("uv")
     if found is None:
-        raise BuildError("uv is not installed; conjure needs it to build environments (pip install uv)")
+        raise BuildError("uv is not installed; conjure needs it to build environments", fix=pip_install("uv"))
     return found
 
 

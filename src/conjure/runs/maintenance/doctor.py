@@ -16,10 +16,12 @@ from typing import Any
 
 from conjure.core.files import parse_json
 from conjure.core.home import HOME_VARIABLE, Home
+from conjure.core.quoting import shell_words
 from conjure.core.team_settings import objects_team, read_team
 from conjure.core.text import plural, valid_utf8
 from conjure.core.units import format_size
 from conjure.errors import BuildError, ConjureError, StoreError
+from conjure.installation import pip_install
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import upload_content, versions
 from conjure.runs.artifacts.team_transfer import is_left_over, rebuild_records
@@ -57,12 +59,13 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found of one thing, and what to do about it."""
+    """What was found of one thing, and what to do about it: a command to type, or in words."""
 
     name: str
     state: State
     text: str
     fix: str | None = None
+    hint: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as plain JSON values."""
@@ -136,13 +139,18 @@ def _set_aside(home: Home) -> Path:
 def _home(home: Home) -> Finding:
     root = home.root
     if root.exists() and not root.is_dir():
-        return Finding("home", State.FAULT, f"{root} is not a folder", f"set {HOME_VARIABLE} to a folder")
+        hint = f"set {HOME_VARIABLE} to a folder"
+        return Finding("home", State.FAULT, f"{root} is not a folder", hint=hint)
     if not root.exists():
         return Finding("home", State.OK, f"{root} (created by the first run)")
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
-        return Finding("home", State.FAULT, f"{root} cannot be written", f"chmod u+rwx {root}")
+        return Finding(
+            "home", State.FAULT, f"{root} cannot be written", shell_words("chmod", "u+rwx", str(root))
+        )
     if stat.S_IMODE(root.stat().st_mode) & 0o077:
-        return Finding("home", State.WARNING, f"{root} can be read by others", f"chmod 700 {root}")
+        return Finding(
+            "home", State.WARNING, f"{root} can be read by others", shell_words("chmod", "700", str(root))
+        )
     return Finding("home", State.OK, str(root))
 
 
@@ -163,7 +171,8 @@ def _database(home: Home) -> Iterator[Finding]:
             yield from _run_folders(home, store, suspects, elsewhere)
             yield from _leftovers(home, store)
     except StoreError as error:
-        yield Finding("database", State.FAULT, str(error), error.fix or error.hint or _REINDEX)
+        fix = error.fix if error.fix or error.hint else _REINDEX
+        yield Finding("database", State.FAULT, str(error), fix, error.hint)
 
 
 def _is_damaged(home: Home) -> bool:
@@ -211,14 +220,15 @@ def _run_folders(home: Home, store: Database, suspects: list[int], elsewhere: se
     unknown = sorted(folders - rows - unused - known)
     if unknown:
         text = f"run folders that are not in the database and have no readable record: {_numbers(unknown)}"
-        yield Finding("run folders", State.WARNING, text, f"look into {home.run_folder(unknown[0])}")
+        hint = f"look into {home.run_folder(unknown[0])}"
+        yield Finding("run folders", State.WARNING, text, hint=hint)
     if rows - folders - elsewhere:
         text = f"runs in the database without a folder: {_numbers(sorted(rows - folders - elsewhere))}"
         yield Finding("run folders", State.WARNING, text)
     foreign = foreign_entries(home.runs)
     if foreign:
         text = f"{home.runs} contains entries that are not runs: {_names(foreign)}"
-        yield Finding("run folders", State.WARNING, text, "move it elsewhere")
+        yield Finding("run folders", State.WARNING, text, hint="move it elsewhere")
     yield from _records(home, store, folders, suspects)
     yield from _run_files(home, store, folders)
 
@@ -298,7 +308,7 @@ def _code(home: Home) -> Finding:
             return Finding("code", State.FAULT, f"{repository} is damaged", _REINDEX)
         missing = code_store.missing_code(home, trees)
     except ConjureError as error:
-        return Finding("code", State.FAULT, str(error), error.fix or error.hint)
+        return Finding("code", State.FAULT, str(error), error.fix, error.hint)
     if missing:
         text = f"the code of these runs is lost, so they cannot be run again: {_numbers(missing)}"
         return Finding("code", State.FAULT, text)
@@ -344,10 +354,10 @@ def _disk(home: Home) -> Finding:
 def _git() -> Finding:
     version = _version("git", "--version")
     if version is None:
-        return Finding("git", State.FAULT, "not installed; needed to record code", "install git")
+        return Finding("git", State.FAULT, "not installed; needed to record code", hint="install git")
     if tuple(map(int, version.split(".")[:2])) < _OLDEST_GIT:
         wanted = ".".join(map(str, _OLDEST_GIT))
-        return Finding("git", State.FAULT, f"{version} is older than {wanted}", "install a newer git")
+        return Finding("git", State.FAULT, f"{version} is older than {wanted}", hint="install a newer git")
     return Finding("git", State.OK, version)
 
 
@@ -356,9 +366,9 @@ def _uv() -> Finding:
     try:
         version = _version(uv_program(), "--version")
     except BuildError as error:
-        return Finding("uv", State.OK, f"not available: {error}")
+        return Finding("uv", State.OK, f"not available: {error}", error.fix)
     if version is None:
-        return Finding("uv", State.FAULT, "it cannot be run", "pip install --force-reinstall uv")
+        return Finding("uv", State.FAULT, "it cannot be run", pip_install("--force-reinstall", "uv"))
     return Finding("uv", State.OK, version)
 
 

@@ -51,7 +51,10 @@ def push(source: Home, target: Home, numbers: Sequence[int] = ()) -> Iterator[Pu
     """
     team = objects_team(target)
     if team is None:
-        raise UsageError("the home to copy into has no object store", fix="conjure --home NAME team push")
+        raise UsageError(
+            "the home to copy into has no object store",
+            hint="choose one that has: conjure --home NAME team push",
+        )
     if source == target or not source.database.exists():
         raise UsageError(f"there is nothing to copy from {source.root}")
     with open_database(source) as database, shared_files(target, team) as files:

@@ -19,10 +19,10 @@ from conjure.runs.artifacts.run_folders import RunFolders, check_run_folder
 from conjure.runs.artifacts.team_transfer import bring_upload_list
 from conjure.runs.artifacts.uploads import remove_upload
 from conjure.runs.code import snapshot
-from conjure.runs.database.base import LAST, Database
+from conjure.runs.database.base import Database
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.schema.record import OutputFacts, RunRecord
-from conjure.runs.schema.resource import Resource
+from conjure.runs.schema.resource import LAST, Resource
 from conjure.runs.schema.run_folder import BASELINE, OUTPUTS, WORK
 
 _FILES = (OUTPUTS, WORK, BASELINE)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+from conjure.core.files import expand_user
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
 from conjure.core.team_settings import TeamSettings, read_team
@@ -448,7 +449,7 @@ def _refuse_address(address: str) -> None:
     if parts is None or parts.scheme not in _SCHEMES:
         raise UsageError(
             f"{option('database')} {_without_password(address)!r} is not an address of PostgreSQL",
-            fix=option("database", "postgresql://USER@HOST/DATABASE"),
+            hint=option("database", "postgresql://USER@HOST/DATABASE"),
         )
     given = dict(parse_qsl(parts.query))
     if parts.password is not None or _SECRETS & given.keys():
@@ -463,7 +464,7 @@ def _refuse_address(address: str) -> None:
             raise UsageError(
                 f"{option('database')} has {name}={path}; runs read that file from other folders, so it must"
                 " be an absolute path",
-                hint=f"write {name}={Path(path).expanduser().absolute()}",
+                hint=f"write {name}={expand_user(path).absolute()}",
             )
 
 

@@ -20,6 +20,7 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
+from conjure.core.files import expand_user
 from conjure.errors import UsageError, option
 from conjure.runs.objects.base import MissingObjectError, ObjectsError
 
@@ -346,7 +347,7 @@ def _own_authorities(scheme: str, variables: Mapping[str, str]) -> bytes | None:
     if not path:
         return None
     try:
-        found = Path(path).expanduser().read_bytes()
+        found = expand_user(path).read_bytes()
     except OSError as error:
         raise ObjectsError(f"{variable} is {path}, which cannot be read: {error.strerror}") from error
     if _PEM not in found:
@@ -358,7 +359,7 @@ def _keys_of_file(variables: Mapping[str, str]) -> dict[str, str]:
     """S3 keys from the file that Amazon's own programs read, unless variables say them."""
     if variables.get("AWS_ACCESS_KEY_ID"):
         return {}
-    path = Path(variables.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
+    path = expand_user(variables.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials")
     file = configparser.ConfigParser(interpolation=None)
     try:
         file.read(path)

@@ -4,9 +4,11 @@ Main entry: `Resource`; what a person types is taken apart by `resource_paths.pa
 resource, taken apart again, is the same resource.
 """
 
+import re
 from dataclasses import dataclass
 
 RUNS, UPLOADS = "runs", "uploads"
+LAST = re.compile(r"last(?:~(?P<back>[0-9]{1,9}))?")  # the newest run, or so many before it
 KEPT_FILES = "datasets/files"  # copies of local data files, by digest
 
 

@@ -354,7 +354,9 @@ class TestOverflow:
         assert str(caught.value) == (
             "a prompt of 20 and 13 new tokens make 33, more than the model's context of 32"
         )
-        assert caught.value.hint == "generate at most 12 tokens, or let the window slide (on_overflow slide)"
+        assert (
+            caught.value.hint == "generate at most 12 tokens, or let the window slide (on_overflow='slide')"
+        )
 
     def test_error_for_a_prompt_that_does_not_fit_by_itself(self):
         request = GenerationRequest(prompts=["x" * 40], max_new_tokens=1, on_overflow="error")

@@ -2,12 +2,13 @@
 
 import gzip
 import io
+import subprocess
 import sys
 
 import pytest
 
 from conjure.errors import DataError, UsageError
-from conjure.lm.text.encodings import guess_bytes
+from conjure.lm.text.encodings import _CANDIDATES, guess_bytes
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import read_records
 from conjure.lm.text.table_reader import Fault
@@ -89,6 +90,14 @@ def test_bad_lines_are_counted_by_reason_with_the_first_place(text_file):
     )
 
 
+@pytest.mark.parametrize("encoding", [*_CANDIDATES, guess_bytes("It came.\n".encode("utf-16-le")).encoding])
+def test_an_encoding_that_is_guessed_is_known_to_iconv(encoding):
+    done = subprocess.run(
+        ["iconv", "-f", encoding, "-t", "utf-8"], input=b"", capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_encoding_is_guessed_for_a_text_that_is_utf8_but_for_one_line(text_file):
     records = read_records([text_file("déjà vu\n".encode() * 9 + b"caf\xe9\n")], split="lines")
     assert len(list(records)) == 9
@@ -148,7 +157,7 @@ def test_a_bad_text_among_good_ones_is_counted_as_a_whole(tmp_path):
             "decoded as cp1251: 'Привет, как",
             "encoding='cp1251'",
         ),
-        ("It came.\n".encode("utf-16-le"), None, "1 × NUL character", "encoding='utf-16-le'"),
+        ("It came.\n".encode("utf-16-le"), None, "1 × NUL character", "encoding='utf-16le'"),
         (b"a\0b", None, "1 × NUL character (first: ", None),
         (b"a\0b", None, "this may not be a text file", None),
         (b"caf\xe9\nth\xe9\n \n", "lines", "2 × wrong encoding (first: ", "encoding='cp1252'"),

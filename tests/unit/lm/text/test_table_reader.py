@@ -1,6 +1,7 @@
 """Tables row by row: what is a row, what is a fault, and that a fault spoils one row only."""
 
 import csv
+import gzip
 import json
 
 import pyarrow
@@ -255,6 +256,14 @@ class TestJson:
         ) as caught:
             self.table(path, '{"version": 1, "my data": [{"b": "x"}]}').samples()
         assert caught.value.fix.startswith("""jq '.["my data"]' """)
+        packed = path.with_name("packed.json.gz")
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        with pytest.raises(DataError) as caught:
+            open_table(packed, "json", name="./packed.json.gz").samples()
+        assert caught.value.fix == "gzip -dc ./packed.json.gz | jq '.[\"my data\"]' > records-packed.json"
+        with pytest.raises(DataError, match=r"^standard input contains one object") as caught:
+            open_table(path, "json", name="standard input").samples()
+        assert caught.value.fix is None
         one = self.table(path, '{"b": "x", "tags": ["a"]}')
         assert [row.text for row in one.rows("b")] == ["x"]
 

@@ -111,13 +111,14 @@ def test_folders_and_rows_that_do_not_match(home):
     text = (home.run_folder(9) / "run.json").read_text()
     (home.run_folder(9) / "run.json").write_text(text.replace('"number": 2', '"number": 9'))
     found = [finding for finding in examine_files(home) if finding.name == "run folders"]
-    assert [(finding.text, finding.fix) for finding in found] == [
-        ("run folders with a record that are missing from the database: 9", "conjure doctor --reindex"),
+    assert [(finding.text, finding.fix, finding.hint) for finding in found] == [
+        ("run folders with a record that are missing from the database: 9", "conjure doctor --reindex", None),
         (
             "run folders that are not in the database and have no readable record: 8",
+            None,
             f"look into {home.run_folder(8)}",
         ),
-        ("runs in the database without a folder: 2", None),
+        ("runs in the database without a folder: 2", None, None),
     ]
     rebuild(home)
     found = [finding.text for finding in examine_files(home) if finding.name == "run folders"]
