@@ -63,6 +63,7 @@ class Prepared:
 
     Attributes:
         request: What was asked for.
+        output: The checkpoint folder to write, as it was when it was checked.
         base: The model to start from; it stays as it is.
         base_noted: What is kept of it, so that it is known again.
         base_facts: What its folder tells of its origin.
@@ -79,6 +80,7 @@ class Prepared:
     """
 
     request: FinetuneRequest
+    output: Path
     base: LanguageModel
     base_noted: Mapping[str, Any]
     base_facts: BaseFacts
@@ -143,11 +145,6 @@ class Prepared:
     def adapter_output(self) -> Path:
         """The PEFT folder to write, where one is asked for."""
         return self.output.with_name(f"{self.output.name}.adapter")
-
-    @property
-    def output(self) -> Path:
-        """The checkpoint folder to write."""
-        return Path(self.request.output).absolute()
 
 
 def prepare(
@@ -217,6 +214,7 @@ def prepare(
     model = trainable_model(base.model, request)
     return Prepared(
         request=request,
+        output=output,
         base=base,
         base_noted=noted,
         base_facts=BaseFacts.of(str(request.model), named.folder),

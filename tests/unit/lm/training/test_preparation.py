@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conjure.errors import TrainingError, UsageError
+from conjure.errors import ConflictError, TrainingError, UsageError
 from conjure.lm.training import preparation
 from conjure.lm.training.finetune import _save_state, make_trainer
 from conjure.lm.training.history import History
@@ -127,3 +127,18 @@ class TestBlocksOfANovel:
         long = replace(prepared, plan=replace(prepared.plan, block_size=2048))  # by an earlier version
         _save_state(long, make_trainer(long), History())
         assert prepare(replace(asked, resume=True)).plan.block_size == 2048
+
+
+def test_the_output_is_where_it_was_when_it_was_checked(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepared = prepare(replace(asked, output="tuned"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert prepared.output == tmp_path / "tuned"
+
+
+def test_the_current_folder_is_no_output(asked, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(ConflictError, match="the current folder"):
+        prepare(replace(asked, output="."))
