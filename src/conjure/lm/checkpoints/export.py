@@ -26,10 +26,12 @@ from conjure.lm.checkpoints.gguf.reader import gguf_library
 from conjure.lm.checkpoints.gguf.writing import add_keys, header_keys, stored_tensors, vocabulary_keys
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.checkpoints.pretrained import (
+    check_can_save,
     checkpoint_tensors,
     load_checkpoint,
     load_model,
     save_checkpoint,
+    saving,
 )
 from conjure.lm.models.base import CausalLM
 from conjure.lm.models.shape import Shape
@@ -118,6 +120,7 @@ def export(
     source = apply_adapter(resolve_model(name, lookups=lookups), adapter)
     folder = real_path(folder)
     if format == "safetensors":
+        _refuse_used_folder(folder)
         return _export_checkpoint(source, folder, type)
     type = type if type is not None else "float16"
     if format == "ollama":
@@ -142,6 +145,14 @@ def _export_ollama(source: ModelSource, folder: Path, chosen: str, progress: Pro
 def _refuse_existing(path: Path) -> None:
     if path.exists():
         raise ConflictError(f"{path} already exists", hint="give another folder, or remove it")
+
+
+def _refuse_used_folder(folder: Path) -> None:
+    """Refuse to put a checkpoint in place of another, which may be the model itself."""
+    with saving(folder):
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConflictError(f"{folder} is not empty", hint="give another folder, or remove it")
+    check_can_save(folder)
 
 
 def _export_checkpoint(source: ModelSource, folder: Path, chosen: str | None) -> Exported:

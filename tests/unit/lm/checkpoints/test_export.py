@@ -182,6 +182,23 @@ class TestCheckpoints:
         assert describe(resolve_model(str(model))).training is None
         assert torch.equal(load_model(tmp_path / "out").embedding.weight, load_model(model).embedding.weight)
 
+    def test_a_folder_with_something_in_it_stays(self, model, tmp_path):
+        before = (model / "model.safetensors").read_bytes()
+        with pytest.raises(ConflictError, match=f"{model} is not empty"):
+            export(model, model, format="safetensors", type="float16")
+        export(model, tmp_path / "out", format="safetensors")
+        tiny_checkpoint(tmp_path / "other", seed=1, **SHAPE)
+        with pytest.raises(ConflictError, match="is not empty"):
+            export(tmp_path / "other", tmp_path / "out", format="safetensors")
+        assert (model / "model.safetensors").read_bytes() == before
+        assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+
+    def test_the_current_folder_is_not_replaced(self, model, tmp_path, monkeypatch):
+        (tmp_path / "out").mkdir()
+        monkeypatch.chdir(tmp_path / "out")
+        with pytest.raises(ConflictError, match="the current folder"):
+            export(model, ".", format="safetensors")
+
     @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
     def test_in_another_number_format(self, model, tmp_path, kind):
         export(model, tmp_path / "out", format="safetensors", type=kind)
