@@ -142,3 +142,21 @@ def test_the_current_folder_is_no_output(asked, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(ConflictError, match="the current folder"):
         prepare(replace(asked, output="."))
+
+
+def test_an_adapter_replaces_nothing_but_an_adapter(asked, tmp_path):
+    request = replace(asked, lora=2, lora_output="adapter")
+    folder = tmp_path / "tuned.adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_text("")
+    prepare(request)  # as a training that is resumed finds it
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ConflictError, match=r"saving an adapter would replace .*contains 'notes\.txt'"):
+        prepare(request)
+    prepare(replace(request, lora_output="merged"))
+    for name in ("adapter_config.json", "adapter_model.safetensors", "notes.txt"):
+        (folder / name).unlink()
+    (folder / "adapter_model.safetensors").write_text("")
+    with pytest.raises(ConflictError, match="not empty and not an adapter"):
+        prepare(request)
