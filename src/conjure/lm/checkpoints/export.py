@@ -35,6 +35,7 @@ from conjure.lm.checkpoints.pretrained import (
 )
 from conjure.lm.models.base import CausalLM
 from conjure.lm.models.shape import Shape
+from conjure.lm.text.chat.template import template_source
 from conjure.lm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -135,8 +136,9 @@ def _export_ollama(source: ModelSource, folder: Path, chosen: str, progress: Pro
     written = _export_gguf(source, folder, chosen, progress)
     context = min(read_config(source.folder).context_length, _OLLAMA_CONTEXT)
     lines = [f"FROM ./{written.path.name}", f"PARAMETER num_ctx {context}"]
-    if Tokenizer.from_folder(source.folder).chat_template is None:  # else Ollama takes that of the GGUF file
-        lines.insert(1, 'TEMPLATE "{{ .Prompt }}"')  # the text as it is, for a model that knows no roles
+    # A chat template Ollama takes from the GGUF file; a model that knows no roles gets the text as it is.
+    if template_source(Tokenizer.from_folder(source.folder)) is None:
+        lines.insert(1, 'TEMPLATE "{{ .Prompt }}"')
     with _whole_file(path) as unfinished:
         unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return Exported(path, "ollama", chosen, written.size_bytes + path.stat().st_size)

@@ -220,6 +220,19 @@ class TestModelfile:
         (path,) = (tmp_path / "out").glob("*.gguf")
         assert value(gguf.GGUFReader(path), "tokenizer.chat_template") == "{{ messages[0].content }}"
 
+    def test_of_several_templates_the_default_is_kept(self, model, tmp_path):
+        settings = json.loads((model / "tokenizer_config.json").read_text())
+        named = {"tool_use": "{{ tools }}", "default": "{{ messages[0].content }}"}
+        settings["chat_template"] = [{"name": name, "template": text} for name, text in named.items()]
+        (model / "tokenizer_config.json").write_text(json.dumps(settings))
+        assert self.lines(model, tmp_path)[1:] == ["PARAMETER num_ctx 32"]
+        (path,) = (tmp_path / "out").glob("*.gguf")
+        assert value(gguf.GGUFReader(path), "tokenizer.chat_template") == "{{ messages[0].content }}"
+        settings["chat_template"].pop()
+        (model / "tokenizer_config.json").write_text(json.dumps(settings))
+        with pytest.raises(CheckpointError, match="none of them is named 'default'"):
+            export(model, tmp_path / "again")
+
     def test_a_long_context_is_capped(self, tmp_path):
         model = tiny_checkpoint(tmp_path / "long", context_length=10_000)
         assert self.lines(model, tmp_path)[-1] == "PARAMETER num_ctx 8192"
