@@ -97,6 +97,7 @@ MODELS = {
     "qwen3": ("qwen3", {}),
     "gptneox": ("gptneox", {}),
     "tied gptneox": ("gptneox", {"tie_word_embeddings": True}),
+    "a base spelt as an integer": ("llama", {"rope_parameters": None, "rope_theta": 5000}),
     "linear": ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
     "llama3": ("llama3", {}),
     "yarn": ("qwen2", {"rope_scaling": YARN}),

@@ -63,6 +63,17 @@ def expand_user(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
+def holds_current_folder(folder: Path) -> bool:
+    """Whether this process is in a folder or below it; if that is replaced, its shell is nowhere.
+
+    Args:
+        folder: Its real path.
+    """
+    with suppress(OSError):  # it is not there any more
+        return Path.cwd().is_relative_to(folder)
+    return False
+
+
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's content, read in pieces."""
     with open_regular(path) as file:

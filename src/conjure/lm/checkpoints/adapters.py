@@ -19,14 +19,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conjure.core.files import expand_user, locked, replace_folder, sha256_bytes, sha256_file
+from conjure.core.files import expand_user, locked, real_path, replace_folder, sha256_bytes, sha256_file
 from conjure.core.home import Home
 from conjure.errors import CheckpointError, NotFoundError
 from conjure.lm.checkpoints.base_model import different_weights, how_to_restore
 from conjure.lm.checkpoints.checkpoint_folder import EMBEDDING, HEAD, read_json_object
 from conjure.lm.checkpoints.checkpoint_weights import load_tokenizer
 from conjure.lm.checkpoints.model_resolver import ModelSource
-from conjure.lm.checkpoints.pretrained import load_model, save_checkpoint, saving
+from conjure.lm.checkpoints.pretrained import (
+    FolderKind,
+    load_model,
+    refuse_replacing,
+    save_checkpoint,
+    saving,
+)
 from conjure.lm.checkpoints.safetensors_reader import StoredTensor, TensorFile
 from conjure.lm.checkpoints.tensor_layout import assemble, file_names, split_rows, stored_names
 from conjure.lm.checkpoints.weights_digest import weights_digest
@@ -37,6 +43,7 @@ from conjure.lm.text.special_tokens import read_tokenizer_settings
 from conjure.lm.text.tokenizer import Tokenizer
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER = FolderKind("an adapter", (CONFIG_FILE, WEIGHTS_FILE), CONFIG_FILE)
 _PREFIX = "base_model.model."
 _BASE_DIGEST = "base_sha256"  # in the metadata of the weights' file, which PEFT passes over
 _DOWN, _UP, _BASE = ".lora_A.weight", ".lora_B.weight", ".base_layer.weight"
@@ -129,8 +136,10 @@ def save_adapter(
         base_sha256: Of that model's weights, so that the adapter is not used with others.
 
     Raises:
+        ConflictError: The folder holds something else, or is the current one.
         CheckpointError: It cannot be written.
     """
+    refuse_replacing(real_path(folder), ADAPTER)
     tensors: dict[str, Tensor] = {}
     ranks, layers = set[int](), set[int]()
     for name, down in weights.items():

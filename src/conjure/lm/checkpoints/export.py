@@ -26,13 +26,16 @@ from conjure.lm.checkpoints.gguf.reader import gguf_library
 from conjure.lm.checkpoints.gguf.writing import add_keys, header_keys, stored_tensors, vocabulary_keys
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.checkpoints.pretrained import (
+    check_can_save,
     checkpoint_tensors,
     load_checkpoint,
     load_model,
     save_checkpoint,
+    saving,
 )
 from conjure.lm.models.base import CausalLM
 from conjure.lm.models.shape import Shape
+from conjure.lm.text.chat.template import template_source
 from conjure.lm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -118,6 +121,7 @@ def export(
     source = apply_adapter(resolve_model(name, lookups=lookups), adapter)
     folder = real_path(folder)
     if format == "safetensors":
+        _refuse_used_folder(folder)
         return _export_checkpoint(source, folder, type)
     type = type if type is not None else "float16"
     if format == "ollama":
@@ -132,8 +136,9 @@ def _export_ollama(source: ModelSource, folder: Path, chosen: str, progress: Pro
     written = _export_gguf(source, folder, chosen, progress)
     context = min(read_config(source.folder).context_length, _OLLAMA_CONTEXT)
     lines = [f"FROM ./{written.path.name}", f"PARAMETER num_ctx {context}"]
-    if Tokenizer.from_folder(source.folder).chat_template is None:  # else Ollama takes that of the GGUF file
-        lines.insert(1, 'TEMPLATE "{{ .Prompt }}"')  # the text as it is, for a model that knows no roles
+    # A chat template Ollama takes from the GGUF file; a model that knows no roles gets the text as it is.
+    if template_source(Tokenizer.from_folder(source.folder)) is None:
+        lines.insert(1, 'TEMPLATE "{{ .Prompt }}"')
     with _whole_file(path) as unfinished:
         unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return Exported(path, "ollama", chosen, written.size_bytes + path.stat().st_size)
@@ -142,6 +147,14 @@ def _export_ollama(source: ModelSource, folder: Path, chosen: str, progress: Pro
 def _refuse_existing(path: Path) -> None:
     if path.exists():
         raise ConflictError(f"{path} already exists", hint="give another folder, or remove it")
+
+
+def _refuse_used_folder(folder: Path) -> None:
+    """Refuse to put a checkpoint in place of another, which may be the model itself."""
+    with saving(folder):
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConflictError(f"{folder} is not empty", hint="give another folder, or remove it")
+    check_can_save(folder)
 
 
 def _export_checkpoint(source: ModelSource, folder: Path, chosen: str | None) -> Exported:

@@ -28,7 +28,12 @@ from conjure.lm.checkpoints.checkpoint_folder import (
     read_index,
     stored_dtype,
 )
-from conjure.lm.checkpoints.pretrained import checkpoint_tensors, load_model, saving
+from conjure.lm.checkpoints.pretrained import (
+    checkpoint_tensors,
+    load_model,
+    refuse_current_folder,
+    saving,
+)
 from conjure.lm.checkpoints.tensor_layout import file_names
 from conjure.lm.models.registry import family_of
 
@@ -78,6 +83,8 @@ def _check_free(target: Path, name: str, *, in_place: bool) -> None:
         )
     if not in_place and target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConflictError(f"{target} already exists", hint=f"give a new folder with {option('output')}")
+    if not in_place:
+        refuse_current_folder(target)
 
 
 def _write_beside(folder: Path, name: str, write: Callable[[Path, Path], None]) -> None:

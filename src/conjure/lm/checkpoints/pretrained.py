@@ -10,8 +10,9 @@ once more, and be split over several files.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conjure.core.files import real_path, replace_folder
+from conjure.core.files import holds_current_folder, real_path, replace_folder
 from conjure.errors import CheckpointError, ConflictError
 from conjure.lm.checkpoints.checkpoint_folder import (
     CHECKPOINT_FILES,
@@ -36,6 +37,24 @@ from conjure.lm.models.base import CausalLM
 from conjure.lm.models.registry import build, config_settings, family_of
 from conjure.lm.models.shape import ModelConfig
 from conjure.lm.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class FolderKind:
+    """What is saved as a folder, in place of an older one.
+
+    Attributes:
+        name: What it is, in words.
+        files: Patterns of the names that files in it can have.
+        config: The file that every one has.
+    """
+
+    name: str
+    files: Sequence[str]
+    config: str
+
+
+CHECKPOINT = FolderKind("a checkpoint", CHECKPOINT_FILES, CONFIG_FILE)
 
 
 def load_checkpoint(folder: Path | str, dtype: torch.dtype = torch.float32) -> tuple[CausalLM, Tokenizer]:
@@ -109,11 +128,11 @@ def save_checkpoint(
         card: Text of the model card, ``README.md``.
 
     Raises:
-        ConflictError: The folder holds something that is not part of a checkpoint.
+        ConflictError: The folder holds something that is not part of a checkpoint, or is the current one.
         CheckpointError: It cannot be written (disk full, no permission); what was there is untouched.
     """
     folder = real_path(folder)
-    _refuse_foreign_content(folder)
+    refuse_replacing(folder)
     stored = dtype if dtype is not None else model.dtype
     with saving(folder), replace_folder(folder) as fresh:
         write_weights(fresh / WEIGHTS_FILE, model, stored)
@@ -147,37 +166,65 @@ def checkpoint_tensors(model: CausalLM, dtype: torch.dtype) -> dict[str, Tensor]
     return tensors
 
 
-def check_can_save(folder: Path | str) -> None:
+def check_can_save(folder: Path | str, kind: FolderKind = CHECKPOINT) -> None:
     """Refuse a folder to which no checkpoint could be saved, as far as can be told without writing.
 
+    Args:
+        folder: Where one is to be saved.
+        kind: What is to be saved there, if it is no checkpoint.
+
     Raises:
-        ConflictError: The folder holds something that is not part of a checkpoint.
+        ConflictError: The folder holds something that is not part of one, or is the current one.
         CheckpointError: There is no permission to write beside it.
     """
     folder = real_path(folder)
     with saving(folder):
-        _refuse_foreign_content(folder)
+        refuse_replacing(folder, kind)
         nearest = next(parent for parent in folder.parents if parent.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             what = "not writable" if nearest.is_dir() else "not a folder"
-            raise CheckpointError(f"a checkpoint cannot be saved to {folder}: {nearest} is {what}")
+            raise CheckpointError(f"{kind.name} cannot be saved to {folder}: {nearest} is {what}")
 
 
-def _refuse_foreign_content(folder: Path) -> None:
+def refuse_replacing(folder: Path, kind: FolderKind = CHECKPOINT) -> None:
+    """Refuse a folder that must not be replaced.
+
+    Args:
+        folder: Its real path.
+        kind: What would be put in its place.
+
+    Raises:
+        ConflictError: It holds something that is not part of such a folder, or is the current one or above
+            that.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise ConflictError(f"{folder} is a file; a checkpoint is a folder")
+        raise ConflictError(f"{folder} is a file; {kind.name} is a folder")
+    refuse_current_folder(folder)
     held = sorted(entry.name for entry in folder.iterdir())
-    foreign = [name for name in held if not any(fnmatch(name, known) for known in CHECKPOINT_FILES)]
+    foreign = [name for name in held if not any(fnmatch(name, known) for known in kind.files)]
     if foreign:
         raise ConflictError(
-            f"saving a checkpoint would replace {folder}, which also contains {foreign[0]!r}",
+            f"saving {kind.name} would replace {folder}, which also contains {foreign[0]!r}",
             hint="give a new folder",
         )
-    if held and CONFIG_FILE not in held:
+    if held and kind.config not in held:
         raise ConflictError(
-            f"saving would replace {folder}, which is not empty and not a checkpoint",
+            f"saving would replace {folder}, which is not empty and not {kind.name}",
+            hint="give a new folder",
+        )
+
+
+def refuse_current_folder(folder: Path) -> None:
+    """Refuse to replace the folder that this process is in, or one above it.
+
+    Raises:
+        ConflictError: `folder`, a real path, is one.
+    """
+    if holds_current_folder(folder):
+        raise ConflictError(
+            f"saving would replace {folder}, and the current folder is in it or is this folder",
             hint="give a new folder",
         )
 

@@ -69,7 +69,7 @@ def optional_whole(*names: str) -> Setting:
 
 
 def number(*names: str, default: float | None = _REQUIRED, above: float | None = None) -> Setting:
-    """A number of at least 0, or above a bound; where the default is null, also that."""
+    """A number of at least 0, or above a bound, as a float; where the default is null, also that."""
 
     def allows(value: Any) -> bool:
         if value is None:
@@ -78,7 +78,9 @@ def number(*names: str, default: float | None = _REQUIRED, above: float | None =
 
     harmless = 1.0 + (above or 0.0) if default is _REQUIRED else default
     least = "of at least 0" if above is None else f"above {above:g}"
-    return Setting(names, allows, f"a number {least} and at most {_LARGEST_NUMBER:g}", default, harmless)
+    wanted = f"a number {least} and at most {_LARGEST_NUMBER:g}"
+    # JSON has 100000 for 100000.0; a GGUF file has another kind of number for each.
+    return Setting(names, allows, wanted, default, harmless, parse=_as_float)
 
 
 def flag(name: str, *, default: bool = False) -> Setting:
@@ -237,6 +239,10 @@ def _is_whole(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER
+
+
+def _as_float(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _are_token_ids(value: Any) -> bool:

@@ -5,6 +5,7 @@ paragraphs, or one column's text in each row of a table. Invariants: the same te
 from any kind of file; nothing is left out without being counted; memory does not grow with the data.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +28,7 @@ from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.sources import Source, find_sources, translate_read_errors
 from conjure.lm.text.table_reader import Fault, Row, open_table
 from conjure.lm.text.tokenizer import split_safely
+from conjure.lm.text.tokenizer_detection import GPT2_KIND
 
 SPLITS = ("lines", "paragraphs")
 _UNITS = {"parquet": "row", "json": "record"}  # what a kind of file is made of, if not lines
@@ -93,8 +95,11 @@ class RecordSet:
                 yield "".join(parts)
                 parts.clear()
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self, cut: re.Pattern[str] | None = GPT2_KIND.cut) -> Iterator[Piece]:
         """The records in pieces of bounded size, so that one may be larger than memory.
+
+        Args:
+            cut: Where a record may be cut (`Tokenizer.cut`); None leaves every one whole.
 
         Raises:
             DataError: There is not one usable record, or a file cannot be read.
@@ -104,7 +109,7 @@ class RecordSet:
         for index, source in enumerate(self.sources):
             whole = source.kind == "txt" and self.split is None
             with translate_read_errors(source.name):
-                for piece in self._whole(index, source) if whole else self._rows(index, source):
+                for piece in self._whole(index, source, cut) if whole else self._rows(index, source):
                     found = True
                     yield piece
         if not found:
@@ -159,10 +164,10 @@ class RecordSet:
         codec = text_encoding(source.path, self.layout.encoding).removesuffix("-sig").upper()
         return f"; line {line:,} is not {codec}" if line is not None else ""
 
-    def _whole(self, index: int, source: Source) -> Iterator[Piece]:
+    def _whole(self, index: int, source: Source, cut: re.Pattern[str] | None) -> Iterator[Piece]:
         fault = _fault_in_file(source.path, self.layout.encoding)
         if fault is None:
-            yield from _whole_text(source.path, self.layout.encoding)
+            yield from _whole_text(source.path, self.layout.encoding, cut)
         else:
             self._count(fault, index, 0)
 
@@ -288,12 +293,12 @@ def _paragraphs(lines: Iterator[str]) -> Iterator[Row]:
         yield Row(first, "".join(stretch).removesuffix("\n"))
 
 
-def _whole_text(path: Path, encoding: str | None) -> Iterator[Piece]:
+def _whole_text(path: Path, encoding: str | None, cut: re.Pattern[str] | None) -> Iterator[Piece]:
     """One record, in pieces that can be turned into ids one by one."""
     with open_text(path, encoding) as file:
         waiting = ""
         while chunk := file.read(max(_CHUNK, len(waiting))):  # doubling: a text may have no place to cut
-            *ready, waiting = split_safely(waiting + strip_byte_order_marks(chunk), _CHUNK)
+            *ready, waiting = split_safely(waiting + strip_byte_order_marks(chunk), _CHUNK, cut=cut)
             for text in ready:
                 yield Piece(text, ends_record=False)
         yield Piece(waiting, ends_record=True)

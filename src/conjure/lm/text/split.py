@@ -29,6 +29,7 @@ DEFAULT_DEDUP: Dedup = "drop"  # of a fine-tune: measured (docs/data.md)
 MINIMUM_GROUPS = 8  # fewer by their hashes, and the share is made up with those next in order
 _READ_TOKENS = 1 << 20
 _TAIL = 0.1  # share of the tokens held out where there are too few groups
+_LEAST_OF_THE_REST = 0.5  # of the tokens to train on, if the chosen groups were as long as the others
 _MOST_OF_A_TEXT = 0.5  # a group with more of the records than this is trained on
 
 Mask = npt.NDArray[np.bool_]
@@ -225,7 +226,8 @@ def hold_out(
     Args:
         text: The text.
         fraction: Share of the groups to hold out, 0 (none) up to but not including 1. Where that is less than
-            one group, or leaves fewer than 2 tokens to train on, the last tenth of the tokens is held out.
+            one group, or leaves less than half as many tokens to train on as groups of equal lengths would,
+            the last tenth of the tokens is held out.
         groups: The groups of its records; None for those that are equal.
         dedup: What to train on where several records say the same (of conversations, in their answers too):
             on all (``keep``), on the first (``drop``), or on all, which together count as one (``weight``).
@@ -309,7 +311,8 @@ def _split(text: TokenisedText, everything: TokenStream, groups: DuplicateGroups
         left_out = held_out & overlapping_training(groups, ~held_out)
         train = everything.select(~held_out)
         measured = everything.select(held_out & ~left_out)
-        if len(train) >= 2 and len(measured) >= 2:
+        enough = max(2, _LEAST_OF_THE_REST * (1 - fraction) * len(everything))
+        if len(train) >= enough and len(measured) >= 2:
             return Split(train, measured, "records", excluded=int(left_out.sum()))
     few = (
         "too little would be left to train on" if held_out.any() else f"the text has only {_records(groups)}"

@@ -433,7 +433,7 @@ class _Writer:
         self._dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         self._hash = _new_hash()
         self._tokens = self._records = self._size_bytes = self._characters = self._altered = 0
-        self._at_start = True
+        self._at_start, self._is_altered = True, False
 
     def write(self, records: RecordSet, progress: Progress | None) -> None:
         total = records.size_bytes
@@ -443,10 +443,7 @@ class _Writer:
             self._file("hashes") as hashes,
             self._file("kinds") as kinds,
         ):
-            # Pieces are cut where GPT-2 splits words; for others a record is put together again.
-            in_pieces = self._chat is not None or self._tokenizer.kind.is_gpt2
-            pieces = records.pieces() if in_pieces else (Piece(text, ends_record=True) for text in records)
-            for batch in _batches(pieces):
+            for batch in _batches(records.pieces(self._tokenizer.cut)):
                 if self._chat is None:
                     self._write_batch(batch, ids, ends, hashes)
                 else:
@@ -491,8 +488,8 @@ class _Writer:
             stream += self._tokenizer.start_ids if self._at_start else []
             self._at_start = piece.ends_record
             stream += piece_ids
-            if self._tokenizer.alters is not None:  # and so the piece is a whole record
-                self._altered += self._tokenizer.decode(piece_ids) != piece.text
+            if self._tokenizer.alters is not None:
+                self._is_altered |= self._tokenizer.decode(piece_ids) != piece.text
             data = piece.text.encode()
             self._hash.update(data)
             self._size_bytes += len(data)
@@ -502,6 +499,8 @@ class _Writer:
                 new_ends.append(self._tokens + len(stream))
                 new_hashes += self._hash.digest()
                 self._hash = _new_hash()
+                self._altered += self._is_altered
+                self._is_altered = False
         ids.write(np.array(stream, self._dtype).tobytes())
         ends.write(np.array(new_ends, "<u8").tobytes())
         hashes.write(new_hashes)

@@ -259,6 +259,14 @@ class Tokenizer:
         return Counter(match[0] for match in self._written_special.finditer(text))
 
     @cached_property
+    def cut(self) -> re.Pattern[str] | None:
+        """Places where a long text may be cut; None where none is sure, or a token to look for has one."""
+        cut = self.kind.cut
+        if cut is None or any(map(cut.search, (*self.added_tokens, *self._special))):
+            return None
+        return cut
+
+    @cached_property
     def digest(self) -> str:
         """Hex SHA-256 of everything that decides which ids a text gets."""
         facts = f"{self.end_of_text}{self.start_ids or ''}{'prefix once' if self.kind.prefix_once else ''}"
@@ -302,7 +310,7 @@ class Tokenizer:
         """
         if allow_special and any(map(self._written_special.search, texts)):
             return [self._encode_with_special(text) for text in texts]
-        pieces = [list(split_safely(text, cut=self.kind.cut)) for text in texts]
+        pieces = [list(split_safely(text, cut=self.cut)) for text in texts]
         flat = list(chain.from_iterable(pieces))
         try:
             encodings = iter(self._backend.encode_batch_fast(flat, add_special_tokens=False))

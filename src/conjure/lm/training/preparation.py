@@ -17,7 +17,7 @@ from conjure.core.files import real_path
 from conjure.core.text import today
 from conjure.errors import UsageError, option
 from conjure.lm.bounds import value_fault
-from conjure.lm.checkpoints.adapters import apply_adapter
+from conjure.lm.checkpoints.adapters import ADAPTER, apply_adapter
 from conjure.lm.checkpoints.base_model import base_difference, base_facts, how_to_restore
 from conjure.lm.checkpoints.describe import read_training
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
@@ -63,6 +63,7 @@ class Prepared:
 
     Attributes:
         request: What was asked for.
+        output: The checkpoint folder to write, as it was when it was checked.
         base: The model to start from; it stays as it is.
         base_noted: What is kept of it, so that it is known again.
         base_facts: What its folder tells of its origin.
@@ -79,6 +80,7 @@ class Prepared:
     """
 
     request: FinetuneRequest
+    output: Path
     base: LanguageModel
     base_noted: Mapping[str, Any]
     base_facts: BaseFacts
@@ -142,12 +144,7 @@ class Prepared:
     @property
     def adapter_output(self) -> Path:
         """The PEFT folder to write, where one is asked for."""
-        return self.output.with_name(f"{self.output.name}.adapter")
-
-    @property
-    def output(self) -> Path:
-        """The checkpoint folder to write."""
-        return Path(self.request.output).absolute()
+        return _adapter_folder(self.output)
 
 
 def prepare(
@@ -175,6 +172,8 @@ def prepare(
     output = Path(request.output).absolute()
     if writes:
         check_can_save(output)
+        if request.lora_output == "adapter":
+            check_can_save(_adapter_folder(output), ADAPTER)
         _refuse_unfinished_training(request, output)
     records = _read(request, request.data)
     validation = _read(request, [request.validation]) if request.validation is not None else None
@@ -217,6 +216,7 @@ def prepare(
     model = trainable_model(base.model, request)
     return Prepared(
         request=request,
+        output=output,
         base=base,
         base_noted=noted,
         base_facts=BaseFacts.of(str(request.model), named.folder),
@@ -234,6 +234,11 @@ def prepare(
         device=device,
         dtype=dtype,
     )
+
+
+def _adapter_folder(output: Path) -> Path:
+    """Where the adapter is kept of a training whose checkpoint goes to `output`."""
+    return output.with_name(f"{output.name}.adapter")
 
 
 def _tuned_on(folder: Path) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ LORA_OUTPUTS: tuple[LoRAOutput, ...] = ("merged", "adapter")
 _CHAT_SETTINGS = ("prompt_loss_weight", "chat_date")
 
 _BOUNDS = {
-    "epochs": Bound(0, above=True),
+    "epochs": Bound(0, 1_000_000, above=True),
     "batch_size": Bound(1, whole=True),
     "block_size": Bound(2, whole=True),
     "learning_rate": Bound(0, 1, above=True),

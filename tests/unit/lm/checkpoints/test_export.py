@@ -182,6 +182,23 @@ class TestCheckpoints:
         assert describe(resolve_model(str(model))).training is None
         assert torch.equal(load_model(tmp_path / "out").embedding.weight, load_model(model).embedding.weight)
 
+    def test_a_folder_with_something_in_it_stays(self, model, tmp_path):
+        before = (model / "model.safetensors").read_bytes()
+        with pytest.raises(ConflictError, match=f"{model} is not empty"):
+            export(model, model, format="safetensors", type="float16")
+        export(model, tmp_path / "out", format="safetensors")
+        tiny_checkpoint(tmp_path / "other", seed=1, **SHAPE)
+        with pytest.raises(ConflictError, match="is not empty"):
+            export(tmp_path / "other", tmp_path / "out", format="safetensors")
+        assert (model / "model.safetensors").read_bytes() == before
+        assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+
+    def test_the_current_folder_is_not_replaced(self, model, tmp_path, monkeypatch):
+        (tmp_path / "out").mkdir()
+        monkeypatch.chdir(tmp_path / "out")
+        with pytest.raises(ConflictError, match="the current folder"):
+            export(model, ".", format="safetensors")
+
     @pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
     def test_in_another_number_format(self, model, tmp_path, kind):
         export(model, tmp_path / "out", format="safetensors", type=kind)
@@ -202,6 +219,19 @@ class TestModelfile:
         assert self.lines(model, tmp_path)[1:] == ["PARAMETER num_ctx 32"]
         (path,) = (tmp_path / "out").glob("*.gguf")
         assert value(gguf.GGUFReader(path), "tokenizer.chat_template") == "{{ messages[0].content }}"
+
+    def test_of_several_templates_the_default_is_kept(self, model, tmp_path):
+        settings = json.loads((model / "tokenizer_config.json").read_text())
+        named = {"tool_use": "{{ tools }}", "default": "{{ messages[0].content }}"}
+        settings["chat_template"] = [{"name": name, "template": text} for name, text in named.items()]
+        (model / "tokenizer_config.json").write_text(json.dumps(settings))
+        assert self.lines(model, tmp_path)[1:] == ["PARAMETER num_ctx 32"]
+        (path,) = (tmp_path / "out").glob("*.gguf")
+        assert value(gguf.GGUFReader(path), "tokenizer.chat_template") == "{{ messages[0].content }}"
+        settings["chat_template"].pop()
+        (model / "tokenizer_config.json").write_text(json.dumps(settings))
+        with pytest.raises(CheckpointError, match="none of them is named 'default'"):
+            export(model, tmp_path / "again")
 
     def test_a_long_context_is_capped(self, tmp_path):
         model = tiny_checkpoint(tmp_path / "long", context_length=10_000)

@@ -212,6 +212,16 @@ class TestRefusals:
         with pytest.raises(ConflictError, match="already"):
             convert(folder)
 
+    def test_the_current_folder_is_not_replaced(
+        self, pickled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "empty").mkdir()
+        monkeypatch.chdir(tmp_path / "empty")
+        with pytest.raises(ConflictError, match="the current folder"):
+            convert(pickled, ".")
+        monkeypatch.chdir(pickled)
+        assert convert(".") == pickled / "model.safetensors"
+
     def test_nothing_to_convert(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(ConflictError, match="already"):
             convert(folder)

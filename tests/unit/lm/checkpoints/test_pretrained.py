@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from conjure.errors import CheckpointError, ConflictError, ConjureError, NotFoundError
 from conjure.lm.checkpoints.checkpoint_folder import read_config
-from conjure.lm.checkpoints.pretrained import load_checkpoint, load_model, save_checkpoint
+from conjure.lm.checkpoints.pretrained import check_can_save, load_checkpoint, load_model, save_checkpoint
 from conjure.lm.models.decoder import Decoder
 from support.models import tiny_checkpoint, tiny_model, tiny_tokenizer
 
@@ -371,6 +371,17 @@ class TestSaving:
                 save_checkpoint(place, tiny_model(1), None)
         assert (folder / "notes.txt").read_text() == "mine"
         assert weights_equal(load_model(folder), tiny_model())
+
+    @pytest.mark.parametrize("place", [".", ".."])
+    def test_the_current_folder_is_not_replaced(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    ) -> None:
+        (tmp_path / "empty" / "inner").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / "empty" / "inner")
+        for refuse in (check_can_save, lambda folder: save_checkpoint(folder, tiny_model(), None)):
+            with pytest.raises(ConflictError, match="the current folder is in it or is this folder"):
+                refuse(place)
+        assert Path.cwd() == tmp_path / "empty" / "inner"
 
     def test_an_empty_folder_is_filled(self, tmp_path: Path) -> None:
         (tmp_path / "new").mkdir()

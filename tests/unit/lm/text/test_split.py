@@ -89,6 +89,21 @@ def test_a_share_that_leaves_none_to_train_on_holds_out_the_tail(text_of):
     )
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_record_with_most_of_the_text_is_not_held_out(text_of, share):
+    """Whatever its hash; else the crumbs would be trained on."""
+    novel = " ".join(many_records(300))
+    methods = set[str]()
+    for number in range(30):
+        text = text_of([f"{number}. {novel}", f"Blurb {number} tells what is in the book."])
+        split = hold_out(text, share)
+        assert len(split.train) > len(text.ids) / 2
+        methods.add(split.method)
+        if split.method == "tail" and "too little" in split.reason:
+            methods.add("too little would be left")
+    assert methods >= {"tail", "too little would be left"}
+
+
 def test_one_line_written_again_and_again_cannot_be_held_out(text_of):
     split = hold_out(text_of(["The same old joke about a horse in a bar."] * 200))
     assert (split.method, split.heldout, split.train.records) == ("none", None, 200)

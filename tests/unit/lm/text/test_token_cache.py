@@ -11,6 +11,8 @@ from conjure.lm.text.token_cache import describe, find_groups, summarise_lengths
 from conjure.lm.text.tokenizer import Tokenizer
 from support.models import tiny_tokenizer
 from support.records import JOKES, KINDS, many_records, write_records
+from support.tokenizers_of_kinds import KINDS as TOKENIZER_KINDS
+from support.tokenizers_of_kinds import tokenizer_folder
 
 
 @pytest.fixture
@@ -56,6 +58,30 @@ def test_a_long_record_in_many_batches_is_whole(tmp_path, monkeypatch):
     monkeypatch.undo()
     whole = tokenise(read_records([tmp_path / "a.txt"]), tiny_tokenizer(), cache=tmp_path / "other")
     assert text.hashes.tolist() == whole.hashes.tolist()
+
+
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+def test_a_long_record_is_written_in_pieces_with_any_tokenizer(tmp_path, monkeypatch, kind):
+    """But for those that have no place where a text may be cut."""
+    monkeypatch.setattr("conjure.lm.text.records._CHUNK", 40)
+    monkeypatch.setattr("conjure.lm.text.token_cache._BATCH_CHARACTERS", 64)
+    longest = 0
+    encode = Tokenizer.encode_batch
+
+    def measured(self, texts, **options):
+        nonlocal longest
+        longest = max(longest, *map(len, texts))
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(Tokenizer, "encode_batch", measured)
+    tokenizer = Tokenizer.from_folder(tokenizer_folder(tmp_path, kind))
+    content = "".join(f"Line {n}, it's ▁ long, e\u0301  and  12 345.\n" for n in range(100))
+    (tmp_path / "a.txt").write_text(content)
+    text = tokenise(read_records([tmp_path / "a.txt"]), tokenizer, cache=tmp_path / "cache")
+    assert (longest < 200) == (tokenizer.cut is not None)
+    ids = [*tokenizer.start_ids, *tokenizer.encode(content), tokenizer.end_of_text_id]
+    assert text.ids.tolist() == ids
+    assert text.altered == (tokenizer.decode(tokenizer.encode(content)) != content)
 
 
 def test_ids_beyond_16_bits_take_32():

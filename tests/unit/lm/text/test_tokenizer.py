@@ -8,7 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from conjure.errors import CheckpointError, DataError, UsageError
-from conjure.lm.text.tokenizer import END_OF_TEXT, IncrementalDecoder, Tokenizer, split_safely
+from conjure.lm.text.tokenizer import (
+    _PIECE_CHARACTERS,
+    END_OF_TEXT,
+    IncrementalDecoder,
+    Tokenizer,
+    split_safely,
+)
 from support.models import TINY_VOCAB_SIZE, tiny_tokenizer
 
 AWKWARD = [
@@ -45,6 +51,21 @@ def test_a_file_with_a_byte_order_mark_is_read(folder):
     path = folder / "tokenizer.json"
     path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
     assert Tokenizer.from_folder(folder).digest == tiny_tokenizer().digest
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_text_is_not_cut_inside_an_added_token(folder, special):
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text("utf-8"))
+    token = {"id": TINY_VOCAB_SIZE, "content": "New York", "special": special}
+    content["added_tokens"].append({**content["added_tokens"][0], **token})
+    path.write_text(json.dumps(content), "utf-8")
+    tokenizer = Tokenizer.from_folder(folder)
+    assert tokenizer.cut is None
+    assert tiny_tokenizer().cut is tiny_tokenizer().kind.cut
+    before = "a." * (_PIECE_CHARACTERS // 2 - 1)  # the first place to cut comes in the token
+    ids = tokenizer.encode(f"{before}New York", allow_special=True)
+    assert ids[-1] == TINY_VOCAB_SIZE
 
 
 def test_ids_that_no_token_has_are_named_and_mean_nothing(folder):

@@ -285,6 +285,13 @@ def test_all_faults_of_a_request_are_told_at_once():
         assert part in message
 
 
+@pytest.mark.parametrize("epochs", [1_000_001, 1e308])
+def test_epochs_beyond_reason_are_refused(epochs):
+    with pytest.raises(UsageError, match="epochs must be above 0 and at most 1000000"):
+        FinetuneRequest(data=["x"], output="y", epochs=epochs)
+    FinetuneRequest(data=["x"], output="y", epochs=1_000_000)
+
+
 def test_a_block_larger_than_the_context_is_refused(inputs, tmp_path):
     with pytest.raises(UsageError, match="block_size is 64; the model's context is 32 tokens"):
         tune(inputs, tmp_path / "tuned", block_size=64)

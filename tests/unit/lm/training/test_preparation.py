@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conjure.errors import TrainingError, UsageError
+from conjure.errors import ConflictError, TrainingError, UsageError
 from conjure.lm.training import preparation
 from conjure.lm.training.finetune import _save_state, make_trainer
 from conjure.lm.training.history import History
@@ -127,3 +127,36 @@ class TestBlocksOfANovel:
         long = replace(prepared, plan=replace(prepared.plan, block_size=2048))  # by an earlier version
         _save_state(long, make_trainer(long), History())
         assert prepare(replace(asked, resume=True)).plan.block_size == 2048
+
+
+def test_the_output_is_where_it_was_when_it_was_checked(asked, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepared = prepare(replace(asked, output="tuned"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert prepared.output == tmp_path / "tuned"
+
+
+def test_the_current_folder_is_no_output(asked, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(ConflictError, match="the current folder"):
+        prepare(replace(asked, output="."))
+
+
+def test_an_adapter_replaces_nothing_but_an_adapter(asked, tmp_path):
+    request = replace(asked, lora=2, lora_output="adapter")
+    folder = tmp_path / "tuned.adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_text("")
+    prepare(request)  # as a training that is resumed finds it
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ConflictError, match=r"saving an adapter would replace .*contains 'notes\.txt'"):
+        prepare(request)
+    prepare(replace(request, lora_output="merged"))
+    for name in ("adapter_config.json", "adapter_model.safetensors", "notes.txt"):
+        (folder / name).unlink()
+    (folder / "adapter_model.safetensors").write_text("")
+    with pytest.raises(ConflictError, match="not empty and not an adapter"):
+        prepare(request)

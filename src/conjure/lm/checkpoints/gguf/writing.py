@@ -22,6 +22,7 @@ from conjure.lm.checkpoints.gguf.vocabulary import (
 )
 from conjure.lm.models.registry import read_model_config
 from conjure.lm.models.shape import ModelConfig, Shape
+from conjure.lm.text.chat.template import template_source
 from conjure.lm.text.tokenizer import Tokenizer
 from conjure.lm.text.tokenizer_detection import SPACE
 
@@ -189,6 +190,7 @@ def vocabulary_keys(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
 
     Raises:
         ModelError: GGUF has no name for its way of splitting words.
+        CheckpointError: It has several chat templates, and none is the one to use.
     """
     tokens = tokenizer.tokens + [""] * (vocab_size - tokenizer.vocab_size)
     keys: dict[str, Any] = {
@@ -213,8 +215,8 @@ def vocabulary_keys(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
             "add_space_prefix": tokenizer.kind.prefix_space,
         }
     named = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
-    template = tokenizer.chat_template
-    return named | ({"tokenizer.chat_template": template} if isinstance(template, str) else {})
+    template = template_source(tokenizer)
+    return named | ({"tokenizer.chat_template": template} if template is not None else {})
 
 
 def _spelled(token: str, tokenizer: Tokenizer) -> str:

@@ -1,9 +1,9 @@
 """Chat templates: a conversation as the text that a model was trained to see.
 
-Main entries: `ChatTemplate.render`, `find_template`. A template comes with a model and is a program, so it is
-rendered in a process of its own (`conjure.lm.text.chat.template_worker`), in jinja2's immutable sandbox, with
-bounds on its size, its output, its memory and its CPU time. Invariant: equal messages, template and date give
-equal text, today and later.
+Main entries: `ChatTemplate.render`, `find_template`, `template_source`. A template comes with a model and is
+a program, so it is rendered in a process of its own (`conjure.lm.text.chat.template_worker`), in jinja2's
+immutable sandbox, with bounds on its size, its output, its memory and its CPU time. Invariant: equal
+messages, template and date give equal text, today and later.
 """
 
 import atexit
@@ -95,7 +95,7 @@ def find_template(tokenizer: Tokenizer, *, day: date | None = None) -> ChatTempl
     Raises:
         CheckpointError: The template is too large, or none of several is the one to use.
     """
-    source = _source(tokenizer.chat_template)
+    source = template_source(tokenizer)
     if source is None:
         return None
     if len(source) > LARGEST_TEMPLATE:
@@ -106,8 +106,13 @@ def find_template(tokenizer: Tokenizer, *, day: date | None = None) -> ChatTempl
     return ChatTemplate(source, variables, day if day is not None else today())
 
 
-def _source(found: Any) -> str | None:
-    """The template's text, of one template or of several named ones."""
+def template_source(tokenizer: Tokenizer) -> str | None:
+    """The text of a model's chat template, of its only one or of several named ones; None where it has none.
+
+    Raises:
+        CheckpointError: None of several is the one to use.
+    """
+    found = tokenizer.chat_template
     if found is None or isinstance(found, str):
         return found or None
     pairs = found if isinstance(found, list) else [found]

@@ -69,9 +69,9 @@ def test_runs_of_spaces_are_written_as_llama_cpp_looks_for_them(tmp_path):
     assert "▁a" in keys["tokenizer.ggml.tokens"]
 
 
-def changed_gemma3(tmp_path, **changes):
-    """A folder of `CONFIGS`'s Gemma 3, seven layers, with other settings."""
-    folder = checkpoint_folder(write_gguf(tmp_path / "model.gguf", "gemma3"))
+def changed_model(tmp_path, name, **changes):
+    """A folder of one of `CONFIGS`, with other settings."""
+    folder = checkpoint_folder(write_gguf(tmp_path / "model.gguf", name))
     changed = tmp_path / "changed"
     changed.mkdir()
     for path in folder.iterdir():
@@ -79,6 +79,11 @@ def changed_gemma3(tmp_path, **changes):
     config = json.loads((folder / "config.json").read_text()) | changes
     (changed / "config.json").write_text(json.dumps(config))
     return changed
+
+
+def changed_gemma3(tmp_path, **changes):
+    """A folder of `CONFIGS`'s Gemma 3, seven layers, with other settings."""
+    return changed_model(tmp_path, "gemma3", **changes)
 
 
 FULL, LOCAL = "full_attention", "sliding_attention"
@@ -97,6 +102,32 @@ def test_local_layers_come_back(tmp_path, changes):
     model = changed_gemma3(tmp_path, **changes)
     again = checkpoint_folder(export(model, tmp_path / "out").path)
     assert read_config(again).layers == read_config(model).layers
+
+
+WHOLE_YARN = {"factor": 4, "original_max_position_embeddings": 64, "beta_fast": 32, "beta_slow": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama", {"rope_theta": 100000, "rope_scaling": {"rope_type": "linear", "factor": 4}}),
+        ("qwen3", {"rope_theta": 1000000, "rope_scaling": {"rope_type": "yarn", **WHOLE_YARN}}),
+        ("gptneox", {"rotary_emb_base": 20000}),
+        ("gemma3", {"rope_theta": 1000000, "rope_local_base_freq": 20000}),
+    ],
+)
+def test_numbers_that_a_config_spells_as_integers_are_floats(tmp_path, name, changes):
+    settings = {"rope_parameters": None, **changes}  # what transformers 5 says in its place goes
+    path = export(changed_model(tmp_path, name, **settings), tmp_path / "out").path
+    fields = gguf.GGUFReader(path).fields
+    integers = ("dimension_count", "original_context_length")
+    found = {
+        key: field.types[0]
+        for key, field in fields.items()
+        if ".rope." in key and not key.endswith((*integers, "scaling.type"))
+    }
+    assert len(found) >= len(changes)
+    assert set(found.values()) == {gguf.GGUFValueType.FLOAT32}
 
 
 def test_what_gguf_has_no_key_for_is_refused(tmp_path):
