@@ -216,13 +216,13 @@ class TestRm:
         assert call("rm", "-f", "runs/1")[0] == 0
 
     @pytest.mark.parametrize(
-        ("answer", "option", "status"), [("n\n", "-f", 1), ("y\n", "-f", 0), ("", "-fy", 0)]
+        ("answer", "option", "status"), [("n\n", "-f", 130), ("y\n", "-f", 0), ("", "-fy", 0)]
     )
     def test_on_a_terminal_it_asks_even_if_forced(
         self, home: Home, answer: str, option: str, status: int
     ) -> None:
         done, said = ask(answer, "rm", option, "runs/1")
-        assert (done, (home.run_folder(1) / "outputs").exists()) == (status, status == 1)
+        assert (done, (home.run_folder(1) / "outputs").exists()) == (status, status != 0)
         assert ("Permanently delete the files of runs/1? [y/N]" in said) == bool(answer)
 
     @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_prompts_are_values_of_a_sweep(sweep, words):
     status, out, _ = sweep("grid", "--dry-run", *given, "--seed", "1", *words)
     assert status == 0
     assert out.splitlines() == [
-        f"conjure generate --model sprite --output samples.json --seed=1 --temperature=0.5 -- {prompt}"
+        f"conjure generate --model sprite --save --seed=1 --temperature=0.5 -- {prompt}"
         for prompt in ("Once", "'The end'")
     ]
 

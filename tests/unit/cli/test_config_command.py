@@ -198,5 +198,5 @@ def test_a_sweep_has_the_model_and_the_number_format_that_are_set(call, conjure_
     call("config", "set", "precision", "float32")
     line = ("sweep", "grid", "--dry-run", "--param", "seed=1", "--", "conjure", "generate")
     assert call(*line, "Hi")[1] == (
-        "conjure generate --model gpt2 --output samples.json --precision=float32 --seed=1 -- Hi\n"
+        "conjure generate --model gpt2 --save --precision=float32 --seed=1 -- Hi\n"
     )
