@@ -48,7 +48,9 @@ def show(request: Request) -> Response:
     return page(
         request,
         "overview.html",
-        **lists,
+        active=lists["active"],
+        wrong=lists["wrong"],
+        ended=lists["ended"],
         counts=counts,
         phases=PHASES,
         disk=_disk(site.home),
