@@ -105,7 +105,7 @@ def test_counts_are_bounded_and_named_as_typed(tmp_path, arguments, words):
     [
         (["--lr", "nan"], "--lr must be a number above 0 and at most 1, not nan"),
         (["--learning-rate", "inf"], "--learning-rate must be a number above 0 and at most 1, not inf"),
-        (["--epochs", "inf"], "--epochs must be a number above 0, not inf"),
+        (["--epochs", "inf"], "--epochs must be a number above 0 and at most 1000000, not inf"),
         (["--batch-size", HUGE], f"--batch-size must be from 1 to 2147483647, not {HUGE}"),
         (["--max-steps", HUGE], f"--max-steps must be from 1 to 2147483647, not {HUGE}"),
         (["--holdout", "nan"], "--holdout must be a number from 0 to 0.9, not nan"),
