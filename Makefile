@@ -35,7 +35,7 @@ coverage: setup  ## `test`, `test-story` and `test-cluster` with the branches of
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(ON_TWO_CORES)
 	$(BIN)/coverage run -m pytest -n 2 --dist loadfile --timeout 900 tests/story
-	$(BIN)/coverage run -m pytest tests/cluster
+	$(BIN)/coverage run -m pytest $(ON_TWO_CORES) $(CLUSTER_TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -73,13 +73,15 @@ test-jupyter: setup  ## notebook sessions with JupyterLab, which it fetches from
 test-story: setup  ## stories of minutes: the whole demo, fine-tunes of every family, sweeps, a home of 0.1.0
 	$(BIN)/pytest -n 2 --dist loadfile --timeout 900 tests/story
 
+# Those on Ray take the longest, so they begin first.
+CLUSTER_TESTS := tests/cluster/test_ray.py tests/cluster
 CLUSTER_PROGRAMS := initdb=postgresql openssl=openssl slurmctld=slurmctld slurmd=slurmd sbatch=slurm-client munged=munge
 
 test-cluster: setup  ## a real PostgreSQL and Slurm (Debian's, installed if missing), S3, Azure's emulator, Ray
 	scripts/install-programs $(CLUSTER_PROGRAMS)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
 	scripts/install-azurite
-	$(BIN)/pytest --timeout 300 --maxfail 5 tests/cluster
+	$(BIN)/pytest $(ON_TWO_CORES) --timeout 300 --maxfail 5 $(CLUSTER_TESTS)
 
 soak-cluster: setup  ## the same at real lease times: 300 random kills, outages of a minute; some hours
 	scripts/install-programs $(CLUSTER_PROGRAMS)
