@@ -49,8 +49,9 @@ OURS: dict[str, dict[str, Any]] = {
     "records masked": {"mask_records": True},
     "no dropout": {"dropout": 0.0},
     "dropout 0.1": {"dropout": 0.1},
-    "LoRA, rank 16": {"lora": 16},
-    "LoRA, rank 16, rate / 3": {"lora": 16, "rate": 1 / 3},
+    "LoRA of rank 16": {"lora": 16},
+    "LoRA of rank 16, rate / 3": {"lora": 16, "rate": 1 / 3},
+    "LoRA of rank 16, rate × 2": {"lora": 16, "rate": 2.0},
 }
 # Their batches have a record in each row.
 _FIXED: dict[str, Any] = {"patience": 0, "dropout": 0.0, "mask_records": True}

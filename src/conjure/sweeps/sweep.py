@@ -22,6 +22,7 @@ from conjure.sweeps.trials import Cell, Trial
 from conjure.sweeps.view import SweepView, look_at_sweep
 
 _LOOK_EVERY_S = 0.2
+_NEXT_TRIAL_WITHIN_S = 60.0  # after a trial of a driver that may be on another machine
 _WORDS = {"method": Method, "direction": Direction, "aggregation": Aggregation, "prune": Pruner}
 _MAY_BE_NONE = ("direction", "prune")
 
@@ -148,18 +149,22 @@ class Sweep:
         """
         told: set[int] = set()
         with open_store(self.home) as store:
+            patience = _NEXT_TRIAL_WITHIN_S if store.is_shared else 0.0
+            driven_at = time.monotonic()
             while True:
                 view = look_at_sweep(self.home, store, self.number)
                 for trial in view.settled_trials:
                     if trial.run not in told:  # a trial may get another run
                         told.add(trial.run)
                         yield trial
-                if view.is_abandoned:
+                if not view.is_abandoned:
+                    driven_at = time.monotonic()
+                elif time.monotonic() - driven_at >= patience:
                     raise RunFailedError(
                         f"sweep {self.number} has no driver",
                         fix=f"conjure sweep resume {self.number}",
                     )
-                if view.is_over:
+                if not view.is_abandoned and view.is_over:
                     return
                 time.sleep(_LOOK_EVERY_S)
 

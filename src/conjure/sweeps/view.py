@@ -28,7 +28,7 @@ class SweepView:
         trials: The trials that were started, in order.
         seconds: Running time of each trial that has ended, by trial.
         settled: The trials that have ended, and whose values are written down.
-        driven: Whether it has a driver on this machine.
+        driven: Whether it has a driver: on this machine, or, as its trials that go on show, on another.
         pruning_waits: What pruning waits for, in words, or None.
     """
 
@@ -149,6 +149,8 @@ def look_at_sweep(home: Home, store: Database, number: int) -> SweepView:
             )
     seconds = {each.trial: each.command_s for each in rows if each.command_s is not None}
     trials = tuple(map(Trial.of, rows))
+    if store.is_shared and not all(trial.has_ended for trial in trials):
+        driven = True  # a driver on another machine cannot be seen, but its trials can
     settled = frozenset(each.trial for each in rows if each.settled)
     return SweepView(row, request, trials, seconds, settled, driven, waits)
 

@@ -18,7 +18,8 @@ from conjure.sweeps import control, driver
 from conjure.sweeps.control import resume_sweep, start_sweep
 from conjure.sweeps.driver import Driver
 from conjure.sweeps.space import Choice
-from support.casting import add_run
+from conjure.sweeps.view import look_at_sweep
+from support.casting import add_run, finish
 from support.sweeps import grid, searched
 
 
@@ -78,6 +79,21 @@ def test_no_more_trials_are_added_than_a_sweep_may_begin_with(home, store):
     for more in (100_001, -1):
         with pytest.raises(UsageError, match=f"more must be from 1 to 100,000, not {more}"):
             resume_sweep(home, number, more=more)
+
+
+@pytest.mark.parametrize(("is_shared", "is_abandoned"), [(True, False), (False, True)])
+def test_a_sweep_whose_trials_go_on_may_be_driven_by_another_machine(
+    home, store, monkeypatch, is_shared, is_abandoned
+):
+    number = store.create_sweep(grid(1).to_dict(), trials=1, parallel=1, rung_metric=None)
+    monkeypatch.setattr(type(store), "is_shared", is_shared)
+    assert look_at_sweep(home, store, number).is_abandoned
+    run = add_run(store).number
+    store.begin_attempt(run, this_process(home))
+    assert store._take_trial(TrialClaim(number, 0, 1, {"x": "0"}), run)
+    assert look_at_sweep(home, store, number).is_abandoned == is_abandoned
+    finish(store, run, Ending(EndReason.COMPLETED, 0))
+    assert look_at_sweep(home, store, number).is_abandoned
 
 
 def test_a_wish_to_prune_that_could_not_be_written_is_written_later(start, store, monkeypatch):
