@@ -74,7 +74,8 @@ test-story: setup  ## stories of minutes: the whole demo, fine-tunes of every fa
 	$(BIN)/pytest -n 2 --dist loadfile --timeout 900 tests/story
 
 # Those on Ray take the longest, so they begin first.
-CLUSTER_TESTS := tests/cluster/test_ray.py tests/cluster
+CLUSTER_TESTS := $(sort $(wildcard tests/cluster/test_*.py))
+CLUSTER_TESTS := $(filter %ray.py,$(CLUSTER_TESTS)) $(filter-out %ray.py,$(CLUSTER_TESTS))
 CLUSTER_PROGRAMS := initdb=postgresql openssl=openssl slurmctld=slurmctld slurmd=slurmd sbatch=slurm-client munged=munge
 
 test-cluster: setup  ## a real PostgreSQL and Slurm (Debian's, installed if missing), S3, Azure's emulator, Ray
