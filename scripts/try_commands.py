@@ -42,8 +42,8 @@ SHORTENED = {
 
 # Commands that do not run: a regular expression for the whole command, and why.
 LEFT_OUT = {
-    r"make (check|test(-(?!all|images|models)\w+)?)": ".ci/run runs them",
-    r"make (soak-cluster|test-images)": "takes hours, or needs docker",
+    r"make (check|test(-(?!all|images|jupyter|models|podman)\w+)?)": ".ci/run runs them",
+    r"make (soak-cluster|test-(images|jupyter|podman))": "takes hours, or is for before a release",
     r"make (unit|coverage|test-all)": "runs tests that `make test` runs, too",
     r"make commands": "this",
     r"make test-models|conjure .*\bsmollm2.*": "needs a model of 98 MB; .ci/run tests it",
