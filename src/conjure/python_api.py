@@ -43,7 +43,7 @@ from conjure.runs.schema.spec import (
 )
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import NOTE, LogEntry, LogTail, lines
-from conjure.runs.telemetry.metrics import MetricTail, Point, Summary
+from conjure.runs.telemetry.metrics import Point, Summary, read_all_points
 from conjure.sweeps.control import start_sweep
 from conjure.sweeps.request import SEED_PARAMETER
 from conjure.sweeps.space import Domain, checked_trials
@@ -125,8 +125,7 @@ class Run:
         """
         if name is not None:
             bring_streams(self.home, self.number)
-            points = MetricTail(RunFolder(self._folder).metrics).read_all()
-            return [point for point in points if point.name == name]
+            return list(read_all_points(self._folder, [name]))
         with open_store(self.home) as store:
             return store.summaries(self.number)
 

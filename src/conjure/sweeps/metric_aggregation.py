@@ -9,8 +9,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.telemetry.metrics import MetricTail
+from conjure.runs.telemetry.metrics import read_all_points
 from conjure.sweeps.request import Aggregation
 
 
@@ -25,7 +24,7 @@ def aggregate(folder: Path, metric: str, how: Aggregation) -> tuple[float | None
     Returns:
         Value and step: no value if it is NaN or infinite, and neither if the metric was not reported.
     """
-    found = [point for point in MetricTail(RunFolder(folder).metrics).read_all() if point.name == metric]
+    found = list(read_all_points(folder, [metric]))
     if not found:
         return None, None
     last = found[-1]

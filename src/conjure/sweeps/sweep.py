@@ -158,14 +158,14 @@ class Sweep:
                         told.add(trial.run)
                         yield trial
                 if not view.is_abandoned:
+                    if view.is_over:
+                        return
                     driven_at = time.monotonic()
                 elif time.monotonic() - driven_at >= patience:
                     raise RunFailedError(
                         f"sweep {self.number} has no driver",
                         fix=f"conjure sweep resume {self.number}",
                     )
-                if not view.is_abandoned and view.is_over:
-                    return
                 time.sleep(_LOOK_EVERY_S)
 
     def wait(self, *, check: bool = False) -> "Sweep":

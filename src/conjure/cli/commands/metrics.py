@@ -3,7 +3,7 @@
 import csv
 import math
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from conjure.core.units import format_number
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.artifacts.team_transfer import bring_streams
 from conjure.runs.lifecycle.open_store import open_store
-from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.telemetry.metrics import MetricTail, Point, Summary, metric_summaries, read_points
+from conjure.runs.telemetry.metrics import Point, Summary, metric_summaries, read_all_points
 
 _FIELDS = ("name", "step", "value", "time")
 
@@ -66,9 +65,9 @@ def _show_run(number: int, names: tuple[str, ...], *, plot: bool, as_csv: bool, 
         known, summaries = _read_from_file(folder)
     wanted = _chosen(number, names, known)
     if as_json:
-        write_json(_json_of(point) for point in _points(folder, names))
+        write_json(_json_of(point) for point in read_all_points(folder, names))
     elif as_csv:
-        _write_csv(_points(folder, names))
+        _write_csv(read_all_points(folder, names))
     elif not wanted:
         note(f"Run {number} has reported no metric{' yet' if going_on else ''}")
     else:
@@ -115,14 +114,9 @@ def _chosen(number: int, names: Sequence[str], known: Collection[str]) -> list[s
 
 def _read_from_file(folder: Path) -> tuple[list[str], dict[str, Summary]]:
     """All metrics in a run's file, and how those stand that have a finite value, which alone are indexed."""
-    names = dict.fromkeys(point.name for point in _points(folder, ()))
-    return list(names), metric_summaries(read_points(folder))
-
-
-def _points(folder: Path, names: Sequence[str]) -> Iterator[Point]:
-    """The points of these metrics; of none given, all that are in the file by now."""
-    points = MetricTail(RunFolder(folder).metrics).read_all()
-    return (point for point in points if point.name in names) if names else points
+    points = list(read_all_points(folder))
+    names = dict.fromkeys(point.name for point in points)
+    return list(names), metric_summaries(point for point in points if math.isfinite(point.value))
 
 
 def _json_of(point: Point) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from conjure.core.config import PYTHON_VERSION
+from conjure.core.files import expand_user
 from conjure.core.secrets import STARS, Redaction
 from conjure.core.units import LARGEST_NUMBER, LONGEST_S
 from conjure.errors import UsageError, option
@@ -89,7 +90,7 @@ class Mount:
         """The same mount, whichever folder is the current one."""
         if not self.is_local_file:
             return self
-        return replace(self, resource=str(Path(self.resource).expanduser().absolute()))
+        return replace(self, resource=str(expand_user(self.resource).absolute()))
 
     def to_dict(self) -> dict[str, Any]:
         """The mount as plain JSON values."""

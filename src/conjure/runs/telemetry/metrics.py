@@ -65,10 +65,15 @@ class MetricTail:
 
 
 def read_points(folder: Path, names: Iterable[str] = ()) -> list[Point]:
-    """All points in a run's folder, in the order they were reported; only `names` if any are given."""
+    """The finite points in a run's folder, in the order they were reported; only `names` if any are given."""
+    return [point for point in read_all_points(folder, names) if math.isfinite(point.value)]
+
+
+def read_all_points(folder: Path, names: Iterable[str] = ()) -> Iterator[Point]:
+    """As `read_points`, those too whose value is NaN or infinite."""
     wanted = frozenset(names)
-    points = MetricTail(RunFolder(folder).metrics).read()
-    return [point for point in points if not wanted or point.name in wanted]
+    points = MetricTail(RunFolder(folder).metrics).read_all()
+    return (point for point in points if not wanted or point.name in wanted)
 
 
 def metric_summaries(points: Iterable[Point], earlier: Iterable[Summary] = ()) -> dict[str, Summary]:
