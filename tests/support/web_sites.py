@@ -2,7 +2,7 @@
 
 import json
 import struct
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from conjure.core.home import Home
 from conjure.http.api_keys import ApiKeys
@@ -15,13 +15,14 @@ from support.http_servers import Client, running
 
 
 class Visitor(Client):
-    """Sends the cookie that the token was exchanged for."""
+    """Sends the cookie that the token was exchanged for; `leaving` is called while there still is a server."""
 
     cookie = ""
 
     def __init__(self, port, session):
         super().__init__(port)
         self.session = session
+        self.leaving = ExitStack()
 
     def log_in(self):
         answer = self.get(f"/?token={self.session.token}")
@@ -74,6 +75,7 @@ def visiting(root, *, allow_actions=False, keys=None, logged_in=True):
     try:
         with running(app, Shutdown(playground.drain, playground.abort), bound=bound) as client:
             visitor = Visitor(client.port, session)
-            yield visitor.log_in() if logged_in else visitor
+            with visitor.leaving:
+                yield visitor.log_in() if logged_in else visitor
     finally:
         playground.end()

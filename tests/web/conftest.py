@@ -30,6 +30,8 @@ class Window:
         self.origin = f"http://127.0.0.1:{visitor.port}"
         self.complaints, self.foreign = [], []
         self.context = browser.new_context(**options)
+        # Before its server ends, since a page that asks one that has ended complains.
+        visitor.leaving.callback(self.context.close)
         self.context.set_default_timeout(15000)
         self.page = self.tab()
         self.page.goto(f"{self.origin}/?token={visitor.session.token}")
@@ -74,8 +76,8 @@ def window(browser):
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory):
-    """The pages of a small home."""
+def small(tmp_path_factory, browser):
+    """The pages of a small home; they end before the browser."""
     root = tmp_path_factory.mktemp("web") / "home"
     small_home(root)
     with visiting(root) as visitor:

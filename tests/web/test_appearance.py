@@ -64,7 +64,6 @@ def test_a_sweep_in_both_themes(window, tmp_path, theme):
                 "document.documentElement.scrollWidth - document.documentElement.clientWidth"
             )
             assert wide <= 0, path
-        opened.context.close()
 
 
 def test_hostile_strings_do_nothing(window, tmp_path):

@@ -129,4 +129,3 @@ def test_runs_that_were_never_read_appear_one_after_another(window, tmp_path, mo
         expect(opened.page.locator("figure figcaption")).to_contain_text("of 27,000 points drawn")
         expect(opened.page.locator("figure figcaption")).not_to_contain_text("reading")
         assert len([url for url in asked if "curves.bin" in url]) > 1
-        opened.context.close()

@@ -82,7 +82,6 @@ def test_a_dozen_runs_are_compared(window, tmp_path):
         page.keyboard.press("End")
         looks = page.locator(".readout path").evaluate_all("all => all.map(one => one.className.baseVal)")
         assert len(set(looks)) == len(looks) == 12
-        opened.context.close()  # the page asks for news as long as there is a server
 
 
 def test_the_same_by_keys_alone(window, small):
@@ -250,7 +249,6 @@ def test_new_points_and_lines_are_seen_and_nothing_else_moves(window, writing, t
             store.move(number, RunStatus.SAVING)
             store.end_run(number, Ending(EndReason.COMPLETED, 0))
         expect(page.get_by_role("heading", name=re.compile("complete"))).to_be_visible()
-        opened.context.close()
 
 
 def _add_point(home, number, step):
@@ -305,7 +303,6 @@ def test_new_points_are_not_added_to_a_curve_that_they_do_not_go_on_with(window,
         for step in range(60, 65):
             _add_point(home, number, step)
         expect(caption).to_contain_text("65 points")
-        opened.context.close()
 
 
 def test_a_hidden_or_finished_page_asks_nothing(window, small):
@@ -339,7 +336,6 @@ def test_the_table_is_live_and_keeps_selection_focus_and_scroll(window, tmp_path
             expect(page.get_by_label("Select run 20")).to_be_checked()
             expect(page.get_by_label("Select run 20")).to_be_focused()
             assert abs(page.evaluate("window.scrollY") - top) < 60
-            opened.context.close()
 
 
 def test_twelve_tabs_of_a_live_run_work(window, tmp_path):
@@ -356,7 +352,6 @@ def test_twelve_tabs_of_a_live_run_work(window, tmp_path):
         print_lines(home, number, ["all see this"])
         for tab in tabs:
             expect(tab.locator(".lines")).to_contain_text("all see this")
-        opened.context.close()
 
 
 def test_runs_are_labelled_and_archived_in_bulk(window, tmp_path):
@@ -378,7 +373,6 @@ def test_runs_are_labelled_and_archived_in_bulk(window, tmp_path):
         page.get_by_role("button", name="Stop").click()
         page.get_by_role("button", name="OK").click()
         expect(page.get_by_role("status").last).to_contain_text("Stopping run 8")
-        opened.context.close()
     with SqliteDatabase.open(Home(tmp_path)) as store:
         assert store.get(8).end_request == "stop"
 
@@ -400,7 +394,6 @@ def test_a_run_that_was_stopped_can_be_rerun_at_once(window, tmp_path):
         expect(page.get_by_role("button", name="Rerun", exact=True)).to_be_visible()
         expect(page.get_by_role("button", name="Stop")).to_have_count(0)
         assert page.evaluate("document.activeElement.closest('.asked') !== null")
-        opened.context.close()
 
 
 def test_stopping_a_run_that_has_ended_says_so(window, tmp_path):
@@ -509,7 +502,6 @@ def bar_log(window, tmp_path):
         opened = window(visitor)
         opened.open(f"/runs/{number}/log")
         yield opened.page, lambda *pieces: print_pieces(home, number, pieces, stream="stderr")
-        opened.context.close()
 
 
 def _begins(lines):
@@ -559,7 +551,6 @@ def test_the_log_of_another_attempt_takes_the_place_of_the_last_ones(window, tmp
             expect(shown).not_to_contain_text("first")
             print_lines(home, number, ["goes on"])
             expect(shown).to_contain_text("goes on")
-            opened.context.close()
 
 
 def test_a_log_that_is_not_followed_stays_light_and_goes_on_when_scrolled(window, tmp_path):
@@ -580,7 +571,6 @@ def test_a_log_that_is_not_followed_stays_light_and_goes_on_when_scrolled(window
             lines.evaluate("box => { box.scrollTop = box.scrollHeight; }")
             page.wait_for_timeout(150)
         expect(lines).to_contain_text("line 5999")
-        opened.context.close()
 
 
 def test_a_text_is_written_and_scored(window, small):

@@ -133,7 +133,6 @@ def test_what_was_found_is_live_and_can_be_acted_on(window, tmp_path):
         page.get_by_role("textbox", name="Label for run").fill("found")
         page.keyboard.press("Enter")
         expect(page.locator(f"tr[data-run='{number}']")).to_contain_text("found")
-        opened.context.close()
 
 
 def test_a_table_without_rows_is_live(window, tmp_path):
@@ -156,7 +155,6 @@ def test_a_table_without_rows_is_live(window, tmp_path):
         expect(heading).to_have_text("0 runs of 10")
         expect(search_field(page)).to_be_focused()
         assert page.evaluate("document.body.dataset.same") == ""
-        opened.context.close()
 
 
 def test_a_page_that_there_is_not_is_live(window, tmp_path):
@@ -175,7 +173,6 @@ def test_a_page_that_there_is_not_is_live(window, tmp_path):
         expect(page.get_by_text("101–102 of 102")).to_be_visible()
         expect(page.get_by_role("link", name="newer")).to_be_focused()
         expect(page.get_by_role("status").first).to_have_text("102 runs")
-        opened.context.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -205,4 +202,3 @@ def test_pages_of_a_long_table(window, tmp_path):
         expect(shown(page)).to_have_count(11)  # 11 and 110 to 119
         expect(page).not_to_have_url(re.compile("page="))
         assert page.evaluate("document.body.dataset.same") == ""
-        opened.context.close()
