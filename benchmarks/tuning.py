@@ -50,7 +50,7 @@ OURS: dict[str, dict[str, Any]] = {
     "no dropout": {"dropout": 0.0},
     "dropout 0.1": {"dropout": 0.1},
     "LoRA of rank 16": {"lora": 16},
-    "LoRA of rank 16, rate / 3": {"lora": 16, "rate": 1 / 3},
+    "LoRA of rank 16, rate / 2": {"lora": 16, "rate": 0.5},
     "LoRA of rank 16, rate × 2": {"lora": 16, "rate": 2.0},
 }
 # Their batches have a record in each row.

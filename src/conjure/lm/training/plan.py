@@ -21,9 +21,12 @@ from conjure.lm.text.token_cache import DataFacts
 # Found with sprite and SmolLM2-135M on one-line jokes (docs/finetuning.md): a tenth of the rate at thirteen
 # times the parameters. Smaller models were not measured: for them it rises as slowly as in conjure 0.1, so
 # that of no model is above the bound that a rate has.
-_RATE, _LORA_RATE = 1e-3, 5e-3  # the latter found likewise (docs/decisions/0007-lora-of-our-own.md)
+_RATE, _RATE_EXPONENT = 1e-3, -0.9
+# That of corrections falls more slowly (docs/decisions/0007-lora-of-our-own.md): it is five times the other one
+# for sprite, and ten times for SmolLM2-135M.
+_LORA_RATE, _LORA_RATE_EXPONENT = 5e-3, -0.63
 _SIZE_OF_RATE, _SIZE_OF_RATE_OF_0_1 = 1.01e7, 1e7  # parameters
-_RATE_EXPONENT, _RATE_EXPONENT_OF_0_1 = -0.9, -0.3
+_RATE_EXPONENT_OF_0_1 = -0.3
 
 # Of an automatic block size. A text in few blocks makes few optimizer steps, so a novel, which is one record,
 # is not read in blocks as long as the context; and what attention takes per token grows with the block.
@@ -137,9 +140,10 @@ def automatic_learning_rate(parameter_count: int, *, lora: bool = False, as_in_0
         as_in_0_1: The rate of conjure 0.1, whose unfinished trainings do not say what theirs is.
     """
     size = parameter_count / (_SIZE_OF_RATE_OF_0_1 if as_in_0_1 else _SIZE_OF_RATE)
-    exponent = _RATE_EXPONENT_OF_0_1 if as_in_0_1 or size < 1 else _RATE_EXPONENT
-    rate = (_LORA_RATE if lora else _RATE) * size**exponent
-    return float(f"{rate:.1e}")
+    rate, exponent = (_LORA_RATE, _LORA_RATE_EXPONENT) if lora else (_RATE, _RATE_EXPONENT)
+    if as_in_0_1 or size < 1:
+        exponent = _RATE_EXPONENT_OF_0_1
+    return float(f"{rate * size**exponent:.1e}")
 
 
 def automatic_block_size(facts: DataFacts, context_length: int) -> int:

@@ -173,13 +173,6 @@ class TestTraining:
 
 
 class TestFinetune:
-    def test_the_learning_rate_is_one_for_corrections(self):
-        from conjure.lm.training.plan import automatic_learning_rate
-
-        for parameters in (10_000_000, 124_000_000):
-            ratio = automatic_learning_rate(parameters, lora=True) / automatic_learning_rate(parameters)
-            assert ratio > 3
-
     @pytest.mark.slow
     @pytest.mark.usefixtures("short_reports")
     def test_a_plain_checkpoint_comes_out_and_the_embeddings_stay(self, tmp_path):
