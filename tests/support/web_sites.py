@@ -15,7 +15,7 @@ from support.http_servers import Client, running
 
 
 class Visitor(Client):
-    """Sends the cookie that the token was exchanged for; `leaving` is called while there still is a server."""
+    """Sends the cookie that the token was exchanged for; `leaving` is called before its server ends."""
 
     cookie = ""
 
