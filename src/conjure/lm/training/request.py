@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from conjure.errors import option
-from conjure.lm.bounds import Bound, ValueFault, bound_faults, refuse_faults
+from conjure.lm.bounds import Bound, ValueFault, bound_faults, python_number, refuse_faults
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.split import DEDUP, DEFAULT_DEDUP, Dedup
 from conjure.lm.training.schedule import SCHEDULE_KINDS, ScheduleKind
@@ -145,7 +145,8 @@ class FinetuneRequest:
 
     def __post_init__(self) -> None:
         """Refuse every value out of bounds, in one error."""
-        faults = list(bound_faults(_BOUNDS, vars(self)))
+        optional = [name for name in _BOUNDS if getattr(type(self), name) is None]
+        faults = list(bound_faults(_BOUNDS, vars(self), may_be_none=optional))
         if self.schedule not in SCHEDULE_KINDS:
             allowed = ", ".join(SCHEDULE_KINDS)
             faults.append(ValueFault("schedule", f"is {self.schedule!r}; allowed: {allowed}"))
@@ -171,6 +172,14 @@ class FinetuneRequest:
             faults.append(ValueFault("data", "is empty: no data was given"))
         refuse_faults(faults)
         _ = self.layout  # refuses what cannot be followed
+        self._as_python_numbers()
+
+    def _as_python_numbers(self) -> None:
+        """Make numbers Python's own: the state and the checkpoint store them as JSON."""
+        for name in _BOUNDS:
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, python_number(value))
 
     def _distributed_faults(self, before: Sequence[ValueFault]) -> list[ValueFault]:
         """Whether the processes can share the blocks of a step equally, once those numbers are right."""
