@@ -119,6 +119,10 @@ class TestDelegation:
         first = model.generate(max_new_tokens=8)[0]
         assert model.generate(max_new_tokens=8, seed=first.seed)[0].token_ids == first.token_ids
 
+    def test_generate_takes_none_for_no_stop_texts(self, model: LanguageModel) -> None:
+        given = {"max_new_tokens": 4, "seed": 1}
+        assert model.generate(stop=None, **given) == model.generate(**given)
+
     def test_generate_refuses_all_faults_at_once(self, model: LanguageModel) -> None:
         with pytest.raises(UsageError, match=r"temperature .*-1.*max_new_tokens .*0"):
             model.generate("a", max_new_tokens=0, temperature=-1)

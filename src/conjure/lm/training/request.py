@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from conjure.errors import option
 from conjure.lm.bounds import Bound, ValueFault, bound_faults, python_number, refuse_faults
+from conjure.lm.hardware import PRECISIONS
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.split import DEDUP, DEFAULT_DEDUP, Dedup
 from conjure.lm.training.schedule import SCHEDULE_KINDS, ScheduleKind
@@ -44,6 +45,13 @@ _BOUNDS = {
     "sample_every": Bound(0, whole=True),
     "holdout": Bound(0, 0.9),
     "prompt_loss_weight": Bound(0, 1),
+}
+_CHOICES = {
+    "schedule": SCHEDULE_KINDS,
+    "special_tokens": SPECIAL_TOKENS,
+    "lora_output": LORA_OUTPUTS,
+    "dedup": DEDUP,
+    "precision": PRECISIONS,
 }
 
 
@@ -147,23 +155,15 @@ class FinetuneRequest:
         """Refuse every value out of bounds, in one error."""
         optional = [name for name in _BOUNDS if getattr(type(self), name) is None]
         faults = list(bound_faults(_BOUNDS, vars(self), may_be_none=optional))
-        if self.schedule not in SCHEDULE_KINDS:
-            allowed = ", ".join(SCHEDULE_KINDS)
-            faults.append(ValueFault("schedule", f"is {self.schedule!r}; allowed: {allowed}"))
-        if self.special_tokens not in SPECIAL_TOKENS:
-            allowed = ", ".join(SPECIAL_TOKENS)
-            faults.append(ValueFault("special_tokens", f"is {self.special_tokens!r}; allowed: {allowed}"))
-        if self.lora_output not in LORA_OUTPUTS:
-            words = f"is {self.lora_output!r}; allowed: {', '.join(LORA_OUTPUTS)}"
-            faults.append(ValueFault("lora_output", words))
-        elif self.lora_output == "adapter" and self.lora is None:
+        faults += self._distributed_faults(faults)
+        for name, allowed in _CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                faults.append(ValueFault(name, f"is {value!r}; allowed: {', '.join(allowed)}"))
+        if self.lora_output == "adapter" and self.lora is None:
             faults.append(ValueFault("lora_output", f"is 'adapter', which needs {option('lora', 8)}"))
         elif self.lora_output == "adapter" and self.adapter is not None:
             words = f"is 'adapter', which cannot be combined with {option('adapter')}"
             faults.append(ValueFault("lora_output", f"{words}: it would fit the merged model only"))
-        faults += self._distributed_faults(faults)
-        if self.dedup not in DEDUP:
-            faults.append(ValueFault("dedup", f"is {self.dedup!r}; allowed: {', '.join(DEDUP)}"))
         if self.chat_date is not None and self.chat_day is None:
             faults.append(
                 ValueFault("chat_date", f"must be a date such as 2026-03-01, not {self.chat_date!r}")

@@ -44,6 +44,13 @@ def test_none_is_refused_where_nothing_can_be_decided(name, said):
     assert str(refused.value) == said
 
 
+def test_an_unknown_number_format_is_refused_before_anything_is_read():
+    with pytest.raises(UsageError) as refused:
+        asked(precision="bf16", seed=-1)
+    assert "seed must be at least 0" in str(refused.value)
+    assert "precision is 'bf16'; allowed: auto, float32, bfloat16" in str(refused.value)
+
+
 def test_none_is_what_is_to_be_decided():
     request = asked(learning_rate=None, block_size=None, lora=None, max_steps=None, sample_every=None)
     assert request == asked()
