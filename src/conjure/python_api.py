@@ -5,10 +5,11 @@ says at that moment.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
-from typing import TypedDict, Unpack, cast, overload
+from typing import SupportsIndex, TypedDict, Unpack, cast, overload
 
 from conjure.core.config import NOT_WITH_IMAGE, SETTINGS, load_config
 from conjure.core.home import Home
@@ -235,7 +236,7 @@ class RunOptions(TypedDict, total=False):
     """Globs of new files not to keep."""
     idempotent: bool
     """Reuse a completed run with identical code, environment, mounts and command."""
-    after: Sequence[int]
+    after: SupportsIndex | Sequence[SupportsIndex]
     """Wait until these runs have completed."""
     retry: int
     """Start the run again up to N times if it is interrupted."""
@@ -476,14 +477,14 @@ class Client:
         refuse_unknown(options, SweepOptions)
         return Sweep(self.home, start_sweep(self.home, request_of(spec, space, options)))
 
-    def get_sweep(self, number: int) -> Sweep:
+    def get_sweep(self, number: SupportsIndex) -> Sweep:
         """A sweep by its number.
 
         Raises:
             NotFoundError: There is none.
         """
         with open_store(self.home) as store:
-            return Sweep(self.home, store.sweep(number).number)
+            return Sweep(self.home, store.sweep(_number("number", number)).number)
 
     def _set_model(self) -> str:
         """The model that the settings choose; inside a run the default, as on the command line."""
@@ -495,14 +496,14 @@ class Client:
         made = submit(self.home, spec, executor=self.executor)
         return Run(self.home, made.record.number, self.executor)
 
-    def get(self, number: int) -> Run:
+    def get(self, number: SupportsIndex) -> Run:
         """A run by its number.
 
         Raises:
             NotFoundError: There is none.
         """
         with open_store(self.home) as store:
-            return Run(self.home, store.get(number).number, self.executor)
+            return Run(self.home, store.get(_number("number", number)).number, self.executor)
 
     def runs(
         self,
@@ -567,6 +568,27 @@ def _texts(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
     return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))
 
 
+def _number(name: str, given: object) -> int:
+    """A run's or sweep's number as Python's own integer: databases take no other, such as NumPy's.
+
+    Args:
+        name: Of the argument.
+        given: The number.
+
+    Raises:
+        UsageError: It is no integer.
+    """
+    try:
+        return index(cast("SupportsIndex", given))
+    except TypeError as error:
+        raise UsageError(f"{option(name)} must be an integer, not {given!r}") from error
+
+
+def _numbers(name: str, given: object) -> tuple[int, ...]:
+    several = given if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+    return tuple(_number(name, each) for each in several)
+
+
 def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
     unknown = sorted(options.keys() - RunOptions.__annotations__.keys())
     if unknown:
@@ -575,7 +597,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
     folder = current_folder() / options.get("folder", "")
     options = _configured(home, folder, has_image=options.get("image") is not None) | options
     requirements, _ = read_requirements(home, map(Path, _texts(options.get("pip_req", ()))))
-    timeout, after = options.get("timeout"), options.get("after", ())
+    timeout = options.get("timeout")
     return RunSpec(
         command=command,
         folder=folder,
@@ -607,7 +629,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         idempotent=options.get("idempotent", False),
         sandbox=options.get("sandbox", False),
         network=options.get("network", False),
-        after=(after,) if isinstance(after, int) else tuple(after),
+        after=_numbers("after", options.get("after", ())),
         retry=options.get("retry", 0),
         retry_on=options.get("retry_on", INTERRUPTED),
         checkpoint=_texts(options.get("checkpoint", ())),

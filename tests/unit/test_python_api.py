@@ -1,9 +1,10 @@
 """What the Python client makes of its arguments, before a run gets a number."""
 
+import numpy as np
 import pytest
 
 import conjure
-from conjure.errors import UsageError
+from conjure.errors import NotFoundError, UsageError
 from conjure.python_api import Client, _spec
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.lifecycle.open_store import open_store
@@ -108,3 +109,24 @@ def test_what_a_copy_leaves_out_is_said(run, tmp_path):
         copied = run.cp(folder=tmp_path / "copied")
     assert said[0].filename == __file__
     assert [path.name for path in copied.iterdir()] == ["made.txt"]
+
+
+def test_a_number_may_be_numpy_s(run):
+    client = Client(run.home.root)
+    assert client.get(np.int64(run.number)) == run
+    with pytest.raises(NotFoundError, match="sweep 7"):
+        client.get_sweep(np.int64(7))
+    for after in ([np.int64(3), 4], np.array([3, 4])):
+        assert _spec(run.home, ("true",), {"after": after}).after == (3, 4)
+    (number,) = _spec(run.home, ("true",), {"after": np.int64(3)}).after
+    assert (number, type(number)) == (3, int)
+
+
+@pytest.mark.parametrize("given", ["last", 1.0, None])
+def test_what_is_no_number_is_refused(run, given):
+    client = Client(run.home.root)
+    for look in (client.get, client.get_sweep):
+        with pytest.raises(UsageError, match=f"^number must be an integer, not {given!r}$"):
+            look(given)
+    with pytest.raises(UsageError, match=f"^after must be an integer, not {given!r}$"):
+        _spec(run.home, ("true",), {"after": given})
