@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import SupportsIndex, TypedDict, Unpack, cast, overload
 
 from conjure.core.config import NOT_WITH_IMAGE, SETTINGS, load_config
+from conjure.core.files import expand_user
 from conjure.core.home import Home
+from conjure.core.quoting import shell_words
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError, option
 from conjure.metric_logging import inside_a_run
@@ -186,8 +188,8 @@ class Run:
 class RunOptions(TypedDict, total=False):
     """What `Client.run` takes beside the command: the words of ``conjure run``, plural where they repeat."""
 
-    mounts: Mapping[str, str] | Sequence[str]
-    """Resource → path in the working folder; or ``RESOURCE[:PATH][:ro]``, each."""
+    mounts: Mapping[str, str] | Mapping[Path, str] | Sequence[str | Path]
+    """Resource → path in the working folder; or ``RESOURCE[:PATH][:ro]``, each. A `Path` is a local file."""
     pip: Sequence[str]
     """Python packages to add to the environment."""
     pip_req: Sequence[str | Path]
@@ -289,18 +291,17 @@ class Client:
         self.executor = executor
         self.home = Home.from_environment() if home is None else Home(Path(home).expanduser().absolute())
 
-    def run(self, command: str | Sequence[str], **options: Unpack[RunOptions]) -> Run:
+    def run(self, command: str | Path | Sequence[object], **options: Unpack[RunOptions]) -> Run:
         """Submit a run; it continues in the background.
 
         Args:
-            command: A line for the shell, or a program and its arguments.
+            command: A line for the shell, or a program and its arguments, turned into text.
             **options: See `RunOptions`.
 
         Raises:
             ConjureError: It cannot be submitted; the message says why.
         """
-        words = (command,) if isinstance(command, str) else tuple(command)
-        return self._submit(_spec(self.home, words, options))
+        return self._submit(_spec(self.home, _words(command), options))
 
     def finetune(
         self,
@@ -420,7 +421,7 @@ class Client:
 
     def sweep(
         self,
-        command: str | Sequence[str],
+        command: str | Path | Sequence[object],
         space: Space,
         *,
         run: RunOptions | None = None,
@@ -437,8 +438,7 @@ class Client:
         Raises:
             ConjureError: It cannot be started; the message says why.
         """
-        words = (command,) if isinstance(command, str) else tuple(command)
-        return self._sweep(_spec(self.home, words, run or {}), domains_of(space), options)
+        return self._sweep(_spec(self.home, _words(command), run or {}), domains_of(space), options)
 
     def sweep_finetune(
         self,
@@ -568,6 +568,13 @@ def _texts(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
     return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))
 
 
+def _words(command: str | Path | Sequence[object]) -> tuple[str, ...]:
+    """A command as a run has it: one text is a line for the shell."""
+    if isinstance(command, Path):
+        return (shell_words(str(command)),)
+    return (command,) if isinstance(command, str) else tuple(map(str, command))
+
+
 def _number(name: str, given: object) -> int:
     """A run's or sweep's number as Python's own integer: databases take no other, such as NumPy's.
 
@@ -648,7 +655,7 @@ def _recorded(spec: RunSpec, project: str | None, run: RecordingOptions) -> RunS
 def _compute_request(options: RunOptions | RecordingOptions) -> ComputeRequest:
     memory = options.get("memory")
     return ComputeRequest(
-        options.get("cpus"), options.get("gpus"), parse_size(memory) if memory is not None else None
+        options.get("cpus"), options.get("gpus"), parse_size(str(memory)) if memory is not None else None
     )
 
 
@@ -661,10 +668,19 @@ def _configured(home: Home, folder: Path, *, has_image: bool) -> RunOptions:
     return cast("RunOptions", {name: value for name, value in found.items() if name not in left_out})
 
 
-def _mounts(given: Mapping[str, str] | Sequence[str]) -> tuple[Mount, ...]:
+def _mounts(given: Mapping[str, str] | Mapping[Path, str] | Sequence[str | Path]) -> tuple[Mount, ...]:
     if isinstance(given, Mapping):
-        return tuple(Mount.of(resource, path) for resource, path in given.items())
-    return tuple(map(Mount.parse, _texts(given)))
+        return tuple(Mount.of(_mounted(source), str(path)) for source, path in given.items())
+    several = [given] if isinstance(given, str | Path) else given
+    return tuple(
+        Mount.parse(each) if isinstance(each, str) else Mount.of(_mounted(each), each.name)
+        for each in several
+    )
+
+
+def _mounted(source: str | Path) -> str:
+    """What to mount; a `Path` has no ``./`` any more by which a local file is known."""
+    return source if isinstance(source, str) else str(expand_user(source).absolute())
 
 
 def _status(name: str) -> RunStatus:
