@@ -152,7 +152,7 @@ class Run:
         """
         resource = f"runs/{self.number}/{path}"
         with open_store(self.home) as store:
-            plan = plan_retrieval(self.home, resource, Path(folder), store.lookup_link)
+            plan = plan_retrieval(self.home, resource, expand_user(folder), store.lookup_link)
         for skipped in retrieve(plan, overwrite=overwrite).skipped:
             warnings.warn(f"left out: {skipped}", stacklevel=2)
         return plan.destination
@@ -601,9 +601,9 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
     if unknown:
         known = ", ".join(RunOptions.__annotations__)
         raise UsageError(f"there is no option {unknown[0]!r}; allowed: {known}")
-    folder = current_folder() / options.get("folder", "")
+    folder = current_folder() / expand_user(options.get("folder", ""))
     options = _configured(home, folder, has_image=options.get("image") is not None) | options
-    requirements, _ = read_requirements(home, map(Path, _texts(options.get("pip_req", ()))))
+    requirements, _ = read_requirements(home, map(expand_user, _texts(options.get("pip_req", ()))))
     timeout = options.get("timeout")
     return RunSpec(
         command=command,

@@ -42,6 +42,15 @@ def test_one_text_is_as_good_as_a_list_of_one(home, folder):
     assert spec.after == (3,)
 
 
+def test_code_and_requirements_can_be_in_the_home_folder(home, folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "requirements.txt").write_text("rich\n")
+    (folder / "project").mkdir()
+    spec = _spec(home, ("true",), {"folder": "~/project", "pip_req": "~/requirements.txt"})
+    assert spec.folder == folder / "project"
+    assert "rich" in (spec.environment.requirements or "")
+
+
 def test_words_of_a_command_are_texts(home, folder):
     given = {
         "python train.py": ("python train.py",),
@@ -165,3 +174,9 @@ def test_what_is_no_number_is_refused(run, given):
             look(given)
     with pytest.raises(UsageError, match=f"^after must be an integer, not {given!r}$"):
         _spec(run.home, ("true",), {"after": given})
+
+
+def test_a_copy_in_the_home_folder_is_there(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run.cp("made.txt", "~/copied") == tmp_path / "copied/made.txt"
+    assert (tmp_path / "copied/made.txt").read_text() == "made"

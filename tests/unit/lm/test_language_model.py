@@ -152,6 +152,14 @@ class TestWithoutTokenizer:
 
 
 class TestSave:
+    def test_in_the_home_folder(
+        self, model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        model.save("~/saved")
+        assert torch.equal(conjure.load("~/saved").logits(IDS), model.logits(IDS))
+        assert (tmp_path / "saved").is_dir()
+
     def test_gives_the_same_model_back(self, model: LanguageModel, tmp_path: Path) -> None:
         model.save(tmp_path / "copy")
         again = conjure.load(tmp_path / "copy")

@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+from conjure.core.files import expand_user
 from conjure.errors import option
 from conjure.lm.bounds import Bound, ValueFault, bound_faults, python_number, refuse_faults
 from conjure.lm.hardware import PRECISIONS
@@ -173,6 +174,7 @@ class FinetuneRequest:
         refuse_faults(faults)
         _ = self.layout  # refuses what cannot be followed
         self._as_python_numbers()
+        object.__setattr__(self, "output", expand_user(self.output))
 
     def _as_python_numbers(self) -> None:
         """Make numbers Python's own: the state and the checkpoint store them as JSON."""

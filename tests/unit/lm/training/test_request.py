@@ -54,3 +54,9 @@ def test_an_unknown_number_format_is_refused_before_anything_is_read():
 def test_none_is_what_is_to_be_decided():
     request = asked(learning_rate=None, block_size=None, lora=None, max_steps=None, sample_every=None)
     assert request == asked()
+
+
+def test_an_output_in_the_home_folder_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    request = FinetuneRequest(data=["jokes.txt"], output="~/tuned")
+    assert request.output == tmp_path / "tuned"
