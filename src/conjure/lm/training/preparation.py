@@ -146,6 +146,11 @@ class Prepared:
         """The PEFT folder to write, where one is asked for."""
         return _adapter_folder(self.output)
 
+    def without_base_weights(self) -> "Prepared":
+        """The same for a process that trains but neither saves nor measures, in less memory."""
+        described = self.base.model.empty_copy()
+        return replace(self, base=LanguageModel(described, self.tokenizer, origin=self.base.origin))
+
 
 def prepare(
     request: FinetuneRequest,
