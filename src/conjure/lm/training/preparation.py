@@ -355,7 +355,8 @@ def _plan(
     steps = math.ceil(math.ceil(len(blocks) / batch_size) * request.epochs)
     if request.max_steps is not None:
         steps = min(steps, request.max_steps)
-    sharing = processes if is_one else 1  # else all threads do the work of every process
+    # The rate is measured in one process: of those that share the work, or with all threads of its machine.
+    sharing = processes if is_one or device.type == "cuda" else nodes
     return Plan(
         model=origin,
         parameters=parameters,

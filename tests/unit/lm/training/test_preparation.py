@@ -33,6 +33,17 @@ def test_the_processes_of_a_node_share_its_cores(asked, distributed, nodes, thre
     assert (plan.processes, plan.threads) == (4, threads)
 
 
+@pytest.mark.parametrize(
+    ("distributed", "nodes", "shares"), [(None, None, 1), (4, None, 1), (1, 4, 4), (2, 2, 2)]
+)
+def test_machines_share_the_time(asked, distributed, nodes, shares, monkeypatch):
+    taken = []
+    monkeypatch.setattr(preparation, "expected_seconds", lambda *_, tokens, **__: taken.append(tokens) or 0.0)
+    for request in (asked, replace(asked, distributed=distributed, nodes=nodes)):
+        prepare(request)
+    assert taken[0] == shares * taken[1]
+
+
 @pytest.mark.parametrize(("saved", "goes_on_with"), [(8, 2), (4, 4)])
 def test_passes_too_few_to_share_are_made_smaller_when_a_training_goes_on(asked, saved, goes_on_with):
     """The blocks of a step in one pass leave nothing for the second of two processes."""
