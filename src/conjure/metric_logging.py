@@ -42,7 +42,7 @@ def log_metric(name: str, value: Any, step: int | None = None) -> None:
 
     Args:
         name: Of the metric, such as ``loss`` or ``eval/accuracy``.
-        value: Anything ``float()`` takes: a number, a tensor or array with one element.
+        value: Anything ``float()`` takes, such as a number, or a tensor or array with one element.
         step: Where on the metric's axis; the step after this metric's last one if not given, first 0.
     """
     path = os.environ.get(METRICS_VARIABLE)
@@ -61,7 +61,7 @@ def log_metric(name: str, value: Any, step: int | None = None) -> None:
 
 def _number(name: str, value: Any) -> float | None:
     try:
-        number = float(value)
+        number = _float(value)
     except Exception as error:  # noqa: BLE001 - whatever a foreign type's float() raises must not end training
         _warn("value", f"{name!r}: {_shown(value)} is not a number ({error}); the point was left out")
         return None
@@ -71,6 +71,15 @@ def _number(name: str, value: Any) -> float | None:
             f"{name!r}: {number} is not finite; it is recorded, but left out of summaries and plots",
         )
     return number
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except TypeError:
+        if not hasattr(value, "item"):
+            raise
+        return float(value.item())  # of an array with one element, which float() refuses since NumPy 2.4
 
 
 def _step(name: str, step: Any) -> int | None:

@@ -5,13 +5,16 @@ says at that moment.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
-from typing import TypedDict, Unpack, cast, overload
+from typing import SupportsIndex, TypedDict, Unpack, cast, overload
 
 from conjure.core.config import NOT_WITH_IMAGE, SETTINGS, load_config
+from conjure.core.files import expand_user
 from conjure.core.home import Home
+from conjure.core.quoting import shell_words
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import RunFailedError, UsageError, option
 from conjure.metric_logging import inside_a_run
@@ -149,7 +152,7 @@ class Run:
         """
         resource = f"runs/{self.number}/{path}"
         with open_store(self.home) as store:
-            plan = plan_retrieval(self.home, resource, Path(folder), store.lookup_link)
+            plan = plan_retrieval(self.home, resource, expand_user(folder), store.lookup_link)
         for skipped in retrieve(plan, overwrite=overwrite).skipped:
             warnings.warn(f"left out: {skipped}", stacklevel=2)
         return plan.destination
@@ -185,8 +188,8 @@ class Run:
 class RunOptions(TypedDict, total=False):
     """What `Client.run` takes beside the command: the words of ``conjure run``, plural where they repeat."""
 
-    mounts: Mapping[str, str] | Sequence[str]
-    """Resource → path in the working folder; or ``RESOURCE[:PATH][:ro]``, each."""
+    mounts: Mapping[str, str] | Mapping[Path, str] | Sequence[str | Path]
+    """Resource → path in the working folder; or ``RESOURCE[:PATH][:ro]``, each. A `Path` is a local file."""
     pip: Sequence[str]
     """Python packages to add to the environment."""
     pip_req: Sequence[str | Path]
@@ -235,7 +238,7 @@ class RunOptions(TypedDict, total=False):
     """Globs of new files not to keep."""
     idempotent: bool
     """Reuse a completed run with identical code, environment, mounts and command."""
-    after: Sequence[int]
+    after: SupportsIndex | Sequence[SupportsIndex]
     """Wait until these runs have completed."""
     retry: int
     """Start the run again up to N times if it is interrupted."""
@@ -288,18 +291,17 @@ class Client:
         self.executor = executor
         self.home = Home.from_environment() if home is None else Home(Path(home).expanduser().absolute())
 
-    def run(self, command: str | Sequence[str], **options: Unpack[RunOptions]) -> Run:
+    def run(self, command: str | Path | Sequence[object], **options: Unpack[RunOptions]) -> Run:
         """Submit a run; it continues in the background.
 
         Args:
-            command: A line for the shell, or a program and its arguments.
+            command: A line for the shell, or a program and its arguments, turned into text.
             **options: See `RunOptions`.
 
         Raises:
             ConjureError: It cannot be submitted; the message says why.
         """
-        words = (command,) if isinstance(command, str) else tuple(command)
-        return self._submit(_spec(self.home, words, options))
+        return self._submit(_spec(self.home, _words(command), options))
 
     def finetune(
         self,
@@ -419,7 +421,7 @@ class Client:
 
     def sweep(
         self,
-        command: str | Sequence[str],
+        command: str | Path | Sequence[object],
         space: Space,
         *,
         run: RunOptions | None = None,
@@ -436,8 +438,7 @@ class Client:
         Raises:
             ConjureError: It cannot be started; the message says why.
         """
-        words = (command,) if isinstance(command, str) else tuple(command)
-        return self._sweep(_spec(self.home, words, run or {}), domains_of(space), options)
+        return self._sweep(_spec(self.home, _words(command), run or {}), domains_of(space), options)
 
     def sweep_finetune(
         self,
@@ -476,14 +477,14 @@ class Client:
         refuse_unknown(options, SweepOptions)
         return Sweep(self.home, start_sweep(self.home, request_of(spec, space, options)))
 
-    def get_sweep(self, number: int) -> Sweep:
+    def get_sweep(self, number: SupportsIndex) -> Sweep:
         """A sweep by its number.
 
         Raises:
             NotFoundError: There is none.
         """
         with open_store(self.home) as store:
-            return Sweep(self.home, store.sweep(number).number)
+            return Sweep(self.home, store.sweep(_number("number", number)).number)
 
     def _set_model(self) -> str:
         """The model that the settings choose; inside a run the default, as on the command line."""
@@ -495,14 +496,14 @@ class Client:
         made = submit(self.home, spec, executor=self.executor)
         return Run(self.home, made.record.number, self.executor)
 
-    def get(self, number: int) -> Run:
+    def get(self, number: SupportsIndex) -> Run:
         """A run by its number.
 
         Raises:
             NotFoundError: There is none.
         """
         with open_store(self.home) as store:
-            return Run(self.home, store.get(number).number, self.executor)
+            return Run(self.home, store.get(_number("number", number)).number, self.executor)
 
     def runs(
         self,
@@ -567,15 +568,43 @@ def _texts(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
     return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))
 
 
+def _words(command: str | Path | Sequence[object]) -> tuple[str, ...]:
+    """A command as a run has it: one text is a line for the shell."""
+    if isinstance(command, Path):
+        return (shell_words(str(command)),)
+    return (command,) if isinstance(command, str) else tuple(map(str, command))
+
+
+def _number(name: str, given: object) -> int:
+    """A run's or sweep's number as Python's own integer: databases take no other, such as NumPy's.
+
+    Args:
+        name: Of the argument.
+        given: The number.
+
+    Raises:
+        UsageError: It is no integer.
+    """
+    try:
+        return index(cast("SupportsIndex", given))
+    except TypeError as error:
+        raise UsageError(f"{option(name)} must be an integer, not {given!r}") from error
+
+
+def _numbers(name: str, given: object) -> tuple[int, ...]:
+    several = given if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+    return tuple(_number(name, each) for each in several)
+
+
 def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
     unknown = sorted(options.keys() - RunOptions.__annotations__.keys())
     if unknown:
         known = ", ".join(RunOptions.__annotations__)
         raise UsageError(f"there is no option {unknown[0]!r}; allowed: {known}")
-    folder = current_folder() / options.get("folder", "")
+    folder = current_folder() / expand_user(options.get("folder", ""))
     options = _configured(home, folder, has_image=options.get("image") is not None) | options
-    requirements, _ = read_requirements(home, map(Path, _texts(options.get("pip_req", ()))))
-    timeout, after = options.get("timeout"), options.get("after", ())
+    requirements, _ = read_requirements(home, map(expand_user, _texts(options.get("pip_req", ()))))
+    timeout = options.get("timeout")
     return RunSpec(
         command=command,
         folder=folder,
@@ -607,7 +636,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         idempotent=options.get("idempotent", False),
         sandbox=options.get("sandbox", False),
         network=options.get("network", False),
-        after=(after,) if isinstance(after, int) else tuple(after),
+        after=_numbers("after", options.get("after", ())),
         retry=options.get("retry", 0),
         retry_on=options.get("retry_on", INTERRUPTED),
         checkpoint=_texts(options.get("checkpoint", ())),
@@ -626,7 +655,7 @@ def _recorded(spec: RunSpec, project: str | None, run: RecordingOptions) -> RunS
 def _compute_request(options: RunOptions | RecordingOptions) -> ComputeRequest:
     memory = options.get("memory")
     return ComputeRequest(
-        options.get("cpus"), options.get("gpus"), parse_size(memory) if memory is not None else None
+        options.get("cpus"), options.get("gpus"), parse_size(str(memory)) if memory is not None else None
     )
 
 
@@ -639,10 +668,19 @@ def _configured(home: Home, folder: Path, *, has_image: bool) -> RunOptions:
     return cast("RunOptions", {name: value for name, value in found.items() if name not in left_out})
 
 
-def _mounts(given: Mapping[str, str] | Sequence[str]) -> tuple[Mount, ...]:
+def _mounts(given: Mapping[str, str] | Mapping[Path, str] | Sequence[str | Path]) -> tuple[Mount, ...]:
     if isinstance(given, Mapping):
-        return tuple(Mount.of(resource, path) for resource, path in given.items())
-    return tuple(map(Mount.parse, _texts(given)))
+        return tuple(Mount.of(_mounted(source), str(path)) for source, path in given.items())
+    several = [given] if isinstance(given, str | Path) else given
+    return tuple(
+        Mount.parse(each) if isinstance(each, str) else Mount.of(_mounted(each), each.name)
+        for each in several
+    )
+
+
+def _mounted(source: str | Path) -> str:
+    """What to mount; a `Path` has no ``./`` any more by which a local file is known."""
+    return source if isinstance(source, str) else str(expand_user(source).absolute())
 
 
 def _status(name: str) -> RunStatus:

@@ -33,6 +33,20 @@ class Tensor:
         return self._value
 
 
+class Array:
+    """An array of NumPy since 2.4, which float() takes only without a dimension."""
+
+    def __init__(self, *values):
+        self._values = values
+
+    def __float__(self):
+        raise TypeError("only 0-dimensional arrays can be converted to Python scalars")
+
+    def item(self):
+        (value,) = self._values
+        return value
+
+
 def test_a_point_is_one_line(metrics):
     log_metric("loss", 0.5, step=10)
     assert points(metrics) == [("loss", 10, 0.5)]
@@ -47,7 +61,10 @@ def test_steps_count_on_from_the_last_one_of_the_same_metric(metrics):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("value", "number"), [(Tensor(2.5), 2.5), (True, 1.0), ("0.5", 0.5), (10**20, 1e20)])
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [(Tensor(2.5), 2.5), (Array(0.7), 0.7), (True, 1.0), ("0.5", 0.5), (10**20, 1e20)],
+)
 def test_whatever_float_takes_is_taken(metrics, value, number):
     log_metric("x", value)
     assert points(metrics) == [("x", 0, number)]
@@ -61,7 +78,7 @@ def test_what_is_not_finite_is_one_warning_and_a_text(metrics, capsys, value):
     assert capsys.readouterr().err.count("conjure: log_metric: 'x'") == 1
 
 
-@pytest.mark.parametrize("value", [None, [1], "much", Tensor("no"), 10**400])
+@pytest.mark.parametrize("value", [None, [1], "much", Tensor("no"), Array(1, 2), 10**400])
 def test_a_bad_value_is_one_warning_and_no_point(metrics, capsys, value):
     log_metric("x", value)
     log_metric("x", value)

@@ -5,7 +5,7 @@ checked at once.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -101,12 +101,25 @@ class ValueFaultsError(UsageError):
         super().__init__("; ".join(f"{option(name)} {words}" for name, words in self.faults), fix=fix)
 
 
-def bound_faults(bounds: Mapping[str, Bound], values: Mapping[str, Any]) -> Iterator[ValueFault]:
-    """A fault for each value that is not within its bound; None is no value."""
+def bound_faults(
+    bounds: Mapping[str, Bound], values: Mapping[str, Any], *, may_be_none: Collection[str] = ()
+) -> Iterator[ValueFault]:
+    """A fault for each value that is not within its bound.
+
+    Args:
+        bounds: By name.
+        values: A value for each of these names.
+        may_be_none: Names of those that can be None, which is no value.
+    """
     for name, bound in bounds.items():
         value = values[name]
-        if value is not None and not bound.allows(value):
+        if not (value is None and name in may_be_none) and not bound.allows(value):
             yield bound.fault(name, value)
+
+
+def python_number(value: Any) -> float:
+    """A number as one of Python's own, which JSON can hold, where it may be one of NumPy's."""
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def value_fault(name: str, words: str, *, fix: str | None = None) -> ValueFaultsError:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PRECISION_VARIABLE = "CONJURE_PRECISION"
 _WORTH_COMPILING = 2e16
-_DTYPES = ("float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 _GPU_DEVICES = ("nvidiactl", "nvidia0", "kfd", "dxg")  # in /dev, one of which a GPU's driver makes
 
 # glibc's names for mallopt (malloc.h): give nothing below this size to mmap, and trim nothing above it.
@@ -93,8 +93,8 @@ def chosen_precision(precision: str) -> str:
         UsageError: Another word than these.
     """
     chosen = os.environ.get(PRECISION_VARIABLE, "auto") if precision == "auto" else precision
-    if chosen not in ("auto", *_DTYPES):
-        raise UsageError(f"precision is {chosen!r}; allowed: auto, {', '.join(_DTYPES)}")
+    if chosen not in PRECISIONS:
+        raise UsageError(f"precision is {chosen!r}; allowed: {', '.join(PRECISIONS)}")
     return chosen
 
 

@@ -114,7 +114,7 @@ class LanguageModel:
         max_new_tokens: int = 70,
         num_samples: int = 1,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = (),
         on_overflow: Overflow = "slide",
         **sampling: float,
     ) -> list[Sample]:
@@ -125,7 +125,7 @@ class LanguageModel:
             max_new_tokens: Tokens to write per sample.
             num_samples: Samples per prompt.
             seed: Equal seeds give equal samples, alone or in a batch; None draws one (see `Sample.seed`).
-            stop: A sample ends before the first occurrence of any of these texts.
+            stop: A sample ends before the first occurrence of any of these texts; None is none.
             on_overflow: When prompt and text outgrow the context: ``slide`` the window, or ``error``.
             **sampling: ``temperature top_k top_p min_p repetition_penalty no_repeat_ngram``, as in
                 `conjure.lm.generation.request.SamplingSettings`.
@@ -144,7 +144,7 @@ class LanguageModel:
             max_new_tokens=max_new_tokens,
             num_samples=num_samples,
             seed=seed if seed is not None else draw_seed(),
-            stop=[stop] if isinstance(stop, str) else stop,
+            stop=[stop] if isinstance(stop, str) else () if stop is None else stop,
             on_overflow=on_overflow,
             **sampling,  # pyright: ignore[reportArgumentType]
         )

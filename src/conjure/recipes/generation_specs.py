@@ -12,7 +12,7 @@ from conjure.core.home import Home
 from conjure.core.text import today
 from conjure.errors import UsageError, option
 from conjure.lm.generation.request import GenerationRequest
-from conjure.recipes.options import GenerateOptions, ScoreOptions, refuse_unknown
+from conjure.recipes.options import GenerateOptions, ScoreOptions, checked_options
 from conjure.recipes.run_specs import InputMounts, conjure_command_spec, with_set_precision
 from conjure.runs.schema.spec import RunSpec
 
@@ -56,13 +56,13 @@ def check_generate(prompts: Sequence[str] | None, options: GenerateOptions) -> G
         options: What else is asked.
 
     Returns:
-        The options with the seed that was drawn where none was given, and with the date of a chat, so that a
-        rerun repeats the samples.
+        The options that are given, with the seed that was drawn where none was, and with the date of a chat,
+        so that a rerun repeats the samples.
 
     Raises:
         ConjureError: A value is out of its bounds.
     """
-    refuse_unknown(options, GenerateOptions)
+    options = checked_options(options, GenerateOptions)
     refuse_needless_date(options, are_chats=bool(options.get("chat")))
     names = GenerationRequest.__dataclass_fields__
     values: dict[str, Any] = {name: value for name, value in options.items() if name in names}

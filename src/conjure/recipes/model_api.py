@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from conjure.core.home import Home
 from conjure.lm import language_model
 from conjure.lm.training import finetune as tuning
 from conjure.lm.training.events import TuningEvent
+from conjure.recipes.comparison_inputs import base_trainings
 from conjure.recipes.resource_lookup import data_path, model_lookup, with_data_paths
 
 
@@ -51,5 +53,11 @@ def finetune(
     names = [data_path(str(source)) for source in sources]
     options = with_data_paths(options)
     return tuning.finetune(
-        names, output=output, model=model, on_event=on_event, lookups=[model_lookup], **options
+        names,
+        output=output,
+        model=model,
+        on_event=on_event,
+        lookups=[model_lookup],
+        base_trainings=base_trainings(Home.from_environment(), model),
+        **options,
     )

@@ -1,14 +1,14 @@
 """The options of the recorded commands, typed, and the words of the command line that they stand for.
 
-Main entries: `FinetuneOptions`, `GenerateOptions`, `ScoreOptions`, `option_words`, `parse_options`.
-Invariant: an option that is not given is not written; so a run records what was asked, and defaults stay
-defaults.
+Main entries: `FinetuneOptions`, `GenerateOptions`, `ScoreOptions`, `checked_options`, `option_words`,
+`parse_options`. Invariant: an option that is not given is not written; so a run records what was asked, and
+defaults stay defaults.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypedDict, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from conjure.core.text import did_you_mean
 from conjure.errors import UsageError, option
@@ -26,6 +26,8 @@ AUTOMATIC = ("block_size", "learning_rate", "dropout", "eval_every", "save_every
 # Flags that may be on if nothing is said.
 _NEGATED = {"header": "--no-header", "mask_records": "--no-mask-records"}
 _SPELLED = {"max_new_tokens": "--length"}
+
+_OptionsT = TypeVar("_OptionsT", bound=Mapping[str, object])
 
 
 class ReadingOptions(TypedDict, total=False):
@@ -158,6 +160,32 @@ def refuse_unknown(options: Mapping[str, object], known: type) -> None:
             )
 
 
+def checked_options(options: _OptionsT, known: type) -> _OptionsT:
+    """The options of a command that are given: None is as good as not given.
+
+    Args:
+        options: By their names in Python.
+        known: The `TypedDict` of the command.
+
+    Raises:
+        UsageError: The command does not have an option, or the option does not have that value.
+    """
+    refuse_unknown(options, known)
+    given = {name: value for name, value in options.items() if value is not None}
+    kinds = get_type_hints(known)
+    faults = [fault for name, value in given.items() if (fault := _word_fault(name, kinds[name], value))]
+    if faults:
+        raise UsageError("; ".join(faults))
+    return cast("_OptionsT", given)
+
+
+def _word_fault(name: str, kind: Any, value: object) -> str | None:
+    """What is wrong with a value of an option that takes certain words only."""
+    if get_origin(kind) is not Literal or value in get_args(kind):
+        return None
+    return f"{option(name)} is {value!r}; allowed: {', '.join(get_args(kind))}"
+
+
 def parse_options(texts: Mapping[str, str], known: type) -> dict[str, Any]:
     """Options from texts, read as the command line does; one that is ``auto`` is as good as not given.
 
@@ -182,8 +210,9 @@ def _read(name: str, kind: Any, text: str) -> Any:
         except ValueError as error:
             allowed = "an integer" if kind is int else "a number"
             raise UsageError(f"{option(name)} must be {allowed}, not {text!r}") from error
-    if get_origin(kind) is Literal and text not in get_args(kind):
-        raise UsageError(f"{option(name)} is {text!r}; allowed: {', '.join(get_args(kind))}")
+    fault = _word_fault(name, kind, text)
+    if fault is not None:
+        raise UsageError(fault)
     return text
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 from conjure.core.home import Home
 from conjure.core.text import today
 from conjure.errors import UsageError, option
+from conjure.lm.bounds import Bound, ValueFault, bound_faults, refuse_faults
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import read_records
 from conjure.lm.training.request import FinetuneRequest
@@ -20,6 +21,7 @@ from conjure.recipes.options import (
     SHARED_BY_TRIALS,
     FinetuneOptions,
     ScoreOptions,
+    checked_options,
     parse_options,
     refuse_unknown,
 )
@@ -28,6 +30,8 @@ from conjure.recipes.used_models import UsedModel, used_models
 from conjure.runs.schema.record import RunRecord
 
 _LAYOUT = ("format", "delimiter", "header", "quoting", "encoding")
+# What does not depend on the model; that sets the largest context.
+_WINDOW = {"context": Bound(1, whole=True), "stride": Bound(1, whole=True)}
 
 
 def check_finetune(home: Home, data: Sequence[str], model: str, options: FinetuneOptions) -> FinetuneOptions:
@@ -40,13 +44,13 @@ def check_finetune(home: Home, data: Sequence[str], model: str, options: Finetun
         options: What else is asked.
 
     Returns:
-        The options, for conversations with the date that a chat template is given, so that a rerun gives it
-        the same.
+        The options that are given, for conversations with the date that a chat template gets, so that a rerun
+        gives it the same.
 
     Raises:
         ConjureError: A value is out of its bounds, or the data cannot be read.
     """
-    refuse_unknown(options, FinetuneOptions)
+    options = checked_options(options, FinetuneOptions)
     if not data:
         raise UsageError("no data was given: give a file, a folder, or - for standard input")
     request = FinetuneRequest(data=data, output="output", model=model, **_values(options))
@@ -110,15 +114,16 @@ def check_score(
         options: What else is asked.
 
     Returns:
-        The options, for conversations with the date that a chat template is given, so that a rerun gives it
-        the same.
+        The options that are given, for conversations with the date that a chat template gets, so that a rerun
+        gives it the same.
 
     Raises:
-        ConjureError: An option is unknown, or a file cannot be read.
+        ConjureError: An option or its value is unknown or out of bounds, or a file cannot be read.
     """
-    refuse_unknown(options, ScoreOptions)
+    options = checked_options(options, ScoreOptions)
     if len(models) not in (1, 2):
         raise UsageError(f"{len(models)} models were named; one is scored, or two are compared")
+    _refuse_impossible_windows(options)
     if not files or "-" in files:
         return options
     layout = ReadOptions(**_values(options, _LAYOUT))
@@ -127,6 +132,20 @@ def check_score(
     refuse_needless_date(options, are_chats=bool(records.chat_formats))
     dated: ScoreOptions = {"chat_date": today()} if records.chat_formats else {}
     return {**dated, **options}
+
+
+def _refuse_impossible_windows(options: ScoreOptions) -> None:
+    """Refuse a context or stride that no model can have.
+
+    Raises:
+        UsageError: There is one.
+    """
+    given = {name: bound for name, bound in _WINDOW.items() if name in options}
+    faults = list(bound_faults(given, options))
+    context, stride = options.get("context"), options.get("stride")
+    if not faults and context is not None and stride is not None and stride > context:
+        faults.append(ValueFault("stride", f"must be from 1 to the context, not {stride}"))
+    refuse_faults(faults)
 
 
 def changed_model_notes(home: Home, record: RunRecord) -> list[str]:

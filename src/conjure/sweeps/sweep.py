@@ -94,7 +94,7 @@ def request_of(spec: RunSpec, space: Mapping[str, Domain], options: SweepOptions
         direction=options.get("direction"),
         aggregation=options.get("aggregation", "last"),
         prune=options.get("prune"),
-        time_limit_s=parse_duration(time_limit) if time_limit is not None else None,
+        time_limit_s=parse_duration(str(time_limit)) if time_limit is not None else None,
     )
 
 

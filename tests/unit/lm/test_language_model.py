@@ -119,6 +119,10 @@ class TestDelegation:
         first = model.generate(max_new_tokens=8)[0]
         assert model.generate(max_new_tokens=8, seed=first.seed)[0].token_ids == first.token_ids
 
+    def test_generate_takes_none_for_no_stop_texts(self, model: LanguageModel) -> None:
+        given = {"max_new_tokens": 4, "seed": 1}
+        assert model.generate(stop=None, **given) == model.generate(**given)
+
     def test_generate_refuses_all_faults_at_once(self, model: LanguageModel) -> None:
         with pytest.raises(UsageError, match=r"temperature .*-1.*max_new_tokens .*0"):
             model.generate("a", max_new_tokens=0, temperature=-1)
@@ -148,6 +152,14 @@ class TestWithoutTokenizer:
 
 
 class TestSave:
+    def test_in_the_home_folder(
+        self, model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        model.save("~/saved")
+        assert torch.equal(conjure.load("~/saved").logits(IDS), model.logits(IDS))
+        assert (tmp_path / "saved").is_dir()
+
     def test_gives_the_same_model_back(self, model: LanguageModel, tmp_path: Path) -> None:
         model.save(tmp_path / "copy")
         again = conjure.load(tmp_path / "copy")

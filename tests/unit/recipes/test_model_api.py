@@ -1,9 +1,12 @@
 """Names of models and data in Python mean what they mean on the command line."""
 
+from typing import Any
+
 import pytest
 
 import conjure
 from conjure.errors import NotFoundError
+from conjure.recipes import model_api
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason
@@ -37,3 +40,12 @@ def test_an_adapter_of_a_run_is_looked_for_in_the_run(data, tmp_path):
     text, model = data
     with pytest.raises(NotFoundError, match=r"runs/1/output\.adapter does not exist"):
         conjure.finetune(text, model=model, output=tmp_path / "tuned", adapter="runs/1/output.adapter")
+
+
+def test_what_the_base_was_trained_on_is_passed_on(home, tmp_path, monkeypatch):
+    known = {(home, "runs/3"): ("its trainings",)}
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(model_api, "base_trainings", lambda *place: known[place])
+    monkeypatch.setattr(model_api.tuning, "finetune", lambda _, **options: asked.update(options))
+    conjure.finetune("jokes.txt", model="runs/3", output=tmp_path / "tuned")
+    assert asked["base_trainings"] == ("its trainings",)

@@ -172,6 +172,16 @@ def test_a_generation_has_its_seed_fixed():
     assert check_generate([""], {"seed": 7}) == {"seed": 7}
 
 
+def test_none_is_as_good_as_not_given(home, folder):
+    (folder / "jokes.txt").write_text("A joke.\n")
+    options = {"patience": None, "seed": 1}
+    assert check_finetune(home, ["jokes.txt"], "sprite", options) == {"seed": 1}
+    assert check_score(home, ["jokes.txt"], ["sprite"], {"stride": None}) == {}
+    drawn = check_generate([""], {"seed": None, "stop": None, "top_k": None})
+    assert list(drawn) == ["seed"]
+    assert isinstance(drawn["seed"], int)
+
+
 @pytest.mark.parametrize(
     ("check", "said"),
     [
@@ -191,6 +201,32 @@ def test_a_generation_has_its_seed_fixed():
         (lambda home: check_finetune(home, ["x"], "sprite", {"nodes": 2}), "nodes needs distributed='N'"),
         (lambda home: check_generate([""], {"top_p": 7}), "top_p must be above 0 and at most 1, not 7"),
         (lambda home: check_score(home, [], ["a", "b", "c"], {}), "3 models were named"),
+        (
+            lambda home: check_finetune(home, ["x"], "sprite", {"precision": "bf16", "split": "words"}),
+            "precision is 'bf16'; allowed: auto, float32, bfloat16; split is 'words'; allowed: lines,",
+        ),
+        (
+            lambda home: check_finetune_sweep(
+                home, ["x"], "sprite", {"precision": "bf16"}, [{"epochs": "1"}]
+            ),
+            "precision is 'bf16'; allowed: auto, float32, bfloat16",
+        ),
+        (
+            lambda home: check_generate([""], {"precision": "bf16"}),
+            "precision is 'bf16'; allowed: auto, float32, bfloat16, int8",
+        ),
+        (
+            lambda home: check_score(home, [], ["a"], {"precision": "auto"}),
+            "precision is 'auto'; allowed: float32, bfloat16",
+        ),
+        (
+            lambda home: check_score(home, [], ["a"], {"context": 0, "stride": "x"}),
+            "context must be at least 1, not 0; stride must be an integer of at least 1, not 'x'",
+        ),
+        (
+            lambda home: check_score(home, [], ["a"], {"context": 8, "stride": 9}),
+            "stride must be from 1 to the context, not 9",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path, check, said):

@@ -71,6 +71,7 @@ def _follow(request: FinetuneRequest, group: ProcessGroup) -> int:
         request = replace(request, chat_date=leader["chat_date"])
     request = replace(request, block_size=leader["block_size"])  # which may depend on the memory there
     prepared = prepare(request, lookups=[model_lookup], micro_batch=leader["micro_batch"])
+    prepared = prepared.without_base_weights()  # which are not in the memory that the plan counts
     with stopping_in_order(quiet=True) as signals:
         run_training(prepared, should_stop=lambda: bool(signals), group=group)
     return 0  # a stop was in order: what came of it, the first process tells

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conjure.core.files import holds_current_folder, real_path, replace_folder
+from conjure.core.files import expand_user, holds_current_folder, real_path, replace_folder
 from conjure.errors import CheckpointError, ConflictError
 from conjure.lm.checkpoints.checkpoint_folder import (
     CHECKPOINT_FILES,
@@ -131,7 +131,7 @@ def save_checkpoint(
         ConflictError: The folder holds something that is not part of a checkpoint, or is the current one.
         CheckpointError: It cannot be written (disk full, no permission); what was there is untouched.
     """
-    folder = real_path(folder)
+    folder = real_path(expand_user(folder))
     refuse_replacing(folder)
     stored = dtype if dtype is not None else model.dtype
     with saving(folder), replace_folder(folder) as fresh:
@@ -177,7 +177,7 @@ def check_can_save(folder: Path | str, kind: FolderKind = CHECKPOINT) -> None:
         ConflictError: The folder holds something that is not part of one, or is the current one.
         CheckpointError: There is no permission to write beside it.
     """
-    folder = real_path(folder)
+    folder = real_path(expand_user(folder))
     with saving(folder):
         refuse_replacing(folder, kind)
         nearest = next(parent for parent in folder.parents if parent.exists())

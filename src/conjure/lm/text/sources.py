@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from conjure.core.files import open_regular
+from conjure.core.files import expand_user, open_regular
 from conjure.core.quoting import shell_words
 from conjure.core.text import near_names
 from conjure.errors import ConjureError, DataError, NotFoundError, UsageError, option
@@ -152,7 +152,7 @@ def _collect(step: Callable[[_Item], list[Source]], items: Iterable[_Item]) -> l
 
 
 def _files_of(name: str, format: str | None) -> list[Source]:
-    path = Path(name)
+    path = expand_user(name)
     if name == STANDARD_INPUT:
         return [_checked(Source(STANDARD_INPUT_NAME, _copy_of_standard_input(), format or "txt"))]
     if path.is_dir():

@@ -28,6 +28,7 @@ from conjure.lm.generation.generate import Sample, generate
 from conjure.lm.generation.score import Tally, Windows
 from conjure.lm.hardware import worth_compiling
 from conjure.lm.models.base import CausalLM
+from conjure.lm.report.compared_records import Training
 from conjure.lm.report.report_schema import HeldOutFacts
 from conjure.lm.text.split import train_part_of_0_1
 from conjure.lm.training.base_model_comparison import Comparison, measure, write_report
@@ -120,6 +121,7 @@ def finetune(
     model: str | Path = "sprite",
     on_event: Callable[[TuningEvent], None] | None = None,
     lookups: Iterable[Lookup] = (),
+    base_trainings: Sequence[Training] = (),
     **options: Any,
 ) -> FinetuneResult:
     """Tune a model on text of one's own.
@@ -129,6 +131,7 @@ def finetune(
         output: Checkpoint folder to write; what is there is replaced when there is something better.
         model: Name or folder of the model to start from.
         lookups: Tell the folders of model names only the caller knows, such as ``runs/3``.
+        base_trainings: Those that the model to start from came of, where they are known.
         on_event: Called with every step, evaluation, save and sample.
         **options: The other fields of `FinetuneRequest`.
 
@@ -146,7 +149,7 @@ def finetune(
         )
     prepared = prepare(request, lookups=lookups)
     trained = run_training(prepared, on_event=on_event)
-    comparison = measure(prepared, trained)
+    comparison = measure(prepared, trained, base_trainings=base_trainings)
     write_report(prepared, trained, comparison, prepared.output)
     remove_training_state(state_folder(prepared.output))
     return FinetuneResult.of(prepared, trained, comparison)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ _RATE_EXPONENT_OF_0_1 = -0.3
 # is not read in blocks as long as the context; and what attention takes per token grows with the block.
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 128, 1024
 _RECORDS_PER_BLOCK = 4  # of the longer records: enough that few are cut by a block's edge
-_PASSES_FLOPS = 6  # per parameter and token: 2 forward, 4 backward
+_PASSES_FLOPS = 6  # per parameter and token where all are trained: 2 forward, 4 backward
 _MATRIX_SHARE = 0.75  # of what is left is matrix products at full rate, on the machines measured
 _MOST_ROWS = 1024  # with more, products become no faster
 # On a CPU: what a layer takes of a forward and backward pass, whatever the number of tokens, and what an
@@ -123,7 +124,7 @@ class Plan:
 
     @property
     def operations(self) -> float:
-        """Floating-point operations of all steps, those of attention left out."""
+        """Floating-point operations of all steps at most, those of attention left out."""
         return _PASSES_FLOPS * self.parameters * float(self.steps * self.batch_size * self.block_size)
 
     def to_dict(self) -> dict[str, Any]:
@@ -321,6 +322,22 @@ def matrix_rate(rows: int, dtype: torch.dtype, device: torch.device) -> float:
     return 2 * rows * inner * columns / max(min(seconds), 1e-9)
 
 
+def operations_per_token(model: CausalLM, trainable: int) -> int:
+    """Floating-point operations of the matrix products of a forward and backward pass, for each token.
+
+    They are two for each weight on the way forward, two on the way back, which ends at the first block with a
+    weight that is trained, and two for the gradient of each such weight.
+
+    Args:
+        model: Its weights need not be there.
+        trainable: Weights that change.
+    """
+    weights = model.config.parameter_count
+    frozen = takewhile(lambda block: not any(each.requires_grad for each in block.parameters()), model.blocks)
+    passed_by = sum(weight.numel() for block in frozen for weight in block.parameters())
+    return 2 * weights + 2 * (weights - passed_by) + 2 * trainable
+
+
 def expected_seconds(
     model: CausalLM,
     trainable: int,
@@ -346,7 +363,7 @@ def expected_seconds(
     """
     config = model.config
     rate = matrix_rate(min(tokens_per_pass, _MOST_ROWS), dtype, device) * _MATRIX_SHARE
-    products = _PASSES_FLOPS * config.parameter_count * tokens / rate
+    products = operations_per_token(model, trainable) * tokens / rate
     if device.type != "cpu":
         return products
     update = trainable * _UPDATE_BYTES / _UPDATE_BYTES_PER_S

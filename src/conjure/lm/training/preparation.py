@@ -146,6 +146,11 @@ class Prepared:
         """The PEFT folder to write, where one is asked for."""
         return _adapter_folder(self.output)
 
+    def without_base_weights(self) -> "Prepared":
+        """The same for a process that trains but neither saves nor measures, in less memory."""
+        described = self.base.model.empty_copy()
+        return replace(self, base=LanguageModel(described, self.tokenizer, origin=self.base.origin))
+
 
 def prepare(
     request: FinetuneRequest,
@@ -350,7 +355,8 @@ def _plan(
     steps = math.ceil(math.ceil(len(blocks) / batch_size) * request.epochs)
     if request.max_steps is not None:
         steps = min(steps, request.max_steps)
-    sharing = processes if is_one else 1  # else all threads do the work of every process
+    # The rate is measured in one process: of those that share the work, or with all threads of its machine.
+    sharing = processes if is_one or device.type == "cuda" else nodes
     return Plan(
         model=origin,
         parameters=parameters,

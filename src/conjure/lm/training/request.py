@@ -9,8 +9,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+from conjure.core.files import expand_user
 from conjure.errors import option
-from conjure.lm.bounds import Bound, ValueFault, bound_faults, refuse_faults
+from conjure.lm.bounds import Bound, ValueFault, bound_faults, python_number, refuse_faults
+from conjure.lm.hardware import PRECISIONS
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.split import DEDUP, DEFAULT_DEDUP, Dedup
 from conjure.lm.training.schedule import SCHEDULE_KINDS, ScheduleKind
@@ -44,6 +46,13 @@ _BOUNDS = {
     "sample_every": Bound(0, whole=True),
     "holdout": Bound(0, 0.9),
     "prompt_loss_weight": Bound(0, 1),
+}
+_CHOICES = {
+    "schedule": SCHEDULE_KINDS,
+    "special_tokens": SPECIAL_TOKENS,
+    "lora_output": LORA_OUTPUTS,
+    "dedup": DEDUP,
+    "precision": PRECISIONS,
 }
 
 
@@ -145,24 +154,17 @@ class FinetuneRequest:
 
     def __post_init__(self) -> None:
         """Refuse every value out of bounds, in one error."""
-        faults = list(bound_faults(_BOUNDS, vars(self)))
-        if self.schedule not in SCHEDULE_KINDS:
-            allowed = ", ".join(SCHEDULE_KINDS)
-            faults.append(ValueFault("schedule", f"is {self.schedule!r}; allowed: {allowed}"))
-        if self.special_tokens not in SPECIAL_TOKENS:
-            allowed = ", ".join(SPECIAL_TOKENS)
-            faults.append(ValueFault("special_tokens", f"is {self.special_tokens!r}; allowed: {allowed}"))
-        if self.lora_output not in LORA_OUTPUTS:
-            words = f"is {self.lora_output!r}; allowed: {', '.join(LORA_OUTPUTS)}"
-            faults.append(ValueFault("lora_output", words))
-        elif self.lora_output == "adapter" and self.lora is None:
+        optional = [name for name in _BOUNDS if getattr(type(self), name) is None]
+        faults = list(bound_faults(_BOUNDS, vars(self), may_be_none=optional))
+        faults += self._distributed_faults(faults)
+        for name, allowed in _CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                faults.append(ValueFault(name, f"is {value!r}; allowed: {', '.join(allowed)}"))
+        if self.lora_output == "adapter" and self.lora is None:
             faults.append(ValueFault("lora_output", f"is 'adapter', which needs {option('lora', 8)}"))
         elif self.lora_output == "adapter" and self.adapter is not None:
             words = f"is 'adapter', which cannot be combined with {option('adapter')}"
             faults.append(ValueFault("lora_output", f"{words}: it would fit the merged model only"))
-        faults += self._distributed_faults(faults)
-        if self.dedup not in DEDUP:
-            faults.append(ValueFault("dedup", f"is {self.dedup!r}; allowed: {', '.join(DEDUP)}"))
         if self.chat_date is not None and self.chat_day is None:
             faults.append(
                 ValueFault("chat_date", f"must be a date such as 2026-03-01, not {self.chat_date!r}")
@@ -171,6 +173,15 @@ class FinetuneRequest:
             faults.append(ValueFault("data", "is empty: no data was given"))
         refuse_faults(faults)
         _ = self.layout  # refuses what cannot be followed
+        self._as_python_numbers()
+        object.__setattr__(self, "output", expand_user(self.output))
+
+    def _as_python_numbers(self) -> None:
+        """Make numbers Python's own: the state and the checkpoint store them as JSON."""
+        for name in _BOUNDS:
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, python_number(value))
 
     def _distributed_faults(self, before: Sequence[ValueFault]) -> list[ValueFault]:
         """Whether the processes can share the blocks of a step equally, once those numbers are right."""

@@ -245,3 +245,12 @@ def test_a_layout_that_cannot_be_followed_is_refused(said, wrong):
     with pytest.raises(UsageError) as caught:
         ReadOptions(**said)
     assert wrong in str(caught.value)
+
+
+def test_data_in_the_home_folder_are_found(tmp_path, monkeypatch):
+    (tmp_path / "jokes.txt").write_text("A joke.")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (source,) = find_sources(["~/jokes.txt"])
+    assert (source.name, source.path) == ("~/jokes.txt", tmp_path / "jokes.txt")
+    with pytest.raises(NotFoundError, match=r"^~/joke.txt does not exist"):
+        find_sources(["~/joke.txt"])

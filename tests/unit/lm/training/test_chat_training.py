@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import date
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -222,7 +223,12 @@ def test_the_other_processes_take_the_date_of_the_first(given, monkeypatch):
             return {"micro_batch": 2, "chat_date": "2026-02-01", "block_size": 128}
 
     asked = []
-    monkeypatch.setattr(training, "prepare", lambda request, **_: asked.append(request))
+
+    def note(request, **_):
+        asked.append(request)
+        return SimpleNamespace(without_base_weights=lambda: None)
+
+    monkeypatch.setattr(training, "prepare", note)
     monkeypatch.setattr(training, "run_training", lambda *_, **__: None)
     training._follow(FinetuneRequest(data=["-"], output="out", chat_date=given), Follower())
     assert asked[0].chat_date == (given or "2026-02-01")

@@ -13,6 +13,7 @@ from conjure.errors import TrainingError
 from conjure.lm.hardware import fast_dtype
 from conjure.lm.models.registry import build, read_model_config
 from conjure.lm.training import plan, preparation
+from conjure.lm.training.lora import add_lora
 from conjure.lm.training.plan import (
     automatic_block_size,
     automatic_learning_rate,
@@ -20,6 +21,7 @@ from conjure.lm.training.plan import (
     fitting_micro_batch,
     further_gradients,
     memory_bytes,
+    operations_per_token,
     shared_micro_batch,
 )
 from conjure.lm.training.request import FinetuneRequest
@@ -206,6 +208,27 @@ def test_time_is_that_of_products_layers_and_updates(monkeypatch):
     assert seconds(steps=100, passes_per_step=8) - products == pytest.approx(
         100 * (8 * of_layers + of_updates)
     )
+
+
+def test_time_is_less_where_less_is_trained(monkeypatch):
+    monkeypatch.setattr(plan, "matrix_rate", lambda rows, *_: 1e9 * rows)
+    model = build(read_model_config(SHAPES["deep"][0]))
+    weights = model.config.parameter_count
+    of_block = sum(weight.numel() for weight in model.blocks[0].parameters())
+
+    def operations():
+        trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        return trainable, operations_per_token(model, trainable)
+
+    assert operations() == (weights, 6 * weights)
+    for part in (*model.embeddings(), *model.blocks[:3]):
+        part.requires_grad_(requires_grad=False)
+    trainable, needed = operations()
+    assert needed == 2 * weights + 2 * (weights - 3 * of_block) + 2 * trainable
+    add_lora(model, 2, seed=0)
+    trainable, needed = operations()
+    assert needed == 4 * weights + 2 * trainable
+    assert trainable < weights / 20
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):

@@ -8,7 +8,8 @@ import torch
 
 from conjure.errors import ConflictError, TrainingError, UsageError
 from conjure.lm.training import preparation
-from conjure.lm.training.finetune import _save_state, make_trainer
+from conjure.lm.training.distributed.process_group import ProcessGroup
+from conjure.lm.training.finetune import _save_state, make_trainer, run_training
 from conjure.lm.training.history import History
 from conjure.lm.training.plan import memory_bytes
 from conjure.lm.training.preparation import prepare
@@ -32,6 +33,17 @@ def test_the_processes_of_a_node_share_its_cores(asked, distributed, nodes, thre
     assert (plan.processes, plan.threads) == (4, threads)
 
 
+@pytest.mark.parametrize(
+    ("distributed", "nodes", "shares"), [(None, None, 1), (4, None, 1), (1, 4, 4), (2, 2, 2)]
+)
+def test_machines_share_the_time(asked, distributed, nodes, shares, monkeypatch):
+    taken = []
+    monkeypatch.setattr(preparation, "expected_seconds", lambda *_, tokens, **__: taken.append(tokens) or 0.0)
+    for request in (asked, replace(asked, distributed=distributed, nodes=nodes)):
+        prepare(request)
+    assert taken[0] == shares * taken[1]
+
+
 @pytest.mark.parametrize(("saved", "goes_on_with"), [(8, 2), (4, 4)])
 def test_passes_too_few_to_share_are_made_smaller_when_a_training_goes_on(asked, saved, goes_on_with):
     """The blocks of a step in one pass leave nothing for the second of two processes."""
@@ -41,6 +53,20 @@ def test_passes_too_few_to_share_are_made_smaller_when_a_training_goes_on(asked,
     trainer.settings = replace(trainer.settings, micro_batch=saved)
     _save_state(prepared, trainer, History())
     assert prepare(replace(asked, resume=True, distributed=2)).plan.micro_batch == goes_on_with
+
+
+def test_a_process_that_only_trains_does_so_without_the_base_s_weights(asked):
+    whole, part = (prepare(replace(asked, max_steps=2)) for _ in range(2))
+    part = part.without_base_weights()
+    assert part.base.model.device.type == "meta"
+    assert (part.base.origin, part.tokenizer) == (whole.base.origin, part.base.tokenizer)
+
+    class Follower(ProcessGroup):
+        leads = False  # so it saves nothing
+
+    group = Follower()
+    histories = [run_training(each, group=group).history for each in (whole, part)]
+    assert histories[0].train == histories[1].train != []
 
 
 @pytest.mark.parametrize("given", [{}, {"dropout": 0.3}])

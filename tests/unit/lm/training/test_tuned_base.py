@@ -91,6 +91,15 @@ def test_a_base_that_is_no_known_fine_tune_is_named(tmp_path, tuned):
     assert first.held_out.base_files == ()
 
 
+def test_what_a_known_base_was_trained_on_is_left_out_from_python_too(tmp_path, tuned):
+    model, training = tuned
+    data = write_lines(tmp_path / "second.txt", ONE_LINERS)
+    settings = {**SETTINGS, "holdout": 0.5}
+    result = finetune(data, output=tmp_path / "second", model=model, base_trainings=(training,), **settings)
+    assert result.held_out.base_files == ()
+    assert 0 < result.held_out.seen_by_base < result.held_out.records
+
+
 def test_data_that_are_gone_cannot_be_compared(tmp_path, tuned):
     (tmp_path / "first.txt").unlink()
     prepared, _, comparison = measured(tmp_path, tuned, ONE_LINERS)

@@ -1,0 +1,62 @@
+"""What a request for a fine-tune refuses, and what it makes of what it is given."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conjure.errors import UsageError
+from conjure.lm.training.request import FinetuneRequest
+
+
+def asked(**given: Any) -> FinetuneRequest:
+    return FinetuneRequest(data=["jokes.txt"], output="tuned", **given)
+
+
+def test_numbers_of_numpy_are_python_s_for_they_are_stored_as_json():
+    request = asked(
+        epochs=np.float32(1.5), seed=np.int64(7), batch_size=np.int32(4), distributed=np.int64(2), lora=3
+    )
+    settings = json.loads(json.dumps(request.settings()))
+    assert {name: settings[name] for name in ("epochs", "seed", "batch_size", "lora")} == {
+        "epochs": 1.5,
+        "seed": 7,
+        "batch_size": 4,
+        "lora": 3,
+    }
+    assert type(request.distributed) is int
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("patience", "patience must be an integer of at least 0, not None"),
+        ("max_grad_norm", "max_grad_norm must be a number of at least 0, not None"),
+        ("epochs", "epochs must be a number above 0, not None"),
+        ("holdout", "holdout must be a number from 0 to 0.9, not None"),
+        ("seed", "seed must be an integer of at least 0, not None"),
+    ],
+)
+def test_none_is_refused_where_nothing_can_be_decided(name, said):
+    with pytest.raises(UsageError) as refused:
+        asked(**{name: None})
+    assert str(refused.value) == said
+
+
+def test_an_unknown_number_format_is_refused_before_anything_is_read():
+    with pytest.raises(UsageError) as refused:
+        asked(precision="bf16", seed=-1)
+    assert "seed must be at least 0" in str(refused.value)
+    assert "precision is 'bf16'; allowed: auto, float32, bfloat16" in str(refused.value)
+
+
+def test_none_is_what_is_to_be_decided():
+    request = asked(learning_rate=None, block_size=None, lora=None, max_steps=None, sample_every=None)
+    assert request == asked()
+
+
+def test_an_output_in_the_home_folder_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    request = FinetuneRequest(data=["jokes.txt"], output="~/tuned")
+    assert request.output == tmp_path / "tuned"
