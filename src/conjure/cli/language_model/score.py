@@ -276,6 +276,8 @@ def _facts(result: _Result) -> dict[str, str]:
 
 
 def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "not defined for this text"  # without a word, or with one that is as long as a text
     return f"{value:,.2f}" if value < 1e7 else f"{value:.3e}"
 
 
