@@ -225,7 +225,8 @@ def _print(writing: _Writing, *, logprobs: bool) -> None:
         elif number > 1:
             click.echo(SEPARATOR)
         if logprobs:
-            show_tokens(writing.loaded.tokenizer, sample.token_ids, sample.logprobs)
+            continues = writing.request.prompts[sample.prompt_index] != ""
+            show_tokens(writing.loaded.tokenizer, sample.token_ids, sample.logprobs, continues=continues)
         else:
             click.echo(visible(sample.text))
 

@@ -83,7 +83,9 @@ def score(
         for scored in _with_progress(result, texts):
             result.add(scored, keep=as_objects and (per_token or not files))
             if per_token and not as_json:
-                show_tokens(model.tokenizer, scored.token_ids, scored.token_logprobs)
+                show_tokens(
+                    model.tokenizer, scored.token_ids, scored.token_logprobs, continues=result.are_chats
+                )
         if not result.tally.tokens:
             raise DataError("the text is empty: there is nothing to score")
         results.append(result)

@@ -48,17 +48,17 @@ def write(monkeypatch, tmp_path):
     source = resolve_model(str(tiny_checkpoint(tmp_path / "tiny")))
     monkeypatch.setattr(generation, "_MOST_ROWS", 1)
 
-    def run(engine) -> int:
+    def run(engine, prompts=(FIRST, SECOND), *, logprobs=False) -> int:
         loaded = LoadedEngine(engine, TOKENIZER, source, "float32")
         monkeypatch.setattr(implementation, "load_engine", lambda *_, **__: loaded)
         return implementation.generate(
-            GenerationRequest(prompts=[FIRST, SECOND], seed=1),
+            GenerationRequest(prompts=prompts, seed=1),
             model="tiny",
             adapter=None,
             precision="float32",
             chat_on=None,
-            logprobs=False,
-            as_json=True,
+            logprobs=logprobs,
+            as_json=not logprobs,
             streaming=None,
             output=tmp_path / "samples.json",
         )
@@ -110,6 +110,13 @@ def test_an_error_before_any_text_prints_nothing(write, monkeypatch, tmp_path, c
         write(Engine(fail))
     assert not (tmp_path / "samples.json").exists()
     assert capsys.readouterr().out == ""
+
+
+def test_only_what_goes_on_from_nothing_has_no_space_of_its_own(write, monkeypatch):
+    shown = []
+    monkeypatch.setattr(implementation, "show_tokens", lambda *_, continues: shown.append(continues))
+    assert write(ScriptedEngine(TOKENIZER, TOKENIZER.encode("ok")), ["", FIRST], logprobs=True) == 0
+    assert shown == [False, True]
 
 
 def test_a_signal_that_comes_before_the_first_step_is_enough(write, monkeypatch, tmp_path, capsys):
