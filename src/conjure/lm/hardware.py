@@ -89,10 +89,12 @@ def fast_dtype(device: "torch.device", precision: str = "auto") -> "torch.dtype"
 def chosen_precision(precision: str) -> str:
     """``float32``, ``bfloat16`` or ``auto``: what was asked for, or ``CONJURE_PRECISION`` for ``auto``.
 
+    An empty variable counts as one that is not set.
+
     Raises:
         UsageError: Another word than these.
     """
-    chosen = os.environ.get(PRECISION_VARIABLE, "auto") if precision == "auto" else precision
+    chosen = (os.environ.get(PRECISION_VARIABLE) or "auto") if precision == "auto" else precision
     if chosen not in PRECISIONS:
         raise UsageError(f"precision is {chosen!r}; allowed: {', '.join(PRECISIONS)}")
     return chosen

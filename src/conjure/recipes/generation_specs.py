@@ -18,6 +18,7 @@ from conjure.runs.schema.spec import RunSpec
 
 SAMPLES_FILE = "samples.json"  # among the outputs of a recorded `generate`
 FIGURES_FILE = "score.json"  # among the outputs of a recorded `score`
+_LONGEST_ARGUMENT = (1 << 17) - 1  # bytes that Linux passes to a program as one (MAX_ARG_STRLEN less its end)
 
 
 def refuse_empty_question(prompts: Sequence[str]) -> None:
@@ -97,8 +98,11 @@ def generate_spec(
         labels: Names to find it by.
 
     Raises:
+        UsageError: The prompt cannot be an argument of the run's command.
         ConjureError: A resource or file is not there.
     """
+    if prompt_file is None:
+        _refuse_unrecordable(prompt)
     inputs = InputMounts(home)
     words = ["--model", inputs.model(model), "--output", SAMPLES_FILE]
     stop = [_escaped(text) for text in options.get("stop", ())]
@@ -108,6 +112,24 @@ def generate_spec(
     elif prompt:
         words += ["--", prompt]
     return conjure_command_spec("generate", words, inputs.mounts, description=description, labels=labels)
+
+
+def _refuse_unrecordable(prompt: str) -> None:
+    """Refuse a prompt that the command of a run would not be given as it is."""
+    hint = f"write it to a line of a file, and use {option('prompt_file')}"
+    if prompt == "-":
+        raise UsageError(
+            "the prompt '-' cannot be recorded: the run's command would read standard input", hint=hint
+        )
+    _refuse_long(prompt, "prompt", hint=f"if it has no line breaks, {hint}")
+
+
+def _refuse_long(text: str, what: str, *, hint: str) -> None:
+    size = len(text.encode(errors="replace"))  # of what stands for a byte that is not UTF-8, one
+    if size > _LONGEST_ARGUMENT:
+        raise UsageError(
+            f"a recorded {what} has at most {_LONGEST_ARGUMENT:,} bytes; this one has {size:,}", hint=hint
+        )
 
 
 def _escaped(text: str) -> str:
@@ -139,10 +161,12 @@ def score_spec(
         labels: Names to find it by.
 
     Raises:
-        ConjureError: A resource or file is not there, or an option is of no use.
+        ConjureError: A resource or file is not there, an option is of no use, or a text is too long.
     """
     if not files:
         refuse_needless_date(options, are_chats=False)
+        for text in given:
+            _refuse_long(text, "text", hint="save it to a file, and score that")
     inputs = InputMounts(home)
     named = [inputs.model(name) for name in models]
     words = ["--model", *named] if len(named) == 1 else ["--compare", *named]

@@ -1,6 +1,7 @@
-"""What `conjure generate` does: writes the samples, shows them as they come, keeps what an interrupt leaves.
+"""What `conjure generate` does: writes the samples, shows them as they come, keeps what there is at the end.
 
-Main entry: `generate`. Invariant: stdout holds what was written and nothing else.
+Main entry: `generate`. Invariant: stdout holds what was written and nothing else; an interrupt or an error
+does not take along what was written before it.
 """
 
 import time
@@ -77,23 +78,32 @@ def generate(
     model_facts = {"model": loaded.origin, "model_sha256": loaded.source.sha256} if output is not None else {}
     streamed = plain and single and (streaming if streaming is not None else on_terminal())
     writing = _Writing(loaded, request, streamed=streamed)
-    with _stop_signals() as signals:
-        writing.run(signals)
+
+    def hand_over() -> None:
         if output is not None:
             save_json(output, [_as_json(sample, logprobs=True) | model_facts for sample in writing.samples])
-    if as_json:
-        write_json([_as_json(sample, logprobs=logprobs) for sample in writing.samples])
-    elif not streamed:
-        _print(writing, logprobs=logprobs)
-    note(writing.summary())
+        if as_json:
+            write_json([_as_json(sample, logprobs=logprobs) for sample in writing.samples])
+        elif not streamed:
+            _print(writing, logprobs=logprobs)
+        note(writing.summary())
+
+    with _stop_signals(writing) as signals:
+        try:
+            writing.run(signals)
+        except Exception:
+            if writing.samples:  # as after an interrupt: the error may be that of the last of many batches
+                hand_over()
+            raise
+        hand_over()
     if signals:
         return 128 + signals[0]
     return INTERRUPTED if writing.interrupted else 0
 
 
-def _stop_signals() -> AbstractContextManager[Sequence[int]]:
+def _stop_signals(writing: "_Writing") -> AbstractContextManager[Sequence[int]]:
     """The signals that ask to stop: a run is sent one where a terminal interrupts."""
-    return stopping_in_order(quiet=True) if inside_a_run() else nullcontext(())
+    return stopping_in_order(writing.interrupt, quiet=True) if inside_a_run() else nullcontext(())
 
 
 def _as_questions(request: GenerationRequest, encoder: ChatEncoder) -> GenerationRequest:
@@ -133,33 +143,32 @@ def _as_json(sample: Sample, *, logprobs: bool) -> dict[str, Any]:
 
 
 class _Writing:
-    """Takes a request through, shows how far it is, and keeps what was written if it is interrupted."""
+    """Takes a request through, shows how far it is, and keeps what was written if it is broken off."""
 
     def __init__(self, loaded: LoadedEngine, request: GenerationRequest, *, streamed: bool) -> None:
         self.loaded, self.request, self.interrupted = loaded, request, False
         self._streamed = streamed
         self._generation = Generation(loaded.engine, loaded.tokenizer, request)
         self._tokens, self._seconds, self._finished = 0, 0.0, 0
+        self._interruptible = False
 
     def run(self, signals: Sequence[int]) -> None:
-        """Write until all is done, an interrupt comes, or a signal is among `signals`."""
-        start = time.monotonic()
+        """Write until all is done or an interrupt comes; not at all if there is one among `signals`."""
         if self._streamed:
             _show_prompt(self.request.prompts[0])
         with StatusLine() as status:
             try:
-                for event in self._generation:
-                    self._take(event)
-                    self._seconds = time.monotonic() - start
-                    if not self._streamed:
-                        status.show(self._progress())
-                    if signals:
-                        self.interrupted = True
-                        break
+                self._write(status, signals)
             except KeyboardInterrupt:
                 self.interrupted = True
-        if self._streamed:
-            click.echo()
+            finally:
+                if self._streamed:
+                    click.echo()
+
+    def interrupt(self) -> None:
+        """Break off `run` where it is: called in the handler of a signal, for a prompt can take minutes."""
+        if self._interruptible:
+            raise KeyboardInterrupt
 
     @property
     def samples(self) -> list[Sample]:
@@ -173,6 +182,20 @@ class _Writing:
             facts.append(f"{self._tokens / self._seconds:,.0f} tokens/s")
         reasons = {sample.finish_reason for sample in self.samples}
         return " · ".join([*facts, *(reason.replace("_", " ") for reason in sorted(reasons))])
+
+    def _write(self, status: StatusLine, signals: Sequence[int]) -> None:
+        start = time.monotonic()
+        try:
+            self._interruptible = True
+            if signals:  # it came too early to interrupt anything
+                return
+            for event in self._generation:
+                self._take(event)
+                self._seconds = time.monotonic() - start
+                if not self._streamed:
+                    status.show(self._progress())
+        finally:
+            self._interruptible = False
 
     def _take(self, event: Token | Sample) -> None:
         if isinstance(event, Sample):
@@ -202,7 +225,8 @@ def _print(writing: _Writing, *, logprobs: bool) -> None:
         elif number > 1:
             click.echo(SEPARATOR)
         if logprobs:
-            show_tokens(writing.loaded.tokenizer, sample.token_ids, sample.logprobs)
+            continues = writing.request.prompts[sample.prompt_index] != ""
+            show_tokens(writing.loaded.tokenizer, sample.token_ids, sample.logprobs, continues=continues)
         else:
             click.echo(visible(sample.text))
 

@@ -83,7 +83,9 @@ def score(
         for scored in _with_progress(result, texts):
             result.add(scored, keep=as_objects and (per_token or not files))
             if per_token and not as_json:
-                show_tokens(model.tokenizer, scored.token_ids, scored.token_logprobs)
+                show_tokens(
+                    model.tokenizer, scored.token_ids, scored.token_logprobs, continues=result.are_chats
+                )
         if not result.tally.tokens:
             raise DataError("the text is empty: there is nothing to score")
         results.append(result)
@@ -276,6 +278,8 @@ def _facts(result: _Result) -> dict[str, str]:
 
 
 def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "not defined for this text"  # without a word, or with one that is as long as a text
     return f"{value:,.2f}" if value < 1e7 else f"{value:.3e}"
 
 

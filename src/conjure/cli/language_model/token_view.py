@@ -18,16 +18,20 @@ _HEAT = ((0.0, 194), (1.0, 230), (2.0, 223), (4.0, 216), (6.0, 209), (9.0, 203))
 _INK = 16  # black, readable on all of them
 
 
-def show_tokens(tokenizer: Tokenizer, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
+def show_tokens(
+    tokenizer: Tokenizer, token_ids: Sequence[int], logprobs: Sequence[float], *, continues: bool
+) -> None:
     """Print each token with its log-probability, to stdout.
 
     Args:
         tokenizer: Whose ids these are.
         token_ids: The tokens.
         logprobs: Of each, nats.
+        continues: Whether the tokens go on from others, so that a space before them is one.
     """
     if on_terminal():
-        click.echo("".join(_coloured(tokenizer, token_ids, logprobs)))
+        decoder = IncrementalDecoder(tokenizer, continues=continues)
+        click.echo("".join(_coloured(decoder, token_ids, logprobs)))
         click.echo(_legend())
     else:
         click.echo("position\ttoken_id\tlogprob\ttoken")
@@ -36,8 +40,9 @@ def show_tokens(tokenizer: Tokenizer, token_ids: Sequence[int], logprobs: Sequen
             click.echo(f"{position}\t{token_id}\t{logprob:.6f}\t{json.dumps(token, ensure_ascii=False)}")
 
 
-def _coloured(tokenizer: Tokenizer, token_ids: Sequence[int], logprobs: Sequence[float]) -> Iterator[str]:
-    decoder = IncrementalDecoder(tokenizer)
+def _coloured(
+    decoder: IncrementalDecoder, token_ids: Sequence[int], logprobs: Sequence[float]
+) -> Iterator[str]:
     surprise = 0.0
     for token_id, logprob in zip(token_ids, logprobs, strict=True):
         surprise -= logprob

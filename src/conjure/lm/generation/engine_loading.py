@@ -6,10 +6,9 @@ asked for, by name or as ``auto``; torch is imported only where the native engin
 ``auto`` takes, on a GPU, what `fast_dtype` finds. On a CPU it takes int8 where the native engine is built:
 that reads half of bfloat16's bytes per token, and with AVX512-VNNI or AVX2 multiplies faster than torch, for
 one row as for many. Where it runs its portable instructions, that is so for few rows only; many get what
-`fast_dtype` finds.
+`fast_dtype` finds, if torch is installed.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,7 +24,7 @@ from conjure.lm.generation.engines.base import Engine
 from conjure.lm.generation.engines.native import NativeEngine, supports
 from conjure.lm.generation.engines.native_weights import Format, NativeWeights
 from conjure.lm.generation.engines.weights_cache import cached_weights
-from conjure.lm.hardware import PRECISION_VARIABLE, chosen_precision, gpu_is_there
+from conjure.lm.hardware import chosen_precision, gpu_is_there
 from conjure.lm.models.shape import ModelConfig
 from conjure.lm.native import Status, status
 from conjure.lm.text.tokenizer import Tokenizer
@@ -84,7 +83,8 @@ def load_engine(
         raise value_fault("precision", f"is {precision!r}; allowed: {', '.join(PRECISIONS)}")
     source, config, tokenizer = find_model(name, adapter, lookups)
     native = status()
-    chosen = native_format(config, precision, rows, native)
+    on_gpu = precision != "int8" and gpu_is_there()
+    chosen = native_format(config, precision, rows, native) if not on_gpu else None
     engine, words = (
         _torch_engine(source.folder, precision)
         if chosen is None
@@ -111,7 +111,7 @@ def find_model(
 
 
 def native_format(config: ModelConfig, precision: str, rows: int, native: Status) -> Format | None:
-    """What the native engine is to store weights in; None where torch does the work.
+    """What the native engine, on the CPU, is to store weights in; None where torch does the work.
 
     Args:
         config: The model's.
@@ -123,14 +123,11 @@ def native_format(config: ModelConfig, precision: str, rows: int, native: Status
         return None
     if precision == "int8":
         return "int8"
-    automatic = precision == "auto" and PRECISION_VARIABLE not in os.environ
-    exact = not automatic and chosen_precision(precision) == "float32"
-    if not (automatic or exact) or gpu_is_there():
+    chosen = chosen_precision(precision)
+    torch_is_faster = native.instructions == "portable" and rows >= _ROWS_FOR_TORCH
+    if chosen == "bfloat16" or (torch_is_faster and find_spec("torch") is not None):
         return None
-    fastest = native.instructions != "portable" or rows < _ROWS_FOR_TORCH
-    if exact:
-        return "float32" if fastest or find_spec("torch") is None else None
-    return "int8" if fastest else None
+    return "float32" if chosen == "float32" else "int8"
 
 
 def native_engine(

@@ -220,8 +220,8 @@ class PartialSample:
 
     def take(self, token_id: int, logprob: float) -> Token:
         """Add the token just chosen, and end the sample if that ends it."""
-        self.token_ids.append(token_id)
         self._logprobs.append(logprob)
+        self.token_ids.append(token_id)
         text = ""
         if token_id in self._end_ids:
             self.finish_reason = "end_of_text"
@@ -244,7 +244,7 @@ class PartialSample:
             index=self.index,
             text="".join(self._text),
             token_ids=[*self.token_ids],
-            logprobs=[*self._logprobs],
+            logprobs=self._logprobs[: len(self.token_ids)],  # an interrupt may have come between the two
             finish_reason=self.finish_reason or "interrupted",
             seed=self.request.seed,
         )

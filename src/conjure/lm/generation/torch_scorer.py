@@ -16,6 +16,7 @@ from conjure.lm.generation.engines.torch_engine import eval_mode
 from conjure.lm.generation.score import ScoredRow
 from conjure.lm.hardware import keep_freed_memory
 from conjure.lm.models.base import CausalLM
+from conjure.lm.nn.centred_head import scoring_head
 from conjure.lm.nn.loss import IGNORE, token_logprobs
 
 # Per forward pass. On a CPU enough for full matrix products: more would only be more new memory to clear.
@@ -33,10 +34,14 @@ def load_torch_positions(folder: Path) -> TorchPositions:
 
 
 class TorchScorer:
-    """Log-probabilities of tokens; see `Scorer`."""
+    """Log-probabilities of tokens; see `Scorer`.
+
+    Args:
+        model: The model, whose weights stay as they are.
+    """
 
     def __init__(self, model: CausalLM) -> None:
-        self._model = model
+        self._model, self._head = model, scoring_head(model.head_weight)
         keep_freed_memory()
 
     @property
@@ -62,6 +67,6 @@ class TorchScorer:
         with eval_mode(self._model):
             hidden = self._model(ids[:, :-1])  # (B, T, C)
             scored = targets != IGNORE
-            logprobs = token_logprobs(hidden[scored], self._model.head_weight, targets[scored])
+            logprobs = token_logprobs(hidden[scored], self._head, targets[scored])
             parts = logprobs.cpu().split([row.length - row.first for row in rows])
             return [part.numpy() for part in parts]

@@ -10,6 +10,7 @@ import ctypes
 import functools
 import os
 from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from conjure.errors import UsageError
@@ -274,11 +275,13 @@ def describe() -> str:
 @functools.cache
 def open_library(folder: Path) -> ctypes.CDLL | str:
     """The library built into `folder`, or why there is none that can be used."""
-    built = sorted(folder.glob("_forward*.so"))
-    if not built:
+    # Another Python that was installed from the same folder leaves its own beside this one's.
+    candidates = (folder / f"_forward{suffix}" for suffix in EXTENSION_SUFFIXES)
+    built = next(filter(Path.exists, candidates), None)
+    if built is None:
         return "the native engine was not built: installing conjure found no C compiler it could use"
     try:
-        library = ctypes.CDLL(str(built[0]))
+        library = ctypes.CDLL(str(built))
         abi = library.conjure_abi()
     except (OSError, AttributeError) as error:
         return f"the native engine could not be loaded: {error}"

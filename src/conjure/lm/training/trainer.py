@@ -18,6 +18,7 @@ from torch import Tensor
 
 from conjure.errors import TrainingError, option
 from conjure.lm.models.base import CausalLM
+from conjure.lm.nn.centred_head import scoring_head
 from conjure.lm.nn.loss import linear_cross_entropy, token_logprobs
 from conjure.lm.training.distributed.pairwise_sum import PairwiseSum, Span
 from conjure.lm.training.distributed.process_group import Gradients, ProcessGroup, add_gradients
@@ -334,11 +335,12 @@ class Trainer:
         sums, counts = [], []
         self.model.eval()
         with torch.inference_mode():
+            head = scoring_head(self.model.head_weight)
             for number in self.group.share(len(batches)):
                 batch = self.held_out.batch(batches[number])
                 hidden = self._hidden(batch)
                 targets = batch.targets.flatten().to(hidden.device)
-                sums.append(token_logprobs(hidden, self.model.head_weight, targets).double().sum().item())
+                sums.append(token_logprobs(hidden, head, targets).double().sum().item())
                 counts.append(batch.target_count)
         total = sum(self.group.gather(sums, len(batches)))
         count = sum(self.group.gather(counts, len(batches)))

@@ -27,6 +27,12 @@ def test_another_base_is_told_and_foreign_facts_are_passed_over(tmp_path, capsys
     assert told in shown if told is not None else shown == ""
 
 
+@pytest.mark.parametrize("text", [" ", "猫" * 300], ids=["no word", "one endless word"])
+def test_a_perplexity_that_is_no_number_is_not_shown_as_one(capsys, text):
+    assert _run(["score", "--text", text]) == 0
+    assert "word perplexity  not defined for this text\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_number_format_is_told(capsys, precision):
     given = [] if precision == "float32" else ["--precision", precision]

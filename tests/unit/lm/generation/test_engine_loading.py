@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from conjure.errors import CheckpointError, UsageError
 from conjure.lm.checkpoints.pretrained import save_checkpoint
+from conjure.lm.generation import engine_loading
 from conjure.lm.generation.engine_loading import load_engine, native_format
 from conjure.lm.generation.engines.native import NativeEngine
 from conjure.lm.generation.engines.torch_engine import TorchEngine
@@ -79,8 +80,7 @@ class TestAuto:
     NONE = replace(AVX512, library=None)
 
     @pytest.fixture(autouse=True)
-    def no_gpu(self, monkeypatch):
-        monkeypatch.setattr("conjure.lm.generation.engine_loading.gpu_is_there", lambda: False)
+    def nothing_set(self, monkeypatch):
         monkeypatch.delenv(PRECISION_VARIABLE, raising=False)
 
     @pytest.mark.parametrize(
@@ -99,12 +99,23 @@ class TestAuto:
         assert native_format(tiny_config(), "float32", rows, native) == exact
         assert native_format(tiny_config(), "bfloat16", rows, native) is None
 
-    def test_on_a_gpu_only_int8_that_was_asked_for(self, monkeypatch):
-        monkeypatch.setattr("conjure.lm.generation.engine_loading.gpu_is_there", lambda: True)
-        formats = [
-            native_format(tiny_config(), asked, 1, self.AVX512) for asked in ("auto", "float32", "int8")
-        ]
-        assert formats == [None, None, "int8"]
+    @pytest.mark.parametrize(("precision", "format"), [("auto", "int8"), ("float32", "float32")])
+    def test_where_torch_is_not_installed_portable_instructions_do(self, precision, format, monkeypatch):
+        monkeypatch.setattr(engine_loading, "find_spec", lambda _: None)
+        assert native_format(tiny_config(), precision, 1000, self.PORTABLE) == format
+
+    @pytest.mark.parametrize(
+        ("set_to", "format"), [("auto", "int8"), ("", "int8"), ("float32", "float32"), ("bfloat16", None)]
+    )
+    def test_as_the_variable_says(self, set_to, format, monkeypatch):
+        monkeypatch.setenv(PRECISION_VARIABLE, set_to)
+        assert native_format(tiny_config(), "auto", 1, self.AVX512) == format
+
+    def test_on_a_gpu_only_int8_that_was_asked_for(self, folder, monkeypatch):
+        native_status("portable", monkeypatch)
+        monkeypatch.setattr(engine_loading, "gpu_is_there", lambda: True)
+        kinds = [type(load_engine(folder, precision=asked).engine) for asked in ("auto", "float32", "int8")]
+        assert kinds == [TorchEngine, TorchEngine, NativeEngine]
 
     def test_not_for_models_it_does_not_compute(self):
         assert native_format(replace(tiny_config(), activation="tanh"), "auto", 1, self.AVX512) is None

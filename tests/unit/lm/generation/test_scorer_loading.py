@@ -5,8 +5,9 @@ import pytest
 
 from conjure.errors import UsageError
 from conjure.lm.generation import engine_loading
+from conjure.lm.generation.engines.all_logits import NativePositions
 from conjure.lm.generation.score import PositionScorer, Score, Windows, score_documents
-from conjure.lm.generation.scorer_loading import LoadedScorer, load_scorer
+from conjure.lm.generation.scorer_loading import LoadedScorer, load_positions, load_scorer
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.native.library import INSTRUCTIONS
 from support.models import TEXTS, tiny_checkpoint
@@ -46,6 +47,12 @@ def test_torch_scores_many_texts_where_registers_are_narrow(instructions, much, 
     wide = INSTRUCTIONS.index(instructions) >= INSTRUCTIONS.index("avx512vnni")
     expected = PositionScorer if wide or not much else TorchScorer
     assert isinstance(load_scorer("sprite", much=much).scorer, expected)
+
+
+def test_a_gpu_does_not_take_scoring_from_the_native_engine(tmp_path, monkeypatch):
+    native_status("avx2", monkeypatch)
+    monkeypatch.setattr(engine_loading, "gpu_is_there", lambda: True)
+    assert isinstance(load_positions(tiny_checkpoint(tmp_path / "tiny")), NativePositions)
 
 
 def test_torch_scores_without_the_native_engine(monkeypatch):

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -96,6 +97,20 @@ class TestUnusableLibraries:
         build = ["cc", "-shared", "-fPIC", "-o", tmp_path / "_forward.so", tmp_path / "other.c"]
         subprocess.run(build, check=True, timeout=60)
         assert reason in str(open_library(tmp_path))
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_library_of_this_python_is_taken(tmp_path):
+    (tmp_path / "_forward.cpython-300-other.so").write_bytes(b"another Python's")
+    (tmp_path / "own.c").write_text("int conjure_abi(void) { return -1; }")
+    own = tmp_path / f"_forward{EXTENSION_SUFFIXES[0]}"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", own, tmp_path / "own.c"], check=True, timeout=60)
+    assert "was built from other sources" in str(open_library(tmp_path))
+
+
+def test_another_python_s_library_is_none(tmp_path):
+    (tmp_path / "_forward.cpython-300-other.so").write_bytes(b"another Python's")
+    assert "was not built" in str(open_library(tmp_path))
 
 
 def test_both_halves_state_the_same_abi():

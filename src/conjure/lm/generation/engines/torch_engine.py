@@ -22,6 +22,7 @@ from torch.nn import functional
 from conjure.lm.generation.engines.base import PIECE, RowQueue, refuse_unreadable
 from conjure.lm.models.base import Cache, CausalLM
 from conjure.lm.models.decoder import KVCache
+from conjure.lm.nn.centred_head import centred_head
 
 _MOST_TOKENS = 8192  # read at a time over all rows: bounds activations to some 300 MB at 124M parameters
 _CROWDED = 0.75  # dropped rows leave a cache once fewer than this share are left: leaving copies it
@@ -81,8 +82,8 @@ class Cohort:
 class TorchEngine:
     """A model in torch, in whatever number format its weights have.
 
-    In bfloat16 the head works on centred weights and adds the mean back in float32: GPT-2's logits lie around
-    -100, where neighbouring bfloat16 numbers are 0.5 apart, which would blur the choice of a token.
+    In bfloat16 the head works on centred weights and adds the mean back in float32: rounded logits far from
+    zero would blur the choice of a token.
 
     Attributes:
         model: The model.
@@ -90,7 +91,7 @@ class TorchEngine:
 
     def __init__(self, model: CausalLM) -> None:
         self.model = model
-        self._centred = _centred_head(model) if model.dtype != torch.float32 else None
+        self._centred = centred_head(model.head_weight) if model.dtype != torch.float32 else None
 
     @property
     def context_length(self) -> int:
@@ -288,11 +289,3 @@ def eval_mode(model: CausalLM) -> Iterator[None]:
     finally:
         if training:
             model.train()
-
-
-def _centred_head(model: CausalLM) -> tuple[Tensor, Tensor]:
-    """The head's weight less its mean row, (V, C), and that row in float32, (C,)."""
-    with torch.inference_mode():
-        weight = model.head_weight.float()
-        mean = weight.mean(0)
-        return (weight - mean).to(model.head_weight.dtype), mean
