@@ -211,6 +211,8 @@ class Summing(ctypes.Structure):
     _fields_ = (("bytes", _pointer), ("size", _size), ("sums", _pointer), ("threads", ctypes.c_int32))
 
 
+_FOLDER = Path(__file__).parent  # once: each pass of each layer asks for what is there
+
 PASSES = (
     "conjure_gelu",
     "conjure_gelu_backward",
@@ -249,7 +251,7 @@ def status() -> Status:
         raise UsageError(f"{VARIABLE} is {wanted!r}; allowed: auto, off, {', '.join(INSTRUCTIONS)}")
     if wanted == "off":
         return Status(None, "", f"{VARIABLE} is off")
-    library = open_library(Path(__file__).parent)
+    library = open_library(_FOLDER)
     if isinstance(library, str):
         return Status(None, "", library)
     best, amx_unused = library.conjure_instructions(), _AMX_UNUSED.get(library.conjure_tiles())
