@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _FORMAT = 3  # of what is written here; a change makes old folders be made anew
 _PIECE_NUMBERS = 1 << 23
+_PIECE_BYTES = 1 << 24
 _DIGESTED_BELOW_BYTES = 1 << 26  # smaller files of a folder are known by digest, larger ones by size
 _COMPARED_ROWS = 256
 _SIXTEEN_BITS = ("F16", "BF16")
@@ -151,15 +152,28 @@ def _rope_divisors(file: GGUFFile) -> Sequence[float] | None:
 
 
 def _same_matrix(one: PackedTensor, other: PackedTensor) -> bool:
-    """Whether two tensors are roundings of one matrix: a tied one that the file holds twice."""
+    """Whether two tensors are one matrix: a tied one that the file holds twice, maybe rounded in two ways."""
     import numpy as np
 
     if one.shape != other.shape or len(one.shape) != 2:
         return False
+    if one.type == other.type:
+        return _same_bytes(one, other)  # a head that was tuned on its own may be as near as a rounding
     rows = slice(None, None, max(1, one.shape[0] // _COMPARED_ROWS))
     left, right = one.read(rows).astype(np.float64), other.read(rows).astype(np.float64)
     difference, size = np.linalg.norm(left - right), np.linalg.norm(left)
     return bool(difference <= max(_rounding(one), _rounding(other)) * size)
+
+
+def _same_bytes(one: PackedTensor, other: PackedTensor) -> bool:
+    """Whether two tensors of one shape and number format are the same, to the last bit."""
+
+    def piece(tensor: PackedTensor, place: int) -> bytes:
+        start = tensor.start + place
+        return tensor.content[start : min(start + _PIECE_BYTES, tensor.stop)]
+
+    places = range(0, one.stop - one.start, _PIECE_BYTES)
+    return all(piece(one, place) == piece(other, place) for place in places)
 
 
 def _rounding(tensor: PackedTensor) -> float:
