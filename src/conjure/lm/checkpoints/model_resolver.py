@@ -18,7 +18,7 @@ from pathlib import Path
 from conjure.core.files import expand_user
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
-from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError
+from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError, out_of_memory
 from conjure.lm.checkpoints.checkpoint_folder import (
     CONFIG_FILE,
     INDEX_FILE,
@@ -51,6 +51,10 @@ _MOVED = {
 _REVISION = re.compile(r"\w[\w./-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+# hf_xet, which transfers most files, tells them in words only, as Rust does: "… (os error 28)".
+_DISK_WORDS = re.compile(
+    "|".join(["No space left", "Disk quota exceeded", *(rf"os error {number}\b" for number in _DISK_ERRORS)])
+)
 _CONNECT_TIMEOUT_S = 5.0  # a network that drops packets must not look like a hang
 
 # All that is ever taken from a hub model: never a pickle, and not the same weights in other formats.
@@ -307,9 +311,11 @@ def _download(repository: str, revision: str | None) -> Path:
         raise _unknown(repository) from error
     except ModelError as error:
         raise CheckpointError(f"model {repository!r} cannot be used: {error}") from error
-    except (OSError, http_error) as error:
+    except (OSError, RuntimeError, http_error) as error:  # hf_xet raises RuntimeErrors
+        if out_of_memory(error) is not None:
+            raise
         reason = str(error).strip().partition("\n")[0]
-        if getattr(error, "errno", None) in _DISK_ERRORS:
+        if getattr(error, "errno", None) in _DISK_ERRORS or _DISK_WORDS.search(str(error)):
             raise CheckpointError(f"model {repository!r} could not be stored: {reason}") from error
         raise _Unreachable(reason) from error
 
