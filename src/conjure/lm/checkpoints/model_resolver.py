@@ -75,6 +75,8 @@ _WANTED = [
     "README.md",
     "LICENSE*",
 ]
+# Without the one a model has no chat template, without the other no license.
+_OFTEN_LEFT_OUT = ("tokenizer_config.json", "README.md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +227,12 @@ def _holds_model(folder: Path) -> bool:
 def _from_hub(name: str, *, fetch: bool) -> ModelSource:
     repository, revision = _parse_hub_name(name)
     candidates = [repository, *([_MOVED[repository]] if repository in _MOVED else [])]
-    cached = next(filter(None, (_cached(each, revision) for each in candidates)), None)
+    here = {each: folder for each in candidates if (folder := _cached(each, revision)) is not None}
+    repository, cached = next(iter(here.items()), (repository, None))
     # A branch or tag that was named on purpose may have moved on, so it is looked up.
-    settled = not revision or _COMMIT.fullmatch(revision)
-    if cached is not None and (not fetch or (settled and has_tokenizer(cached))):
+    settled = not revision or _COMMIT.fullmatch(revision) is not None
+    usable = cached if settled and cached is not None and has_tokenizer(cached) else None
+    if cached is not None and (not fetch or (usable is not None and _has_other_files(repository, usable))):
         return ModelSource(name, cached, "hub", cached.name)
     if not fetch:
         raise NotFoundError(
@@ -237,12 +241,25 @@ def _from_hub(name: str, *, fetch: bool) -> ModelSource:
             fix=None if _suggestion(name) else shell_words("conjure", "generate", "--model", name),
         )
     try:
-        folder = _download(repository, revision)
+        folder = _download(repository, usable.name if usable is not None else revision)
     except _Unreachable as error:
         if cached is None:
             raise _missing(name, str(error)) from error
         folder = cached
+    except (NotFoundError, CheckpointError):
+        if usable is None:
+            raise
+        folder = usable  # only what it can do without is missing
     return ModelSource(name, folder, "hub", folder.name)
+
+
+def _has_other_files(repository: str, folder: Path) -> bool:
+    """Whether what other programs leave out when they fetch a model is there, or is known not to exist."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return all(
+        try_to_load_from_cache(repository, name, revision=folder.name) is not None for name in _OFTEN_LEFT_OUT
+    )
 
 
 def _parse_hub_name(name: str) -> tuple[str, str | None]:
@@ -296,9 +313,13 @@ def _download(repository: str, revision: str | None) -> Path:
     http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]  # pyright: ignore[reportAssignmentType]
     try:
         info = HfApi().model_info(repository, revision=revision, timeout=_CONNECT_TIMEOUT_S)
-        _check_files(repository, {file.rfilename for file in info.siblings or []})
+        names = {file.rfilename for file in info.siblings or []}
+        _check_files(repository, names)
         config = hf_hub_download(repository, CONFIG_FILE, revision=revision)
         read_model_config(read_json_object(Path(config)))  # before gigabytes of another architecture
+        for absent in sorted({*_OFTEN_LEFT_OUT} - names):
+            with suppress(errors.EntryNotFoundError):  # which the cache remembers
+                hf_hub_download(repository, absent, revision=info.sha)
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED))
     except errors.GatedRepoError as error:
         raise NotFoundError(
