@@ -190,6 +190,16 @@ class TestRefusals:
         assert "model_type 'mamba'" in answer.message
         assert not any("safetensors" in request for request in hub.requests)
 
+    def test_an_adapter(self, hub: FakeHub, resolve: Resolve) -> None:
+        served = hub.repositories["some/model"]
+        (served / "model.safetensors").rename(served / "adapter_model.safetensors")
+        (served / "adapter_config.json").write_text("{}")
+        answer = resolve("some/model", hub.url)
+        assert answer.message == "'some/model' on Hugging Face is an adapter, not a model"
+        assert answer.hint == (
+            "hf download some/model --local-dir FOLDER, then give its base model and adapter='./FOLDER'"
+        )
+
     def test_not_a_model(self, hub: FakeHub, resolve: Resolve) -> None:
         (hub.repositories["some/model"] / "config.json").unlink()
         assert "is not a model: it has no config.json" in resolve("some/model", hub.url).message

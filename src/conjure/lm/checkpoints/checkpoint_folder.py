@@ -23,6 +23,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 ORIGIN_FILE = "origin.json"  # what is noted of the GGUF file a folder was made from
+ADAPTER_FILE = "adapter_config.json"  # of PEFT, in a folder that holds no model
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # All files that may hold weights, pickles included.

@@ -18,8 +18,9 @@ from pathlib import Path
 from conjure.core.files import expand_user
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
-from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError, out_of_memory
+from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError, option, out_of_memory
 from conjure.lm.checkpoints.checkpoint_folder import (
+    ADAPTER_FILE,
     CONFIG_FILE,
     INDEX_FILE,
     PICKLE_FILES,
@@ -77,6 +78,7 @@ _WANTED = [
 ]
 # Without the one a model has no chat template, without the other no license.
 _OFTEN_LEFT_OUT = ("tokenizer_config.json", "README.md")
+_WEIGHTS = frozenset({WEIGHTS_FILE, INDEX_FILE, *PICKLE_FILES})  # a model has one of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,8 @@ def _local(name: str) -> ModelSource | None:
             f"model {name} is a file, and not a GGUF file; a model is that or a folder",
             hint=f"its folder is a model: {folder}" if _holds_model(path.parent) else None,
         )
+    if os.path.isdir(path):  # noqa: PTH112
+        _refuse_adapter(name, path)
     hub_part = name.partition("@")[0]
     explicit = name.startswith((".", "/", "~")) or name.endswith("/") or hub_part.count("/") > 1
     if os.path.isdir(path) and (explicit or _holds_model(path)):  # noqa: PTH112
@@ -220,8 +224,23 @@ def _local(name: str) -> ModelSource | None:
     return None
 
 
+def _refuse_adapter(name: str, folder: Path) -> None:
+    """Refuse a folder that holds what an adapter changes of a model, and no model.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if not (folder / ADAPTER_FILE).is_file() or any((folder / each).exists() for each in _WEIGHTS):
+        return
+    base = read_json_object(folder / ADAPTER_FILE).get("base_model_name_or_path")
+    told = f"{name} is an adapter, not a model"
+    if isinstance(base, str) and base:
+        raise UsageError(told, fix=f"{option('model', base)} {option('adapter', name)}")
+    raise UsageError(told, hint=f"give its base model and {option('adapter', name)}")
+
+
 def _holds_model(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, *PICKLE_FILES))
+    return any((folder / name).exists() for name in (CONFIG_FILE, *_WEIGHTS))
 
 
 def _from_hub(name: str, *, fetch: bool) -> ModelSource:
@@ -342,6 +361,12 @@ def _download(repository: str, revision: str | None) -> Path:
 
 
 def _check_files(repository: str, names: set[str]) -> None:
+    if ADAPTER_FILE in names and not names & _WEIGHTS:
+        raise CheckpointError(
+            f"{repository!r} on Hugging Face is an adapter, not a model",
+            hint=f"hf download {repository} --local-dir FOLDER, then give its base model and"
+            f" {option('adapter', './FOLDER')}",
+        )
     if CONFIG_FILE not in names:
         raise CheckpointError(f"{repository!r} on Hugging Face is not a model: it has no {CONFIG_FILE}")
     if WEIGHTS_FILE in names or INDEX_FILE in names:

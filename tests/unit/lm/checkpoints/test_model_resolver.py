@@ -63,6 +63,34 @@ class TestFolders:
         assert message in str(caught.value)
 
 
+class TestAdapters:
+    @pytest.fixture
+    def adapter(self, here: Path) -> Path:
+        (here / "tuned").mkdir()
+        (here / "tuned" / "adapter_model.safetensors").write_bytes(b"")
+        (here / "tuned" / "adapter_config.json").write_text('{"base_model_name_or_path": "my base"}')
+        return here / "tuned"
+
+    @pytest.mark.parametrize("name", ["tuned", "./tuned", "tuned/"])
+    @pytest.mark.usefixtures("adapter")
+    def test_one_is_no_model_and_names_its_own(self, name: str) -> None:
+        with pytest.raises(UsageError) as caught:
+            resolve_model(name)
+        assert str(caught.value) == f"{name} is an adapter, not a model"
+        _, fix, _ = caught.value.with_option_names(lambda option, values: f"--{option} {values[0]!r}")
+        assert fix == f"--model 'my base' --adapter '{name}'"
+
+    def test_one_that_names_none(self, adapter: Path) -> None:
+        (adapter / "adapter_config.json").write_text("{}")
+        with pytest.raises(UsageError) as caught:
+            resolve_model("tuned")
+        assert (caught.value.fix, caught.value.hint) == (None, "give its base model and adapter='tuned'")
+
+    def test_a_model_with_an_adapter_beside_it_is_one(self, here: Path) -> None:
+        (here / "mine" / "adapter_config.json").write_text("{}")
+        assert resolve_model("mine").folder == Path("mine")
+
+
 class TestLookups:
     def test_are_asked_first_and_in_turn(self, here: Path) -> None:
         asked: list[str] = []
