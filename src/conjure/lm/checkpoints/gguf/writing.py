@@ -5,12 +5,12 @@ describe another model are not written; the reading side decides.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from conjure.errors import ModelError, option
 from conjure.lm.checkpoints.gguf.families import EMBEDDING, FAMILIES, HEAD, ROPE_FREQS
-from conjure.lm.checkpoints.gguf.header import FULL_ATTENTION_EVERY, GGUFShape, llama3_divisors
+from conjure.lm.checkpoints.gguf.header import FULL_ATTENTION_EVERY, GGUFShape, llama3_divisors, plain
 from conjure.lm.checkpoints.gguf.vocabulary import (
     BYTE,
     CONTROL,
@@ -139,7 +139,8 @@ def _check_says_the_same(
     differs = [
         name
         for name in names
-        if not name.endswith("_dropout") and getattr(back, name, None) != getattr(config, name)
+        if not name.endswith("_dropout")
+        and _with_plain_floats(getattr(back, name, None)) != _with_plain_floats(getattr(config, name))
     ]
     if differs:
         name = differs[0]
@@ -147,6 +148,17 @@ def _check_says_the_same(
             f"GGUF cannot describe this model: llama.cpp's {architecture} has {name}"
             f" {_excerpt(getattr(back, name, None))}, and this model {_excerpt(getattr(config, name))}"
         )
+
+
+def _with_plain_floats(value: Any) -> Any:
+    """A fact of a model, to be compared, with its floats as a file has them: of seven digits."""
+    if isinstance(value, float):
+        return plain(value)
+    if isinstance(value, tuple):
+        return tuple(map(_with_plain_floats, value))
+    if is_dataclass(value):
+        return [_with_plain_floats(getattr(value, each.name)) for each in fields(value)]
+    return value
 
 
 def _excerpt(value: object) -> str:

@@ -17,7 +17,7 @@ from conjure.lm.checkpoints.gguf.families import EMBEDDING, HEAD
 from conjure.lm.checkpoints.gguf.vocabulary import USER_DEFINED
 from conjure.lm.checkpoints.gguf.writing import vocabulary_keys
 from conjure.lm.text.tokenizer import Tokenizer
-from support.gguf_files import CONFIGS, random_model, stored, write_gguf
+from support.gguf_files import CONFIGS, LLAMA3, random_model, stored, write_gguf
 from support.tokenizers_of_kinds import KINDS, hostile_texts, tokenizer_folder
 
 
@@ -128,6 +128,28 @@ def test_numbers_that_a_config_spells_as_integers_are_floats(tmp_path, name, cha
     }
     assert len(found) >= len(changes)
     assert set(found.values()) == {gguf.GGUFValueType.FLOAT32}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama", {"rope_theta": 283461213.0, "rms_norm_eps": 9.999999974752427e-07}),
+        (
+            "qwen3",
+            {"rope_theta": 1234567.75, "rope_scaling": {**WHOLE_YARN, "rope_type": "yarn", "factor": 4 / 3}},
+        ),
+        ("llama3", {"rope_theta": 500.123456789, "rope_scaling": {**LLAMA3, "factor": 8.000000001}}),
+        ("gemma3", {"rope_local_base_freq": 12345.678901}),
+    ],
+)
+def test_numbers_of_many_digits_are_written_as_exactly_as_a_file_can(tmp_path, name, changes):
+    model = changed_model(tmp_path, name, **{"rope_parameters": None, **changes})
+    again = checkpoint_folder(export(model, tmp_path / "out").path)
+    before, after = read_config(model), read_config(again)
+    assert after.norm_epsilon == pytest.approx(before.norm_epsilon, rel=1e-6)
+    for layer, back in zip(before.layers, after.layers, strict=True):
+        assert back.rope.base == pytest.approx(layer.rope.base, rel=1e-6)
+        assert back.rope.scaling == layer.rope.scaling
 
 
 def test_what_gguf_has_no_key_for_is_refused(tmp_path):
