@@ -186,7 +186,7 @@ def _export_gguf(source: ModelSource, folder: Path, chosen: str, progress: Progr
     with _whole_file(path) as unfinished:
         writer = library.GGUFWriter(unfinished, architecture)
         _add_model(writer, architecture, keys, _file_stem(source), chosen)
-        add_keys(writer, vocabulary_keys(tokenizer, model.config.vocab_size))
+        add_keys(writer, vocabulary_keys(tokenizer, model.config.vocab_size, model.config.bos_id))
         _add_tensors(writer, model, chosen, progress)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

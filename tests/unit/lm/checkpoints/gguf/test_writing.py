@@ -69,6 +69,50 @@ def test_runs_of_spaces_are_written_as_llama_cpp_looks_for_them(tmp_path):
     assert "▁a" in keys["tokenizer.ggml.tokens"]
 
 
+def chat_tokenizer(folder, **settings):
+    """A tokenizer that starts no text, with tokens of chats as its last ones."""
+    tokenizer_folder(folder, "smollm")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (end,) = content["added_tokens"]
+    names = ["<|im_start|>", "<|im_end|>", "<|eom_id|>"]
+    content["added_tokens"] += [
+        {**end, "id": id_, "content": name} for id_, name in enumerate(names, end["id"] + 1)
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config = {name: value for name, value in (config | settings).items() if value is not None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return Tokenizer.from_folder(folder), end["id"]
+
+
+class TestStartsAndEnds:
+    def test_bos_is_the_token_of_that_name_also_where_no_text_starts_with_it(self, tmp_path):
+        tokenizer, end = chat_tokenizer(tmp_path, bos_token="<|im_start|>", eos_token="<|im_end|>")
+        keys = vocabulary_keys(tokenizer, 1000, bos_id=end)
+        assert keys["tokenizer.ggml.bos_token_id"] == end + 1
+        assert keys["tokenizer.ggml.eos_token_id"] == end + 2
+        assert keys["tokenizer.ggml.add_bos_token"] is False
+
+    @pytest.mark.parametrize(("configured", "bos"), [(0, 0), (None, 2), (50_256, 2), (5, 2)])
+    def test_where_none_has_it_the_model_s_configuration_tells(self, tmp_path, configured, bos):
+        tokenizer, end = chat_tokenizer(tmp_path, bos_token=None, eos_token="<|im_end|>")
+        found = vocabulary_keys(tokenizer, 1000, bos_id=None if configured is None else end + configured)
+        assert found["tokenizer.ggml.bos_token_id"] == end + bos
+
+    def test_the_ends_of_turns_are_named(self, tmp_path):
+        template = "{{ messages }}<|im_end|><|eom_id|>"
+        tokenizer, end = chat_tokenizer(tmp_path, chat_template=template)
+        keys = vocabulary_keys(tokenizer, 1000)
+        ends = {name: keys[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot", "eom")}
+        assert ends == {"eos": end, "eot": end + 2, "eom": end + 3}
+        without = vocabulary_keys(chat_tokenizer(tmp_path)[0], 1000)
+        assert keys.keys() - without.keys() == {
+            "tokenizer.ggml.eot_token_id",
+            "tokenizer.ggml.eom_token_id",
+            "tokenizer.chat_template",
+        }
+
+
 def changed_model(tmp_path, name, **changes):
     """A folder of one of `CONFIGS`, with other settings."""
     folder = checkpoint_folder(write_gguf(tmp_path / "model.gguf", name))
