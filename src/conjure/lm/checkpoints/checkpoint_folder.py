@@ -24,6 +24,7 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 ORIGIN_FILE = "origin.json"  # what is noted of the GGUF file a folder was made from
 ADAPTER_FILE = "adapter_config.json"  # of PEFT, in a folder that holds no model
+LICENSE_FILES = "LICENSE*"  # which whoever passes the model on passes on with it
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # All files that may hold weights, pickles included.
@@ -43,6 +44,7 @@ CHECKPOINT_FILES = (
     "vocab.json",
     "merges.txt",
     "README.md",
+    LICENSE_FILES,
     "training.json",
     ORIGIN_FILE,
     "report.html",

@@ -23,6 +23,7 @@ from conjure.lm.checkpoints.checkpoint_folder import (
     ADAPTER_FILE,
     CONFIG_FILE,
     INDEX_FILE,
+    LICENSE_FILES,
     PICKLE_FILES,
     WEIGHTS_FILE,
     has_tokenizer,
@@ -74,7 +75,7 @@ _WANTED = [
     "merges.txt",
     # A model that is tuned from it passes its license on.
     "README.md",
-    "LICENSE*",
+    LICENSE_FILES,
 ]
 # Without the one a model has no chat template, without the other no license.
 _OFTEN_LEFT_OUT = ("tokenizer_config.json", "README.md")

@@ -116,6 +116,7 @@ def save_checkpoint(
     dtype: torch.dtype | None = None,
     training: Mapping[str, Any] | None = None,
     card: str | None = None,
+    licence_texts: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a checkpoint folder that conjure, transformers, vLLM and llama.cpp's converter read.
 
@@ -126,6 +127,7 @@ def save_checkpoint(
         dtype: Of the stored weights; None keeps the model's.
         training: What ``training.json`` shall say: how the model came to be.
         card: Text of the model card, ``README.md``.
+        licence_texts: Files with the license that the model is under, by name.
 
     Raises:
         ConflictError: The folder holds something that is not part of a checkpoint, or is the current one.
@@ -144,6 +146,8 @@ def save_checkpoint(
             _write_json(fresh / "training.json", training)
         if card is not None:
             (fresh / "README.md").write_text(card, encoding="utf-8")
+        for name, text in (licence_texts or {}).items():
+            (fresh / name).write_bytes(text)
 
 
 def write_weights(path: Path, model: CausalLM, dtype: torch.dtype) -> None:

@@ -41,6 +41,11 @@ _PIECE_BYTES = 1 << 24
 _DIGESTED_BELOW_BYTES = 1 << 26  # smaller files of a folder are known by digest, larger ones by size
 _COMPARED_ROWS = 256
 _SIXTEEN_BITS = ("F16", "BF16")
+_NOTED_KEYS = {
+    "name": "general.name",
+    "license": "general.license",
+    "license_name": "general.license.name",
+}
 
 Report = Callable[[str], None]
 
@@ -233,11 +238,7 @@ def _origin(file: GGUFFile, digest: str) -> dict[str, Any]:
         "file": file.path.name,
         "sha256": digest,
         "number_formats": dict(numbers),
-        **{
-            name: file.keys[key]
-            for name, key in (("name", "general.name"), ("license", "general.license"))
-            if isinstance(file.keys.get(key), str)
-        },
+        **{name: file.keys[key] for name, key in _NOTED_KEYS.items() if isinstance(file.keys.get(key), str)},
     }
 
 
