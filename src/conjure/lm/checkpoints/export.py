@@ -7,7 +7,6 @@ the last bit it holds, q8_0 to half a step of its scale (tests/unit/lm/checkpoin
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from conjure.core.files import expand_user, folder_size_bytes, real_path, sync_folder
+from conjure.core.files import expand_user, folder_size_bytes, real_path, staging_folder, sync_folder
 from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ConflictError, ModelError, UsageError, option
 from conjure.lm.checkpoints.adapters import apply_adapter
@@ -283,17 +282,13 @@ def _whole_file(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(descriptor)
-        unfinished = Path(name)
-        try:
+        with staging_folder(path.parent, f".{path.name}.new-") as staging:
+            unfinished = staging / path.name
             yield unfinished
             unfinished.chmod(0o644)
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
             unfinished.rename(path)
             sync_folder(path.parent)
-        finally:
-            unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(f"{path} could not be written: {error.strerror or error}") from error

@@ -22,11 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conjure.core.files import holds_current_folder, real_path, replace_folder
+from conjure.core.files import holds_current_folder, real_path, remove_leftovers, replace_folder
 from conjure.errors import CheckpointError, ConflictError
 from conjure.lm.checkpoints.checkpoint_folder import (
     CHECKPOINT_FILES,
     CONFIG_FILE,
+    CONVERTING,
     WEIGHTS_FILE,
     open_tensors,
     read_config,
@@ -206,6 +207,7 @@ def refuse_replacing(folder: Path, kind: FolderKind = CHECKPOINT) -> None:
     if not folder.is_dir():
         raise ConflictError(f"{folder} is a file; {kind.name} is a folder")
     refuse_current_folder(folder)
+    remove_leftovers(folder, CONVERTING)  # or a conversion that was killed would block it
     held = sorted(entry.name for entry in folder.iterdir())
     foreign = [name for name in held if not any(fnmatch(name, known) for known in kind.files)]
     if foreign:

@@ -373,6 +373,14 @@ class TestRefusals:
             export(model, tmp_path / "out")
 
 
+def test_what_a_killed_export_left_goes_with_the_next(model, tmp_path):
+    left = tmp_path / "out" / ".model-float16.gguf.new-abcd1234"
+    left.mkdir(parents=True)
+    (left / "model-float16.gguf").write_bytes(b"half a file")
+    export(model, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model-float16.gguf"]
+
+
 def test_progress_counts_the_tensors(model, tmp_path):
     seen = []
     export(model, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
