@@ -112,6 +112,40 @@ class TestFetching:
         resolve("some/model", hub.url)
         assert (folder / "tokenizer.json").exists()
 
+    def test_what_other_programs_left_out_is_fetched_later(self, hub: FakeHub, resolve: Resolve) -> None:
+        (hub.repositories["some/model"] / "README.md").write_text("---\nlicense: mit\n---\n")
+        first = resolve("some/model", hub.url)
+        folder = Path(first.folder or "")
+        for name in ("tokenizer_config.json", "README.md"):
+            (folder / name).unlink()
+            assert resolve("some/model") == first  # no network: as far as it goes
+            assert resolve("some/model", hub.url) == first
+            assert (folder / name).exists()
+
+    def test_what_a_repository_does_not_have_is_asked_for_once(self, hub: FakeHub, resolve: Resolve) -> None:
+        (hub.repositories["some/model"] / "tokenizer_config.json").unlink()
+        first = resolve("some/model", hub.url)
+        hub.requests.clear()
+        assert resolve("some/model", hub.url) == first
+        assert hub.requests == []
+
+    def test_a_model_that_lacks_only_that_stays_as_it_is(self, hub: FakeHub, resolve: Resolve) -> None:
+        (hub.repositories["some/model"] / "README.md").write_text("---\nlicense: mit\n---\n")
+        first = resolve("some/model", hub.url)
+        (Path(first.folder or "") / "README.md").unlink()
+        hub.gated.add("some/model")
+        assert resolve("some/model", hub.url) == first
+        del hub.repositories["some/model"]
+        assert resolve("some/model", hub.url) == first
+
+    def test_a_moved_model_is_completed_under_the_name_it_has(self, hub: FakeHub, resolve: Resolve) -> None:
+        served = hub.repositories["some/model"]
+        hub.repositories = {"openai-community/gpt2": served, "gpt2": served}
+        folder = Path(resolve("openai-community/gpt2", hub.url).folder or "")
+        (folder / "tokenizer_config.json").unlink()
+        assert resolve("gpt2", hub.url).folder == str(folder)
+        assert (folder / "tokenizer_config.json").exists()
+
     def test_looking_only_does_not_fetch(self, hub: FakeHub, resolve: Resolve) -> None:
         answer = resolve("some/model", hub.url, fetch=False)
         assert answer.error == "NotFoundError"
@@ -155,6 +189,16 @@ class TestRefusals:
         assert answer.error == "CheckpointError"
         assert "model_type 'mamba'" in answer.message
         assert not any("safetensors" in request for request in hub.requests)
+
+    def test_an_adapter(self, hub: FakeHub, resolve: Resolve) -> None:
+        served = hub.repositories["some/model"]
+        (served / "model.safetensors").rename(served / "adapter_model.safetensors")
+        (served / "adapter_config.json").write_text("{}")
+        answer = resolve("some/model", hub.url)
+        assert answer.message == "'some/model' on Hugging Face is an adapter, not a model"
+        assert answer.hint == (
+            "hf download some/model --local-dir FOLDER, then give its base model and adapter='./FOLDER'"
+        )
 
     def test_not_a_model(self, hub: FakeHub, resolve: Resolve) -> None:
         (hub.repositories["some/model"] / "config.json").unlink()

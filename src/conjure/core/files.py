@@ -1,7 +1,7 @@
 """Writing files so that a crash leaves the old content or the new, and digests of what is there.
 
-Main entries: `write_atomically`, `replace_folder`, `sha256_file`, `parse_json`, `parse_toml`. Invariant:
-a reader never sees half a file.
+Main entries: `write_atomically`, `replace_folder`, `staging_folder`, `sha256_file`, `parse_json`,
+`parse_toml`. Invariant: a reader never sees half a file.
 """
 
 import errno
@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 _AT_FDCWD = -100  # "relative to the current folder", from fcntl.h
 _RENAME_EXCHANGE = 2  # from linux/fs.h
+_RANDOM_CHARACTERS = 8  # that tempfile puts after a prefix
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -174,7 +175,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     restore_folder(folder)
-    with _locked_folder_beside(folder) as temporary:
+    with _locked_folder(folder.parent, f".{folder.name}.new-") as temporary:
         try:
             yield temporary
             temporary.chmod(0o755)
@@ -205,10 +206,33 @@ def restore_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _locked_folder_beside(folder: Path) -> Iterator[Path]:
+def staging_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder to work in, gone at the end of the block; what a kill left of earlier ones goes first.
+
+    Args:
+        parent: Where; it must exist.
+        prefix: Of its name.
+    """
+    remove_leftovers(parent, prefix)
+    with _locked_folder(parent, prefix) as temporary:
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(parent: Path, prefix: str) -> None:
+    """Remove what calls of `staging_folder` that a kill cut off left behind; let live ones be."""
+    for left in parent.glob(f"{glob.escape(prefix)}{'?' * _RANDOM_CHARACTERS}"):
+        if left.is_dir():
+            _remove_unlocked(left)
+
+
+@contextmanager
+def _locked_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """A new temporary folder, locked while its maker lives, so that nobody takes it for a leftover."""
     while True:
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.new-"))
+        temporary = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         try:
             descriptor = os.open(temporary, os.O_RDONLY)
         except FileNotFoundError:

@@ -23,7 +23,7 @@ from conjure.core.files import expand_user, locked, real_path, replace_folder, s
 from conjure.core.home import Home
 from conjure.errors import CheckpointError, NotFoundError
 from conjure.lm.checkpoints.base_model import different_weights, how_to_restore
-from conjure.lm.checkpoints.checkpoint_folder import EMBEDDING, HEAD, read_json_object
+from conjure.lm.checkpoints.checkpoint_folder import ADAPTER_FILE, EMBEDDING, HEAD, read_json_object
 from conjure.lm.checkpoints.checkpoint_weights import load_tokenizer
 from conjure.lm.checkpoints.model_resolver import ModelSource
 from conjure.lm.checkpoints.pretrained import (
@@ -42,7 +42,7 @@ from conjure.lm.models.shape import ModelConfig, Shape
 from conjure.lm.text.special_tokens import read_tokenizer_settings
 from conjure.lm.text.tokenizer import Tokenizer
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = ADAPTER_FILE, "adapter_model.safetensors"
 ADAPTER = FolderKind("an adapter", (CONFIG_FILE, WEIGHTS_FILE), CONFIG_FILE)
 _PREFIX = "base_model.model."
 _BASE_DIGEST = "base_sha256"  # in the metadata of the weights' file, which PEFT passes over

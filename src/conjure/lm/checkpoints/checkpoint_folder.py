@@ -23,6 +23,9 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 ORIGIN_FILE = "origin.json"  # what is noted of the GGUF file a folder was made from
+ADAPTER_FILE = "adapter_config.json"  # of PEFT, in a folder that holds no model
+LICENSE_FILES = "LICENSE*"  # which whoever passes the model on passes on with it
+CONVERTING = ".convert-"  # begins the name of a folder in which new weights are made
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # All files that may hold weights, pickles included.
@@ -42,6 +45,7 @@ CHECKPOINT_FILES = (
     "vocab.json",
     "merges.txt",
     "README.md",
+    LICENSE_FILES,
     "training.json",
     ORIGIN_FILE,
     "report.html",

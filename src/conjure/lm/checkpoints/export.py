@@ -7,7 +7,6 @@ the last bit it holds, q8_0 to half a step of its scale (tests/unit/lm/checkpoin
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from conjure.core.files import folder_size_bytes, real_path, sync_folder
+from conjure.core.files import expand_user, folder_size_bytes, real_path, staging_folder, sync_folder
 from conjure.core.quoting import shell_words
 from conjure.errors import CheckpointError, ConflictError, ModelError, UsageError, option
 from conjure.lm.checkpoints.adapters import apply_adapter
@@ -33,6 +32,7 @@ from conjure.lm.checkpoints.pretrained import (
     save_checkpoint,
     saving,
 )
+from conjure.lm.checkpoints.provenance import CARD_FILE, BaseFacts, export_card
 from conjure.lm.models.base import CausalLM
 from conjure.lm.models.shape import Shape
 from conjure.lm.text.chat.template import template_source
@@ -118,22 +118,26 @@ def export(
             if chosen in TYPES
             else shell_words("conjure", "export", str(name), f"./{folder}"),
         )
-    source = apply_adapter(resolve_model(name, lookups=lookups), adapter)
+    base = resolve_model(name, lookups=lookups)
+    facts = BaseFacts.of(base.name, base.folder)
+    source = apply_adapter(base, adapter)
     folder = real_path(folder)
     if format == "safetensors":
         _refuse_used_folder(folder)
-        return _export_checkpoint(source, folder, type)
+        return _export_checkpoint(source, folder, type, facts, _card(base, facts, adapter))
     type = type if type is not None else "float16"
     if format == "ollama":
-        return _export_ollama(source, folder, type, progress)
-    return _export_gguf(source, folder, type, progress)
+        return _export_ollama(source, folder, type, facts, progress)
+    return _export_gguf(source, folder, type, facts, progress)
 
 
-def _export_ollama(source: ModelSource, folder: Path, chosen: str, progress: Progress | None) -> Exported:
+def _export_ollama(
+    source: ModelSource, folder: Path, chosen: str, facts: BaseFacts, progress: Progress | None
+) -> Exported:
     """A GGUF file, and last the Modelfile that names it."""
     path = folder / MODELFILE
     _refuse_existing(path)
-    written = _export_gguf(source, folder, chosen, progress)
+    written = _export_gguf(source, folder, chosen, facts, progress)
     context = min(read_config(source.folder).context_length, _OLLAMA_CONTEXT)
     lines = [f"FROM ./{written.path.name}", f"PARAMETER num_ctx {context}"]
     # A chat template Ollama takes from the GGUF file; a model that knows no roles gets the text as it is.
@@ -157,25 +161,37 @@ def _refuse_used_folder(folder: Path) -> None:
     check_can_save(folder)
 
 
-def _export_checkpoint(source: ModelSource, folder: Path, chosen: str | None) -> Exported:
+def _card(base: ModelSource, facts: BaseFacts, adapter: str | Path | None) -> str:
+    """The model's own card; of one that has none, or is changed by an adapter, what is known of it."""
+    card = base.folder / CARD_FILE
+    if adapter is None and card.exists():
+        return card.read_text(encoding="utf-8")
+    return export_card(facts, None if adapter is None else real_path(expand_user(adapter)).name)
+
+
+def _export_checkpoint(
+    source: ModelSource, folder: Path, chosen: str | None, facts: BaseFacts, card: str
+) -> Exported:
     dtype = chosen if chosen is not None else stored_dtype(source.folder)
     model = load_model(source.folder)
     if dtype == "float16":
         for weight_name, weight in checkpoint_tensors(model, torch.float32).items():
             _check_rounding(weight_name, weight.numpy(), dtype)
-    card = source.folder / "README.md"
     save_checkpoint(
         folder,
         model,
         Tokenizer.from_folder(source.folder) if has_tokenizer(source.folder) else None,
         dtype=getattr(torch, dtype),
-        card=card.read_text(encoding="utf-8") if card.exists() else None,
+        card=card,
+        licence_texts=facts.licence_texts,
         training=read_training(source.folder),
     )
     return Exported(folder, "safetensors", dtype, folder_size_bytes(folder))
 
 
-def _export_gguf(source: ModelSource, folder: Path, chosen: str, progress: Progress | None) -> Exported:
+def _export_gguf(
+    source: ModelSource, folder: Path, chosen: str, facts: BaseFacts, progress: Progress | None
+) -> Exported:
     library = gguf_library("writing GGUF")
     path = folder / f"{_file_stem(source)}-{chosen}.gguf"
     _refuse_existing(path)
@@ -186,7 +202,8 @@ def _export_gguf(source: ModelSource, folder: Path, chosen: str, progress: Progr
     with _whole_file(path) as unfinished:
         writer = library.GGUFWriter(unfinished, architecture)
         _add_model(writer, architecture, keys, _file_stem(source), chosen)
-        add_keys(writer, vocabulary_keys(tokenizer, model.config.vocab_size))
+        _add_licence(writer, facts)
+        add_keys(writer, vocabulary_keys(tokenizer, model.config.vocab_size, model.config.bos_id))
         _add_tensors(writer, model, chosen, progress)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -212,6 +229,13 @@ def _add_model(
     exact = {"float32": "ALL_F32"}
     writer.add_file_type(library.LlamaFileType[exact.get(chosen, f"MOSTLY_{_GGML_TYPES[chosen]}")])
     writer.add_quantization_version(library.GGML_QUANT_VERSION)
+
+
+def _add_licence(writer: "gguf.GGUFWriter", facts: BaseFacts) -> None:
+    if facts.licence is not None:
+        writer.add_license(facts.licence)
+    if facts.licence_name is not None:
+        writer.add_license_name(facts.licence_name)
 
 
 def _add_tensors(writer: "gguf.GGUFWriter", model: CausalLM, chosen: str, progress: Progress | None) -> None:
@@ -258,17 +282,13 @@ def _whole_file(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(descriptor)
-        unfinished = Path(name)
-        try:
+        with staging_folder(path.parent, f".{path.name}.new-") as staging:
+            unfinished = staging / path.name
             yield unfinished
             unfinished.chmod(0o644)
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
             unfinished.rename(path)
             sync_folder(path.parent)
-        finally:
-            unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(f"{path} could not be written: {error.strerror or error}") from error

@@ -18,10 +18,12 @@ from pathlib import Path
 from conjure.core.files import expand_user
 from conjure.core.quoting import shell_words
 from conjure.core.text import did_you_mean
-from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError
+from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError, option, out_of_memory
 from conjure.lm.checkpoints.checkpoint_folder import (
+    ADAPTER_FILE,
     CONFIG_FILE,
     INDEX_FILE,
+    LICENSE_FILES,
     PICKLE_FILES,
     WEIGHTS_FILE,
     has_tokenizer,
@@ -51,6 +53,10 @@ _MOVED = {
 _REVISION = re.compile(r"\w[\w./-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+# hf_xet, which transfers most files, tells them in words only, as Rust does: "… (os error 28)".
+_DISK_WORDS = re.compile(
+    "|".join(["No space left", "Disk quota exceeded", *(rf"os error {number}\b" for number in _DISK_ERRORS)])
+)
 _CONNECT_TIMEOUT_S = 5.0  # a network that drops packets must not look like a hang
 
 # All that is ever taken from a hub model: never a pickle, and not the same weights in other formats.
@@ -69,8 +75,11 @@ _WANTED = [
     "merges.txt",
     # A model that is tuned from it passes its license on.
     "README.md",
-    "LICENSE*",
+    LICENSE_FILES,
 ]
+# Without the one a model has no chat template, without the other no license.
+_OFTEN_LEFT_OUT = ("tokenizer_config.json", "README.md")
+_WEIGHTS = frozenset({WEIGHTS_FILE, INDEX_FILE, *PICKLE_FILES})  # a model has one of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +213,8 @@ def _local(name: str) -> ModelSource | None:
             f"model {name} is a file, and not a GGUF file; a model is that or a folder",
             hint=f"its folder is a model: {folder}" if _holds_model(path.parent) else None,
         )
+    if os.path.isdir(path):  # noqa: PTH112
+        _refuse_adapter(name, path)
     hub_part = name.partition("@")[0]
     explicit = name.startswith((".", "/", "~")) or name.endswith("/") or hub_part.count("/") > 1
     if os.path.isdir(path) and (explicit or _holds_model(path)):  # noqa: PTH112
@@ -214,17 +225,34 @@ def _local(name: str) -> ModelSource | None:
     return None
 
 
+def _refuse_adapter(name: str, folder: Path) -> None:
+    """Refuse a folder that holds what an adapter changes of a model, and no model.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if not (folder / ADAPTER_FILE).is_file() or any((folder / each).exists() for each in _WEIGHTS):
+        return
+    base = read_json_object(folder / ADAPTER_FILE).get("base_model_name_or_path")
+    told = f"{name} is an adapter, not a model"
+    if isinstance(base, str) and base:
+        raise UsageError(told, fix=f"{option('model', base)} {option('adapter', name)}")
+    raise UsageError(told, hint=f"give its base model and {option('adapter', name)}")
+
+
 def _holds_model(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, *PICKLE_FILES))
+    return any((folder / name).exists() for name in (CONFIG_FILE, *_WEIGHTS))
 
 
 def _from_hub(name: str, *, fetch: bool) -> ModelSource:
     repository, revision = _parse_hub_name(name)
     candidates = [repository, *([_MOVED[repository]] if repository in _MOVED else [])]
-    cached = next(filter(None, (_cached(each, revision) for each in candidates)), None)
+    here = {each: folder for each in candidates if (folder := _cached(each, revision)) is not None}
+    repository, cached = next(iter(here.items()), (repository, None))
     # A branch or tag that was named on purpose may have moved on, so it is looked up.
-    settled = not revision or _COMMIT.fullmatch(revision)
-    if cached is not None and (not fetch or (settled and has_tokenizer(cached))):
+    settled = not revision or _COMMIT.fullmatch(revision) is not None
+    usable = cached if settled and cached is not None and has_tokenizer(cached) else None
+    if cached is not None and (not fetch or (usable is not None and _has_other_files(repository, usable))):
         return ModelSource(name, cached, "hub", cached.name)
     if not fetch:
         raise NotFoundError(
@@ -233,12 +261,25 @@ def _from_hub(name: str, *, fetch: bool) -> ModelSource:
             fix=None if _suggestion(name) else shell_words("conjure", "generate", "--model", name),
         )
     try:
-        folder = _download(repository, revision)
+        folder = _download(repository, usable.name if usable is not None else revision)
     except _Unreachable as error:
         if cached is None:
             raise _missing(name, str(error)) from error
         folder = cached
+    except (NotFoundError, CheckpointError):
+        if usable is None:
+            raise
+        folder = usable  # only what it can do without is missing
     return ModelSource(name, folder, "hub", folder.name)
+
+
+def _has_other_files(repository: str, folder: Path) -> bool:
+    """Whether what other programs leave out when they fetch a model is there, or is known not to exist."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return all(
+        try_to_load_from_cache(repository, name, revision=folder.name) is not None for name in _OFTEN_LEFT_OUT
+    )
 
 
 def _parse_hub_name(name: str) -> tuple[str, str | None]:
@@ -292,9 +333,13 @@ def _download(repository: str, revision: str | None) -> Path:
     http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]  # pyright: ignore[reportAssignmentType]
     try:
         info = HfApi().model_info(repository, revision=revision, timeout=_CONNECT_TIMEOUT_S)
-        _check_files(repository, {file.rfilename for file in info.siblings or []})
+        names = {file.rfilename for file in info.siblings or []}
+        _check_files(repository, names)
         config = hf_hub_download(repository, CONFIG_FILE, revision=revision)
         read_model_config(read_json_object(Path(config)))  # before gigabytes of another architecture
+        for absent in sorted({*_OFTEN_LEFT_OUT} - names):
+            with suppress(errors.EntryNotFoundError):  # which the cache remembers
+                hf_hub_download(repository, absent, revision=info.sha)
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED))
     except errors.GatedRepoError as error:
         raise NotFoundError(
@@ -307,14 +352,22 @@ def _download(repository: str, revision: str | None) -> Path:
         raise _unknown(repository) from error
     except ModelError as error:
         raise CheckpointError(f"model {repository!r} cannot be used: {error}") from error
-    except (OSError, http_error) as error:
+    except (OSError, RuntimeError, http_error) as error:  # hf_xet raises RuntimeErrors
+        if out_of_memory(error) is not None:
+            raise
         reason = str(error).strip().partition("\n")[0]
-        if getattr(error, "errno", None) in _DISK_ERRORS:
+        if getattr(error, "errno", None) in _DISK_ERRORS or _DISK_WORDS.search(str(error)):
             raise CheckpointError(f"model {repository!r} could not be stored: {reason}") from error
         raise _Unreachable(reason) from error
 
 
 def _check_files(repository: str, names: set[str]) -> None:
+    if ADAPTER_FILE in names and not names & _WEIGHTS:
+        raise CheckpointError(
+            f"{repository!r} on Hugging Face is an adapter, not a model",
+            hint=f"hf download {repository} --local-dir FOLDER, then give its base model and"
+            f" {option('adapter', './FOLDER')}",
+        )
     if CONFIG_FILE not in names:
         raise CheckpointError(f"{repository!r} on Hugging Face is not a model: it has no {CONFIG_FILE}")
     if WEIGHTS_FILE in names or INDEX_FILE in names:

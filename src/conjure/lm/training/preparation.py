@@ -22,6 +22,7 @@ from conjure.lm.checkpoints.base_model import base_difference, base_facts, how_t
 from conjure.lm.checkpoints.describe import read_training
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.checkpoints.pretrained import check_can_save
+from conjure.lm.checkpoints.provenance import BaseFacts
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.hardware import available_bytes, fast_dtype, keep_freed_memory, pick_device, usable_cores
 from conjure.lm.language_model import LanguageModel, load_source
@@ -35,7 +36,6 @@ from conjure.lm.text.token_cache import DataFacts, TokenisedText, describe, find
 from conjure.lm.text.tokenizer import Tokenizer
 from conjure.lm.training.distributed.process_group import Membership
 from conjure.lm.training.lora import add_lora
-from conjure.lm.training.model_card import BaseFacts
 from conjure.lm.training.packing import Blocks
 from conjure.lm.training.plan import (
     Plan,

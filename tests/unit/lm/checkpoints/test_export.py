@@ -8,11 +8,15 @@ import pytest
 import torch
 
 from conjure.errors import CheckpointError, ConflictError, ModelError, NotFoundError, UsageError
+from conjure.lm.checkpoints.adapters import save_adapter
 from conjure.lm.checkpoints.checkpoint_folder import stored_dtype
 from conjure.lm.checkpoints.describe import describe
 from conjure.lm.checkpoints.export import export
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.checkpoints.pretrained import load_checkpoint, load_model, save_checkpoint
+from conjure.lm.checkpoints.provenance import BaseFacts
+from conjure.lm.training.lora import ALPHA, add_lora
+from support.gguf_files import write_gguf
 from support.models import TINY_VOCAB_SIZE, tiny_checkpoint, tiny_model, tiny_tokenizer
 
 SHAPE = {"n_embd": 32, "n_head": 2}
@@ -207,6 +211,62 @@ class TestCheckpoints:
         assert torch.equal(load_model(tmp_path / "out").embedding.weight, rounded)
 
 
+CARD = "---\nlicense: other\nlicense_name: qwen-research\n---\n# About\n"
+
+
+class TestLicences:
+    @pytest.fixture
+    def licensed(self, model):
+        (model / "README.md").write_text(CARD)
+        (model / "LICENSE").write_text("You may.")
+        return model
+
+    def test_a_checkpoint_has_the_files_of_its_model(self, licensed, tmp_path):
+        export(licensed, tmp_path / "out", format="safetensors")
+        assert (tmp_path / "out" / "README.md").read_text() == CARD
+        assert (tmp_path / "out" / "LICENSE").read_text() == "You may."
+
+    @pytest.mark.parametrize("format", ["gguf", "ollama"])
+    def test_a_gguf_file_names_it_and_passes_it_on(self, licensed, tmp_path, format):
+        export(licensed, tmp_path / "out", format=format)
+        (path,) = (tmp_path / "out").glob("*.gguf")
+        reader = gguf.GGUFReader(path)
+        assert value(reader, "general.license") == "other"
+        assert value(reader, "general.license.name") == "qwen-research"
+        export(path, tmp_path / "again", format="safetensors", type="float16")
+        facts = BaseFacts.of("x", tmp_path / "again")
+        assert (facts.licence, facts.licence_name) == ("other", "qwen-research")
+
+    def test_a_model_without_one_names_none(self, model, tmp_path):
+        reader = gguf.GGUFReader(export(model, tmp_path / "out").path)
+        assert not [key for key in reader.fields if key.startswith("general.license")]
+
+    def test_a_model_from_a_quantised_file_gets_a_card(self, tmp_path):
+        path = write_gguf(
+            tmp_path / "model.gguf",
+            keys={"general.license": "apache-2.0"},
+            kinds={"blk.0.ffn_up.weight": "Q4_0"},
+        )
+        export(path, tmp_path / "out", format="safetensors")
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert f'base_model: "{path}"\nlicense: "apache-2.0"\n---\n' in card
+        assert "its weights came from a quantized file (Q4_0)" in card
+
+    @pytest.mark.parametrize("format", ["gguf", "safetensors"])
+    def test_a_model_with_an_adapter_is_under_that_of_its_base(self, licensed, tmp_path, format):
+        tuned = add_lora(load_model(licensed), 2, seed=0)
+        save_adapter(tmp_path / "tuned", tuned.config, tuned.state_dict(), alpha=ALPHA, base=str(licensed))
+        path = export(licensed, tmp_path / "out", format=format, adapter=tmp_path / "tuned").path
+        if format == "gguf":
+            assert value(gguf.GGUFReader(path), "general.license.name") == "qwen-research"
+            return
+        card = (path / "README.md").read_text()
+        assert 'license: "other"\nlicense_name: "qwen-research"\n---\n' in card
+        assert "- merged with the adapter tuned, whose own terms also apply\n" in card
+        assert "# About" not in card
+        assert (path / "LICENSE").read_text() == "You may."
+
+
 class TestModelfile:
     def lines(self, model, tmp_path):
         return export(model, tmp_path / "out", format="ollama").path.read_text().splitlines()
@@ -311,6 +371,14 @@ class TestRefusals:
         (tmp_path / "out").write_text("a file")
         with pytest.raises(CheckpointError, match="could not be written"):
             export(model, tmp_path / "out")
+
+
+def test_what_a_killed_export_left_goes_with_the_next(model, tmp_path):
+    left = tmp_path / "out" / ".model-float16.gguf.new-abcd1234"
+    left.mkdir(parents=True)
+    (left / "model-float16.gguf").write_bytes(b"half a file")
+    export(model, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model-float16.gguf"]
 
 
 def test_progress_counts_the_tensors(model, tmp_path):

@@ -1,8 +1,10 @@
+import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conjure.errors import NotFoundError, UsageError
+from conjure.errors import CheckpointError, NotFoundError, UsageError
 from conjure.lm.checkpoints.describe import describe
 from conjure.lm.checkpoints.model_resolver import ModelSource, models_here, resolve_model
 from support.models import tiny_checkpoint
@@ -61,6 +63,34 @@ class TestFolders:
         assert message in str(caught.value)
 
 
+class TestAdapters:
+    @pytest.fixture
+    def adapter(self, here: Path) -> Path:
+        (here / "tuned").mkdir()
+        (here / "tuned" / "adapter_model.safetensors").write_bytes(b"")
+        (here / "tuned" / "adapter_config.json").write_text('{"base_model_name_or_path": "my base"}')
+        return here / "tuned"
+
+    @pytest.mark.parametrize("name", ["tuned", "./tuned", "tuned/"])
+    @pytest.mark.usefixtures("adapter")
+    def test_one_is_no_model_and_names_its_own(self, name: str) -> None:
+        with pytest.raises(UsageError) as caught:
+            resolve_model(name)
+        assert str(caught.value) == f"{name} is an adapter, not a model"
+        _, fix, _ = caught.value.with_option_names(lambda option, values: f"--{option} {values[0]!r}")
+        assert fix == f"--model 'my base' --adapter '{name}'"
+
+    def test_one_that_names_none(self, adapter: Path) -> None:
+        (adapter / "adapter_config.json").write_text("{}")
+        with pytest.raises(UsageError) as caught:
+            resolve_model("tuned")
+        assert (caught.value.fix, caught.value.hint) == (None, "give its base model and adapter='tuned'")
+
+    def test_a_model_with_an_adapter_beside_it_is_one(self, here: Path) -> None:
+        (here / "mine" / "adapter_config.json").write_text("{}")
+        assert resolve_model("mine").folder == Path("mine")
+
+
 class TestLookups:
     def test_are_asked_first_and_in_turn(self, here: Path) -> None:
         asked: list[str] = []
@@ -94,3 +124,45 @@ class TestEmbedded:
         assert (model.problem, model.has_tokenizer, model.dtype) == (None, True, "bfloat16")
         assert model.size_bytes <= 22e6
         assert "sprite" in [source.name for source in models_here()]
+
+
+class TestDownloads:
+    """What `huggingface_hub` raises; `tests/integration/test_hub.py` has what a hub answers."""
+
+    @pytest.fixture
+    def failing(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
+        def fail(error: Exception) -> None:
+            def model_info(*_: object, **__: object) -> None:
+                raise error
+
+            monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(here / "hub"))
+        return fail
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.ENOSPC, "No space left on device"),
+            OSError("I/O error: No space left on device (os error 28)"),
+            RuntimeError("Data processing error: IO Error: Disk quota exceeded (os error 122)"),
+            RuntimeError("Data processing error: IO Error: Permission denied (os error 13)"),
+        ],
+        ids=str,
+    )
+    def test_a_disk_that_takes_no_more_is_said_to_be_so(
+        self, failing: Callable[[Exception], None], error: Exception
+    ) -> None:
+        failing(error)
+        with pytest.raises(CheckpointError, match="model 'some/model' could not be stored: "):
+            resolve_model("some/model")
+
+    def test_a_transfer_that_broke_off_is_no_bug(self, failing: Callable[[Exception], None]) -> None:
+        failing(RuntimeError("Data processing error: Task runtime error: os error 280"))
+        with pytest.raises(NotFoundError, match=r"cannot be reached \(Data processing error: Task runtime"):
+            resolve_model("some/model")
+
+    def test_no_memory_is_not_the_network_s_fault(self, failing: Callable[[Exception], None]) -> None:
+        failing(RuntimeError("out of memory: 9 bytes are too many"))
+        with pytest.raises(RuntimeError, match="9 bytes are too many"):
+            resolve_model("some/model")

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
+from conjure.core.files import staging_folder
 from conjure.errors import CheckpointError, ConflictError, NotFoundError, UsageError
 from conjure.lm.checkpoints.pickle_conversion import convert
-from conjure.lm.checkpoints.pretrained import load_checkpoint, load_model, save_checkpoint
+from conjure.lm.checkpoints.pretrained import check_can_save, load_checkpoint, load_model, save_checkpoint
 from support.models import tiny_checkpoint, tiny_model
 from support.oracle import assert_logits_equal, random_ids, reference_model
 
@@ -89,6 +90,25 @@ class TestFromPickle:
         torch.save(tensors, pickled / "pytorch_model.bin", _use_new_zipfile_serialization=False)
         convert(pickled)
         assert same_weights(pickled)
+
+
+class TestLeftovers:
+    """Of conversions that were killed: folders that nobody has locked."""
+
+    def test_the_next_conversion_removes_them(self, pickled: Path) -> None:
+        (pickled / ".convert-abcd1234").mkdir()
+        convert(pickled)
+        assert [path.name for path in pickled.iterdir() if path.name.startswith(".")] == []
+
+    def test_they_block_no_save(self, folder: Path) -> None:
+        (folder / ".convert-abcd1234").mkdir()
+        check_can_save(folder)
+        save_checkpoint(folder, tiny_model(1), None)
+        assert same_weights(folder, seed=1)
+
+    def test_one_at_work_does(self, folder: Path) -> None:
+        with staging_folder(folder, ".convert-"), pytest.raises(ConflictError, match=r"contains '\.convert-"):
+            check_can_save(folder)
 
 
 class Bomb:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tokenizers
 
 from conjure.lm.text.tokenizer import Tokenizer
 from support.tokenizers_of_kinds import tokenizer_folder
@@ -13,14 +14,19 @@ def change(path, **settings):
     path.write_text(json.dumps({**content, **settings}))
 
 
+def made(folder):
+    folder.mkdir()
+    return folder
+
+
 @pytest.fixture
 def llama(tmp_path):
-    return tokenizer_folder(tmp_path, "llama-2")
+    return tokenizer_folder(made(tmp_path / "llama"), "llama-2")
 
 
 @pytest.fixture
 def smollm(tmp_path):
-    return tokenizer_folder(tmp_path, "smollm")
+    return tokenizer_folder(made(tmp_path / "smollm"), "smollm")
 
 
 class TestStart:
@@ -37,6 +43,19 @@ class TestStart:
     def test_the_settings_decide_over_the_post_processor(self, llama):
         change(llama / "tokenizer_config.json", add_bos_token=False)
         assert Tokenizer.from_folder(llama).start_ids == []
+
+    def test_both_say_the_same_of_a_saved_one(self, llama, smollm, tmp_path):
+        change(llama / "tokenizer_config.json", add_bos_token=False)
+        change(smollm / "tokenizer_config.json", add_bos_token=True, bos_token="<|endoftext|>")
+        for folder, starts in [(llama, []), (smollm, [Tokenizer.from_folder(smollm).end_of_text_id])]:
+            tokenizer = Tokenizer.from_folder(folder)
+            assert tokenizer.start_ids == starts
+            saved = tmp_path / f"saved {folder.name}"
+            saved.mkdir()
+            tokenizer.save(saved)
+            theirs = tokenizers.Tokenizer.from_file(str(saved / "tokenizer.json"))
+            assert theirs.encode("ab").ids == [*starts, *tokenizer.encode("ab")]
+            assert Tokenizer.from_folder(saved).digest == tokenizer.digest
 
     def test_the_post_processor_decides_where_the_settings_are_silent(self, llama):
         settings = json.loads((llama / "tokenizer_config.json").read_text())

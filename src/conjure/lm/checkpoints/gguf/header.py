@@ -202,7 +202,7 @@ class _Values:
             return None
         if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
             raise self._wrong(key, value, "a positive number")
-        return _plain(float(value))
+        return plain(float(value))
 
     def rope_base(self, key: str) -> float:
         base = self.number(key, default=10_000.0)
@@ -292,7 +292,7 @@ def llama3_scaling(divisors: Sequence[float], base: float, size: int) -> Mapping
     Raises:
         ModelError: No settings give them.
     """
-    factor = _plain(max(divisors, default=1.0))
+    factor = plain(max(divisors, default=1.0))
     if len(divisors) != size // 2 or not all(math.isfinite(each) and each >= 1 for each in divisors):
         raise ModelError("its rope_freqs are not divisors of the frequencies it has")
     if factor == 1:
@@ -334,7 +334,7 @@ def _llama3_candidates(
     return candidates
 
 
-def _plain(value: float) -> float:
+def plain(value: float) -> float:
     """A float32 number by its short spelling: 1e-05 for 9.999999747378752e-06."""
     return float(f"{value:.7g}")
 

@@ -57,6 +57,7 @@ _WITHOUT_NAME = {"gpt2": "gpt-2", "gptneox": "olmo"}
 
 _SPECIAL_KEYS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 _ENDS = ("eos", "eot", "eom")
+_DISPENSABLE = ("unknown", "padding")  # some files have ids beyond their tokens; llama.cpp passes them over
 _NAMED = (*_SPECIAL_KEYS.values(), *_ENDS[1:])
 
 
@@ -185,6 +186,8 @@ def _special_id(keys: Mapping[str, Any], name: str, tokens: Sequence[str]) -> in
     if id_ is None or id_ == 0xFFFFFFFF:  # -1: none
         return None
     if not isinstance(id_, int) or not 0 <= id_ < len(tokens) or not tokens[id_]:
+        if name in _DISPENSABLE:
+            return None
         raise ModelError(f"tokenizer.ggml.{name}_token_id is {str(id_)[:40]}, which is not a token")
     return id_
 

@@ -4,13 +4,13 @@ Main entries: `header_keys`, `vocabulary_keys`, `stored_tensors`. Invariant: key
 describe another model are not written; the reading side decides.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from conjure.errors import ModelError, option
 from conjure.lm.checkpoints.gguf.families import EMBEDDING, FAMILIES, HEAD, ROPE_FREQS
-from conjure.lm.checkpoints.gguf.header import FULL_ATTENTION_EVERY, GGUFShape, llama3_divisors
+from conjure.lm.checkpoints.gguf.header import FULL_ATTENTION_EVERY, GGUFShape, llama3_divisors, plain
 from conjure.lm.checkpoints.gguf.vocabulary import (
     BYTE,
     CONTROL,
@@ -23,6 +23,7 @@ from conjure.lm.checkpoints.gguf.vocabulary import (
 from conjure.lm.models.registry import read_model_config
 from conjure.lm.models.shape import ModelConfig, Shape
 from conjure.lm.text.chat.template import template_source
+from conjure.lm.text.special_tokens import END_OF_MESSAGE, TURN_ENDS
 from conjure.lm.text.tokenizer import Tokenizer
 from conjure.lm.text.tokenizer_detection import SPACE
 
@@ -139,7 +140,8 @@ def _check_says_the_same(
     differs = [
         name
         for name in names
-        if not name.endswith("_dropout") and getattr(back, name, None) != getattr(config, name)
+        if not name.endswith("_dropout")
+        and _with_plain_floats(getattr(back, name, None)) != _with_plain_floats(getattr(config, name))
     ]
     if differs:
         name = differs[0]
@@ -147,6 +149,17 @@ def _check_says_the_same(
             f"GGUF cannot describe this model: llama.cpp's {architecture} has {name}"
             f" {_excerpt(getattr(back, name, None))}, and this model {_excerpt(getattr(config, name))}"
         )
+
+
+def _with_plain_floats(value: Any) -> Any:
+    """A fact of a model, to be compared, with its floats as a file has them: of seven digits."""
+    if isinstance(value, float):
+        return plain(value)
+    if isinstance(value, tuple):
+        return tuple(map(_with_plain_floats, value))
+    if is_dataclass(value):
+        return [_with_plain_floats(getattr(value, each.name)) for each in fields(value)]
+    return value
 
 
 def _excerpt(value: object) -> str:
@@ -185,8 +198,13 @@ def stored_tensors(
         yield ROPE_FREQS, ROPE_FREQS, np.array(divisors, np.float32)
 
 
-def vocabulary_keys(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
+def vocabulary_keys(tokenizer: Tokenizer, vocab_size: int, bos_id: int | None = None) -> dict[str, Any]:
     """The vocabulary, filled up to the model's: llama.cpp wants a token for every row of the embedding.
+
+    Args:
+        tokenizer: The tokenizer.
+        vocab_size: Of the model.
+        bos_id: The token that starts a document by the model's configuration, where the tokenizer names none.
 
     Raises:
         ModelError: GGUF has no name for its way of splitting words.
@@ -196,8 +214,9 @@ def vocabulary_keys(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     keys: dict[str, Any] = {
         "tokens": [_spelled(token, tokenizer) or f"[PAD{id_}]" for id_, token in enumerate(tokens)],
         "token_type": [_type(token, tokenizer) for token in tokens],
-        "bos_token_id": tokenizer.start_id,
+        "bos_token_id": _bos_id(tokenizer, tokens, bos_id),
         "eos_token_id": tokenizer.end_of_text_id,
+        **_turn_ends(tokenizer),
         "add_bos_token": bool(tokenizer.start_ids),
     }
     if tokenizer.kind.byte_level:
@@ -217,6 +236,26 @@ def vocabulary_keys(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     named = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
     template = template_source(tokenizer)
     return named | ({"tokenizer.chat_template": template} if template is not None else {})
+
+
+def _bos_id(tokenizer: Tokenizer, tokens: Sequence[str], configured: int | None) -> int:
+    """BOS, which chat templates may write also where no text starts with it."""
+    if tokenizer.start_ids:
+        return tokenizer.start_ids[0]
+    named = tokenizer.named_special_tokens["bos_token"]
+    if named and named in tokens:
+        return tokens.index(named)
+    if configured is not None and configured < len(tokens) and tokens[configured]:
+        return configured
+    return tokenizer.end_of_text_id
+
+
+def _turn_ends(tokenizer: Tokenizer) -> dict[str, int]:
+    """The tokens that end a turn and a message in one, of those that end a text."""
+    ends = {token: id_ for token, id_ in tokenizer.special_tokens.items() if id_ in tokenizer.end_ids}
+    turn = next((ends[token] for token in TURN_ENDS if token in ends and token != END_OF_MESSAGE), None)
+    known = {"eot_token_id": turn, "eom_token_id": ends.get(END_OF_MESSAGE)}
+    return {key: id_ for key, id_ in known.items() if id_ is not None}
 
 
 def _spelled(token: str, tokenizer: Tokenizer) -> str:

@@ -76,6 +76,17 @@ class TestTheHead:
         )
         assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
 
+    @pytest.mark.parametrize("kind", ["BF16", "Q4_0"])
+    def test_a_head_that_was_tuned_on_its_own_is_kept_however_near_it_is(self, tmp_path, kind):
+        embedding = stored(random_model("qwen2"))[EMBEDDING]
+        kinds = {EMBEDDING: kind, HEAD: kind}
+        tuned = embedding.copy()
+        tuned[-1] *= 1.1
+        for name, head, tied in [("tuned", tuned, False), ("same", embedding, True)]:
+            path = write_gguf(tmp_path / f"{name}.gguf", "qwen2", tensors={HEAD: head}, kinds=kinds)
+            folder = checkpoint_folder(path)
+            assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is tied
+
 
 def test_nothing_is_kept_of_a_file_that_is_replaced_meanwhile(tmp_path, home):
     path = write_gguf(tmp_path / "model.gguf", "llama")

@@ -158,6 +158,14 @@ class TestSpecialTokens:
         assert files({**keys, "add_bos_token": False}).config["add_bos_token"] is False
         assert files({**keys, "pre": "gpt-2"}).config["add_bos_token"] is False
 
+    def test_padding_and_unknown_that_are_no_tokens_are_passed_over(self):
+        keys = byte_level(padding_token_id=300, unknown_token_id=5000, bos_token_id=299)
+        assert files(keys).config.keys() & {"pad_token", "unk_token"} == set()
+        known = files({**keys, "padding_token_id": 298, "unknown_token_id": 299}).config
+        assert (known["pad_token"], known["unk_token"]) == (keys["tokens"][298], "<|endoftext|>")
+        with pytest.raises(ModelError, match=r"bos_token_id is 300, which is not a token"):
+            files({**keys, "bos_token_id": 300})
+
     def test_a_token_that_is_no_token_is_refused(self):
         with pytest.raises(ModelError, match=r"a token of 1,025 characters; at most 1,024 are allowed"):
             files(byte_level(tokens=["a" * 1025, *tiny_tokenizer().tokens[1:]]))

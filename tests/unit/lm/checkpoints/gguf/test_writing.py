@@ -17,7 +17,7 @@ from conjure.lm.checkpoints.gguf.families import EMBEDDING, HEAD
 from conjure.lm.checkpoints.gguf.vocabulary import USER_DEFINED
 from conjure.lm.checkpoints.gguf.writing import vocabulary_keys
 from conjure.lm.text.tokenizer import Tokenizer
-from support.gguf_files import CONFIGS, random_model, stored, write_gguf
+from support.gguf_files import CONFIGS, LLAMA3, random_model, stored, write_gguf
 from support.tokenizers_of_kinds import KINDS, hostile_texts, tokenizer_folder
 
 
@@ -67,6 +67,50 @@ def test_runs_of_spaces_are_written_as_llama_cpp_looks_for_them(tmp_path):
     assert keys["tokenizer.ggml.token_type"][id_] == USER_DEFINED
     assert keys["tokenizer.ggml.scores"][id_] == 0
     assert "▁a" in keys["tokenizer.ggml.tokens"]
+
+
+def chat_tokenizer(folder, **settings):
+    """A tokenizer that starts no text, with tokens of chats as its last ones."""
+    tokenizer_folder(folder, "smollm")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (end,) = content["added_tokens"]
+    names = ["<|im_start|>", "<|im_end|>", "<|eom_id|>"]
+    content["added_tokens"] += [
+        {**end, "id": id_, "content": name} for id_, name in enumerate(names, end["id"] + 1)
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config = {name: value for name, value in (config | settings).items() if value is not None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return Tokenizer.from_folder(folder), end["id"]
+
+
+class TestStartsAndEnds:
+    def test_bos_is_the_token_of_that_name_also_where_no_text_starts_with_it(self, tmp_path):
+        tokenizer, end = chat_tokenizer(tmp_path, bos_token="<|im_start|>", eos_token="<|im_end|>")
+        keys = vocabulary_keys(tokenizer, 1000, bos_id=end)
+        assert keys["tokenizer.ggml.bos_token_id"] == end + 1
+        assert keys["tokenizer.ggml.eos_token_id"] == end + 2
+        assert keys["tokenizer.ggml.add_bos_token"] is False
+
+    @pytest.mark.parametrize(("configured", "bos"), [(0, 0), (None, 2), (50_256, 2), (5, 2)])
+    def test_where_none_has_it_the_model_s_configuration_tells(self, tmp_path, configured, bos):
+        tokenizer, end = chat_tokenizer(tmp_path, bos_token=None, eos_token="<|im_end|>")
+        found = vocabulary_keys(tokenizer, 1000, bos_id=None if configured is None else end + configured)
+        assert found["tokenizer.ggml.bos_token_id"] == end + bos
+
+    def test_the_ends_of_turns_are_named(self, tmp_path):
+        template = "{{ messages }}<|im_end|><|eom_id|>"
+        tokenizer, end = chat_tokenizer(tmp_path, chat_template=template)
+        keys = vocabulary_keys(tokenizer, 1000)
+        ends = {name: keys[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot", "eom")}
+        assert ends == {"eos": end, "eot": end + 2, "eom": end + 3}
+        without = vocabulary_keys(chat_tokenizer(tmp_path)[0], 1000)
+        assert keys.keys() - without.keys() == {
+            "tokenizer.ggml.eot_token_id",
+            "tokenizer.ggml.eom_token_id",
+            "tokenizer.chat_template",
+        }
 
 
 def changed_model(tmp_path, name, **changes):
@@ -128,6 +172,28 @@ def test_numbers_that_a_config_spells_as_integers_are_floats(tmp_path, name, cha
     }
     assert len(found) >= len(changes)
     assert set(found.values()) == {gguf.GGUFValueType.FLOAT32}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama", {"rope_theta": 283461213.0, "rms_norm_eps": 9.999999974752427e-07}),
+        (
+            "qwen3",
+            {"rope_theta": 1234567.75, "rope_scaling": {**WHOLE_YARN, "rope_type": "yarn", "factor": 4 / 3}},
+        ),
+        ("llama3", {"rope_theta": 500.123456789, "rope_scaling": {**LLAMA3, "factor": 8.000000001}}),
+        ("gemma3", {"rope_local_base_freq": 12345.678901}),
+    ],
+)
+def test_numbers_of_many_digits_are_written_as_exactly_as_a_file_can(tmp_path, name, changes):
+    model = changed_model(tmp_path, name, **{"rope_parameters": None, **changes})
+    again = checkpoint_folder(export(model, tmp_path / "out").path)
+    before, after = read_config(model), read_config(again)
+    assert after.norm_epsilon == pytest.approx(before.norm_epsilon, rel=1e-6)
+    for layer, back in zip(before.layers, after.layers, strict=True):
+        assert back.rope.base == pytest.approx(layer.rope.base, rel=1e-6)
+        assert back.rope.scaling == layer.rope.scaling
 
 
 def test_what_gguf_has_no_key_for_is_refused(tmp_path):
