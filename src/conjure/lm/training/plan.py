@@ -23,8 +23,8 @@ from conjure.lm.text.token_cache import DataFacts
 # times the parameters. Smaller models were not measured: for them it rises as slowly as in conjure 0.1, so
 # that of no model is above the bound that a rate has.
 _RATE, _RATE_EXPONENT = 1e-3, -0.9
-# That of corrections falls more slowly (docs/decisions/0007-lora-of-our-own.md): it is five times the other one
-# for sprite, and ten times for SmolLM2-135M.
+# That of corrections falls more slowly: it is five times the other one for sprite, and ten times for
+# SmolLM2-135M (docs/decisions/0007-lora-of-our-own.md).
 _LORA_RATE, _LORA_RATE_EXPONENT = 5e-3, -0.63
 _SIZE_OF_RATE, _SIZE_OF_RATE_OF_0_1 = 1.01e7, 1e7  # parameters
 _RATE_EXPONENT_OF_0_1 = -0.3
