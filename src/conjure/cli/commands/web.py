@@ -75,7 +75,7 @@ def _has_screen() -> bool:
 
 
 @command.command("export")
-@click.argument("numbers", metavar="RUN…", nargs=-1, required=True, type=RUN_NUMBER)
+@click.argument("numbers", metavar="NUMBER...", nargs=-1, required=True, type=RUN_NUMBER)
 @click.option(
     "-o",
     "--output",
