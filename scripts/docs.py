@@ -7,7 +7,7 @@ is out of date. Invariant: what is written depends on the code alone, not on the
 import ast
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -150,18 +150,20 @@ def _command_line() -> Iterator[str]:
             f"[{name}](#conjure-{name})" for name, (home, _) in COMMANDS.items() if home == section
         )
     yield ""
-    for name, command in walk_commands():
-        yield from _section(name, command)
-
-
-def _section(name: str, command: click.Command) -> Iterator[str]:
-    # A command keeps the help option that it is first asked for: -h as well, as below `conjure`.
     above = click.Context(cli, info_name="conjure", **cli.context_settings)
-    context = click.Context(command, info_name=name, parent=above)
+    yield from _section("conjure", above, cli.get_params(above))  # with the options that every command has
+    for name, command in walk_commands():
+        # A command keeps the help option that it is first asked for: -h as well, as below `conjure`.
+        context = click.Context(command, info_name=name, parent=above)
+        yield from _section(f"conjure {name}", context, command.params)
+
+
+def _section(title: str, context: click.Context, parameters: Sequence[click.Parameter]) -> Iterator[str]:
+    command = context.command
     usage = " ".join(command.collect_usage_pieces(context))
-    yield from (f"## conjure {name}", "", "```", f"conjure {name} {usage}".rstrip(), "```", "")
+    yield from (f"## {title}", "", "```", f"{title} {usage}".rstrip(), "```", "")
     yield from _paragraphs(command.help)
-    rows = list(_options(command, context))
+    rows = list(_options(parameters, context))
     if rows:
         yield from ("| option | meaning |", "|---|---|", *rows, "")
     yield from _paragraphs(command.epilog)
@@ -173,8 +175,8 @@ def _paragraphs(text: str | None) -> Iterator[str]:
             yield from (" ".join(paragraph.split()), "")
 
 
-def _options(command: click.Command, context: click.Context) -> Iterator[str]:
-    for parameter in command.params:
+def _options(parameters: Sequence[click.Parameter], context: click.Context) -> Iterator[str]:
+    for parameter in parameters:
         record = parameter.get_help_record(context)
         if isinstance(parameter, click.Option) and record is not None:
             yield _row(*record)

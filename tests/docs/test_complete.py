@@ -12,7 +12,7 @@ import pytest
 
 import conjure
 from conjure import errors
-from conjure.cli.main import COMMANDS, INTERNAL
+from conjure.cli.main import COMMANDS, INTERNAL, cli
 from conjure.core.config import SETTINGS
 from conjure.core.home import Home
 from conjure.runs.schema.status import EndReason, RunStatus
@@ -48,10 +48,32 @@ def test_every_command_and_option_has_help_and_is_documented(name, command):
                 assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", section), f"{flag} of {name}"
 
 
+@pytest.mark.parametrize(("name", "command"), COMMAND_LINE, ids=[name for name, _ in COMMAND_LINE])
+def test_a_letter_in_the_help_of_an_option_is_its_placeholder(name, command):
+    # A command keeps the help option that it is first asked for: -h as well, as below `conjure`.
+    context = click.Context(command, info_name=name, parent=click.Context(cli, **cli.context_settings))
+    assert "…" not in " ".join(command.collect_usage_pieces(context))
+    for parameter in command.params:
+        record = parameter.get_help_record(context)
+        if isinstance(parameter, click.Option) and record is not None:
+            placeholder, help_text = record[0], parameter.help or ""
+            letters = set(re.findall(r"(?<![\w.-])[B-Z](?![\w.-])", help_text))
+            others = re.findall(r"-[\w-]+ ([B-Z])\b", help_text)  # of options that it names
+            assert letters <= {*re.findall(r"\b[B-Z]\b", placeholder), *others}, f"{placeholder}: {help_text}"
+
+
+def test_the_options_before_a_command_are_documented():
+    section = _section("")
+    for parameter in cli.get_params(click.Context(cli, **cli.context_settings)):
+        for flag in parameter.opts:
+            assert re.search(rf"`.*{re.escape(flag)}\b.*` \|", section), flag
+
+
 def _section(name):
     text = (DOCS / "cli.md").read_text()
-    assert f"\n## conjure {name}\n" in text
-    return text.split(f"\n## conjure {name}\n")[1].split("\n## ")[0]
+    heading = f"\n## conjure {name}".rstrip() + "\n"
+    assert heading in text
+    return text.split(heading)[1].split("\n## ")[0]
 
 
 def test_every_path_in_the_home_folder_is_explained(tmp_path):

@@ -317,6 +317,12 @@ class TestPrune:
         assert ask("y\n", "prune")[0] == 0
         assert not (home.run_folder(3) / "work").exists()
 
+    @pytest.mark.parametrize("flag", ["-y", "--yes", "-f"])
+    def test_on_a_terminal_it_need_not_ask(self, home: Home, flag: str) -> None:
+        status, said = ask("", "prune", flag)
+        assert (status, (home.run_folder(3) / "work").exists()) == (0, False)
+        assert "will be lost" not in said
+
 
 @pytest.mark.usefixtures("home")
 def test_output_is_plain_through_a_pipe() -> None:

@@ -167,7 +167,7 @@ def test_two_models_side_by_side(models, capsys):
             2,
             "--per-token and --model cannot be combined with --compare",
         ),
-        ([], 2, "missing argument 'TEXT|FILES…'"),
+        ([], 2, "missing argument 'TEXT|FILES...'"),
     ],
 )
 def test_each_fault_is_one_sentence(score, arguments, status, words):

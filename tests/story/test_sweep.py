@@ -263,7 +263,7 @@ def test_settings_of_runs_apply_to_trials_that_are_commands_of_the_users(sweep, 
         ),
         (
             ["grid", "--param", "x=a,b", "--", "conjure", "score", ":x:"],
-            "TEXT|FILES… cannot have a placeholder: all trials score the same",
+            "TEXT|FILES... cannot have a placeholder: all trials score the same",
         ),
         (
             ["grid", "--param", "x=a,b", "--", "conjure", "generate", "--stop", ":x:", "--stop", "c", "x"],

@@ -19,6 +19,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=int,
             default=0,
             show_default=True,
+            metavar="N",
             help="Never repeat a sequence of N tokens; 0: off.",
         ),
         click.option(
@@ -33,6 +34,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=float,
             default=0.0,
             show_default=True,
+            metavar="P",
             help="Drop tokens less likely than P times the most likely one.",
         ),
         click.option(
@@ -40,6 +42,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=float,
             default=1.0,
             show_default=True,
+            metavar="P",
             help="Sample from the most likely tokens whose probabilities add up to P.",
         ),
         click.option(
@@ -47,6 +50,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=int,
             default=50,
             show_default=True,
+            metavar="K",
             help="Sample from the K most likely tokens; 0: all.",
         ),
         click.option(

@@ -1,5 +1,6 @@
 """`conjure jupyter`, as far as it goes without JupyterLab."""
 
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -35,11 +36,22 @@ def test_a_sandbox_without_network_is_refused_in_one_sentence(capsys, options):
 
 
 @pytest.mark.parametrize(
-    "words", [("--image", "localhost/x:1"), ("--apt", "tree"), ("--on", "gpu"), ("--distributed", "2")]
+    ("words", "why"),
+    [
+        (("--image", "localhost/x:1"), "it runs outside containers"),
+        (("--apt", "tree"), "it runs outside containers"),
+        (("--on", "gpu"), "it is one process on this machine"),
+        (("--distributed", "2"), "it is one process on this machine"),
+        (("--nodes", "2"), "it is one process on this machine"),
+    ],
 )
-def test_what_no_browser_here_could_reach_is_refused_in_one_sentence(capsys, options, words):
+def test_what_no_browser_here_could_reach_is_refused_in_one_sentence_and_not_in_the_help(
+    capsys, options, words, why
+):
     assert _run(["jupyter", *words]) == 2
-    assert capsys.readouterr().err == f"error: conjure jupyter cannot be combined with {words[0]}\n"
+    assert capsys.readouterr().err == f"error: conjure jupyter does not support {words[0]}: {why}\n"
+    assert _run(["jupyter", "--help"]) == 0
+    assert words[0] not in re.findall(r"--[\w-]+", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("words", [("--idle-timeout", "90"), ("--port", "0"), ("--port", "65536")])

@@ -30,6 +30,11 @@ def test_a_resumed_fine_tune_takes_no_other_options_of_training(refused):
     )
 
 
+@pytest.mark.parametrize("typed", [("jokes.csv", "--resume", "runs/2"), ("--resume",)])
+def test_a_resumed_fine_tune_takes_a_run_and_no_data(refused, typed):
+    assert refused("finetune", *typed) == "--resume takes a run and no data"
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [

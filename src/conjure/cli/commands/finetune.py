@@ -152,6 +152,7 @@ class Automatic(click.ParamType):
     type=int,
     default=3,
     show_default=True,
+    metavar="N",
     help="Stop after N evaluations without improvement; 0: off.",
 )
 @click.option("--seed", type=int, default=42, show_default=True, help="Random seed.")
@@ -163,7 +164,12 @@ class Automatic(click.ParamType):
     help="Number format; auto: the fastest on this machine.",
 )
 @click.option(
-    "--freeze", type=int, default=0, show_default=True, help="Freeze the embeddings and the first N blocks."
+    "--freeze",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Freeze the embeddings and the first N blocks.",
 )
 @click.option("--lora", type=int, metavar="R", help="Train LoRA adapters of rank R instead of all weights.")
 @click.option(
@@ -289,9 +295,7 @@ def _refuse_changed_options(context: click.Context) -> None:
 def _resumed_spec(data: tuple[str, ...], settings: dict[str, Any], recording: dict[str, Any]) -> RunSpec:
     resume = settings["resume"]
     if data or resume == _HERE:
-        raise UsageError(
-            "--resume takes only the interrupted run", hint="as in --resume runs/3, without data"
-        )
+        raise UsageError("--resume takes a run and no data", hint="as in --resume runs/3")
     spec = resumed_spec(
         Home.from_environment(),
         resume,

@@ -39,8 +39,23 @@ _CHECKPOINTS = ".ipynb_checkpoints/"  # its own copies of notebooks
 _LOOK_EVERY_S = 0.2
 _PATIENCE_S = 2.0
 _ROOT_USER = 0
+_NO_CONTAINER, _HERE = "it runs outside containers", "it is one process on this machine"
+# Options of `conjure run` that are refused, because no browser could reach the JupyterLab, and why.
+_UNSUPPORTED = {
+    **dict.fromkeys(("image", "apt"), _NO_CONTAINER),
+    **dict.fromkeys(("distributed", "nodes", "on"), _HERE),
+}
 
 
+def _without_unsupported(command: click.Command) -> click.Command:
+    """Leave out of the help what is refused anyway."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name in _UNSUPPORTED:
+            parameter.hidden = True
+    return command
+
+
+@_without_unsupported
 @click.command
 @run_options
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on; default: a free one.")
@@ -62,9 +77,9 @@ def command(*, port: int | None, idle_timeout: str, opens: bool, background: boo
     home = Home.from_environment()
     if options["sandbox"] and not options["network"]:
         raise UsageError("a sandbox without network cannot be reached by a browser", fix="--network")
-    for name in ("image", "apt", "distributed", "nodes", "on"):
+    for name, why in _UNSUPPORTED.items():
         if options[name] not in (None, ()):
-            raise UsageError(f"conjure jupyter cannot be combined with --{name}")
+            raise UsageError(f"conjure jupyter does not support --{name}: {why}")
     server = _Server(home, port or _free_port(), secrets.token_hex(24))
     spec = _spec(home, options, server, parse_duration(idle_timeout))
     waiting = threading.Thread(target=server.announce, args=(opens,), daemon=True)

@@ -31,7 +31,7 @@ from conjure.runs.telemetry.logs import STDOUT, LineAssembler, LogEntry, LogLine
 @click.option("--attempt", type=WholeNumber(least=1), metavar="A", help="Show the log of an earlier attempt.")
 @click.option("-n", "--last", type=WholeNumber(least=0), metavar="K", help="Show only the last K lines.")
 @click.option("--timestamps", is_flag=True, help="Show the time of each line.")
-@click.option("--stderr", is_flag=True, help="Show only lines written to stderr.")
+@click.option("--stderr", is_flag=True, help="Show only lines written to stderr, and conjure's own notes.")
 @click.option("--grep", metavar="PATTERN", help="Show only lines that match this regular expression.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object per line: time, stream, text.")
 def command(

@@ -21,9 +21,9 @@ from conjure.runs.maintenance.pruning import Pruned, prune, recoverable
     is_flag=True,
     help="Also delete what ended runs used, if it can be rebuilt or fetched again.",
 )
-@click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
+@click.option("-y", "--yes", "-f", "--force", "yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: what was freed.")
-def command(*, everything: bool, force: bool, as_json: bool) -> int:
+def command(*, everything: bool, yes: bool, as_json: bool) -> int:
     """Delete environments, code and cached files that no run needs, and leftovers of crashes.
 
     Working folders with files that were not saved are deleted too, such as those of killed and interrupted
@@ -31,7 +31,7 @@ def command(*, everything: bool, force: bool, as_json: bool) -> int:
     """
     home = Home.from_environment()
     with open_store(home) as store:
-        lost = recoverable(home, store) if not force and sys.stdin.isatty() else []
+        lost = recoverable(home, store) if not yes and sys.stdin.isatty() else []
         if lost:
             runs = ", ".join(map(str, lost))
             question = f"The unsaved outputs of run {runs} will be lost. Continue?"

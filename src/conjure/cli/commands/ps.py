@@ -38,7 +38,7 @@ _STATUSES = [str(status) for status in RunStatus]
     "--all",
     "everything",
     is_flag=True,
-    help="Show all runs, including archived ones; with -n, the newest K of them.",
+    help="Show all runs, including archived ones; with -n K, the newest K of them.",
 )
 @click.option(
     "--status",

@@ -14,12 +14,12 @@ from conjure.recipes.report import REPORT_FILE, report_folder
 
 
 @click.command()
-@click.argument("names", metavar="[N|FOLDER…]", nargs=-1)
+@click.argument("names", metavar="[NUMBER|FOLDER]...", nargs=-1)
 @click.option("--open", "opened", is_flag=True, help="Open the report in the browser.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the report page to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(names: tuple[str, ...], *, opened: bool, output: Path | None, as_json: bool) -> None:
-    """Show the report of the fine-tune of run N, or in FOLDER.
+    """Show the report of the fine-tune of run NUMBER, or in FOLDER.
 
     The default is the newest run that has a report. Several runs, as in `conjure report 3 5 8`, are compared
     on records that none of them was trained on.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="TEXT|FILES…")
+@click.argument("inputs", nargs=-1, required=True, metavar="TEXT|FILES...")
 @model_option
 @click.option("--compare", nargs=2, metavar="MODEL MODEL", help="Compare two models.")
 @click.option(

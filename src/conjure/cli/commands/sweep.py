@@ -89,9 +89,17 @@ def _sweep_options(make: Callable[..., Any]) -> Callable[..., Any]:
             type=int,
             default=1,
             show_default=True,
+            metavar="N",
             help="Maximum number of trials at a time.",
         ),
-        click.option("--seeds", type=int, default=1, show_default=True, help="Run each trial with N seeds."),
+        click.option(
+            "--seeds",
+            type=int,
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="Run each trial with N seeds.",
+        ),
         click.option(
             "--prune",
             type=click.Choice(["median", "asha"]),
@@ -295,9 +303,7 @@ def _stopped_so_far(home: Home, number: int) -> list[str]:
 @command.command("resume")
 @_sweep_number
 @click.option("--retry-failed", is_flag=True, help="Also run the failed trials again.")
-@click.option(
-    "-n", "--more", type=WholeNumber(least=1), default=None, metavar="MORE", help="Add more trials."
-)
+@click.option("-n", "--more", type=WholeNumber(least=1), default=None, metavar="N", help="Add N trials.")
 @click.option("-b", "--background", is_flag=True, help="Resume the sweep and return at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def resume(number: int, *, retry_failed: bool, more: int | None, background: bool, as_json: bool) -> int:

@@ -113,7 +113,7 @@ def leave() -> None:
 
 def _show_objects(objects: str | None, can: str | None) -> None:
     if objects is not None:
-        click.echo(f"Files are in {objects}, which {can}")
+        click.echo(f"Files are in {objects}; the store {can}")
 
 
 def _team():  # noqa: ANN202 - a module

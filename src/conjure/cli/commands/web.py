@@ -21,7 +21,7 @@ from conjure.http.browser import open_in_browser
     "--port",
     type=click.IntRange(0, 65535),
     metavar="N",
-    help="Port to listen on; 0 takes a free one. [default: 8180]",
+    help="Port to listen on; 0 takes a free one. [default: 8180, or a free one if 8180 is in use]",
 )
 @click.option(
     "--allow-host",
@@ -34,7 +34,8 @@ from conjure.http.browser import open_in_browser
     "--api-key-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File with API keys, one per line; required if --host is not this machine.",
+    help="File with API keys, one per line; default: $CONJURE_API_KEY, if set. A key is required if --host is"
+    " not this machine.",
 )
 @click.option("--allow-actions", is_flag=True, help="Let the page stop, kill, label, archive and rerun runs.")
 @click.option("--no-open", is_flag=True, help="Do not open the page in a browser.")
@@ -74,7 +75,7 @@ def _has_screen() -> bool:
 
 
 @command.command("export")
-@click.argument("numbers", metavar="RUN…", nargs=-1, required=True, type=RUN_NUMBER)
+@click.argument("numbers", metavar="NUMBER...", nargs=-1, required=True, type=RUN_NUMBER)
 @click.option(
     "-o",
     "--output",

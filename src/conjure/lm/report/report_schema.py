@@ -93,7 +93,7 @@ class HeldOutFacts:
         scored_records: Records scored: all, unless they have more tokens than training processed.
         scored_groups: Groups scored.
         excluded_shared: Records left out of these, because the like is also trained on.
-        seen_by_base: Held-out records that are not scored, because the base model was trained on the like.
+        seen_by_base: Held-out records not scored: the base model was trained on them or near-duplicates.
         base_files: What the base model was itself tuned on, where it is not known which records that was.
     """
 

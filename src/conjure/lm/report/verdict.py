@@ -122,8 +122,8 @@ _ALL_TRAINED_ON = _Unmeasured(
 )
 _ALL_SEEN_BY_BASE = _Unmeasured(
     "The base model was trained on all held-out text, so improvement could not be measured",
-    "The base model was trained on every held-out record, or nearly the same, so its loss does not measure "
-    "unseen text.",
+    "The base model was trained on every held-out record or a near-duplicate of it, so its loss does not "
+    "measure unseen text.",
     "To measure it, evaluate on a file of other texts: --validation FILE",
 )
 
@@ -214,12 +214,14 @@ def _seen_by_base(facts: HeldOutFacts | None) -> Iterator[str]:
     """What the base model may know of the held-out text."""
     if facts is not None and facts.seen_by_base:
         records = plural(facts.seen_by_base, "other held-out record")
-        are = "is" if facts.seen_by_base == 1 else "are"
-        yield f"{records} {are} not counted, because the base model was trained on the like."
+        are, them = ("is", "it or on a near-duplicate")
+        if facts.seen_by_base != 1:
+            are, them = ("are", "them or on near-duplicates")
+        yield f"{records} {are} not counted, because the base model was trained on {them}."
     if facts is not None and facts.base_files:
         more = len(facts.base_files) - _MOST_FILES
         files = ", ".join(facts.base_files[:_MOST_FILES]) + (f" and {more} more" if more > 0 else "")
-        yield f"The base model was itself tuned on {files}, and held-out text may be among that."
+        yield f"The base model was itself tuned on {files}, and that data may include held-out text."
 
 
 def _sure_of_change(comparison: HeldOutComparison) -> str:

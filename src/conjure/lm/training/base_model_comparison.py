@@ -45,7 +45,7 @@ class Comparison:
         after: What was observed of the tuned model.
         held_out: The held-out texts that both scored.
         request: What both wrote.
-        seen_by_base: Held-out records that are left out, because the base model was trained on the like.
+        seen_by_base: Held-out records left out: the base model was trained on them or near-duplicates.
         base_files: What the base model was itself tuned on, where it is not known which records that was.
     """
 

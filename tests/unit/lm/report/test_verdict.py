@@ -248,12 +248,29 @@ def test_held_out_text_that_the_base_was_trained_on():
         "The base model was trained on all held-out text, so improvement could not be measured; it learned"
     )
     assert finding(report, "better").detail == (
-        "The base model was trained on every held-out record, or nearly the same, so its loss does not "
+        "The base model was trained on every held-out record or a near-duplicate of it, so its loss does not "
         "measure unseen text."
     )
     assert report.verdict.next_step == ("To measure it, evaluate on a file of other texts: --validation FILE")
     assert "also in the training text" not in render_html(report)
     assert "The base model was trained on all held-out text, so its loss" in render_html(report)
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (1, "1 other held-out record is not counted, because the base model was trained on it or on a"),
+        (2, "2 other held-out records are not counted, because the base model was trained on them or on"),
+    ],
+)
+def test_some_held_out_text_that_the_base_was_trained_on_and_what_else_it_was_tuned_on(seen, said):
+    facts = HeldOutFacts(
+        "records", None, records=12, groups=12, scored_records=12 - seen, scored_groups=12 - seen,
+        excluded_shared=0, seen_by_base=seen, base_files=("first.txt",),
+    )  # fmt: skip
+    detail = finding(analyse(replace(evidence(), held_out_facts=facts)), "better").detail
+    assert f"{said} near-duplicate" in detail
+    assert "was itself tuned on first.txt, and that data may include held-out text." in detail
 
 
 def test_the_best_step_is_the_untouched_base():

@@ -85,7 +85,7 @@ def test_a_base_that_is_no_known_fine_tune_is_named(tmp_path, tuned):
     data = write_lines(tmp_path / "second.txt", ONE_LINERS)
     result = finetune(data, output=tmp_path / "second", model=tuned[0], **SETTINGS)
     assert result.held_out.base_files == ("first.txt",)
-    sentence = "The base model was itself tuned on first.txt, and held-out text may be among that."
+    sentence = "The base model was itself tuned on first.txt, and that data may include held-out text."
     assert sentence in details(tmp_path / "second")
     first = finetune(data, output=tmp_path / "third", model=tmp_path / "base", **SETTINGS)
     assert first.held_out.base_files == ()
