@@ -38,7 +38,7 @@ from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
 
 _FORMAT = 6  # of the folder; a change here makes every older folder unused
-_GROUPS_FORMAT = 3  # likewise, of the groups
+_GROUPS_FORMAT = 4  # likewise, of the groups
 _BATCH_CHARACTERS = 1 << 20  # encoded at a time: enough for all cores, little enough for any memory
 _HISTOGRAM_BINS = 12
 _FEW_BYTES = 1.5  # a token, on average: for a script that was learned it is 3 to 5
@@ -265,11 +265,12 @@ def find_groups(
         groups = _group(sources, progress)
         _write_synced(folder / "labels", groups.labels.astype("<i8").tobytes())
         _write_synced(folder / "neighbours", groups.neighbours.astype("<i8").tobytes())
-        if groups.repeats is not None:
+        if groups.repeats is not None and groups.givers is not None:
             _write_synced(folder / "repeats", groups.repeats.astype("<i8").tobytes())
+            _write_synced(folder / "givers", groups.givers.astype("<i8").tobytes())
         counts = {"count": groups.count, "largest": groups.largest, "distinct": groups.distinct}
         meta = {"records": len(groups.labels), "neighbours": len(groups.neighbours), **counts}
-        meta["repeats"] = groups.repeats is not None
+        meta["are_chats"] = groups.repeats is not None
         _write_synced(folder / "groups.json", json.dumps(meta).encode())
 
     return _made_once(cache, key, _read_groups, write)
@@ -287,19 +288,23 @@ def _group(sources: Sequence[RecordSet], progress: Progress | None) -> Duplicate
             if progress is not None:
                 progress(min(done, total), total)
     groups = builder.build()
-    are_chats = any(records.chat_formats for records in sources)
-    return replace(groups, repeats=answers.build(groups.labels)) if are_chats else groups
+    if not any(records.chat_formats for records in sources):
+        return groups
+    found = answers.build(groups.labels)
+    return replace(groups, repeats=found.numbers, givers=found.givers)
 
 
 def _read_groups(folder: Path) -> DuplicateGroups:
     meta = json.loads((folder / "groups.json").read_text(encoding="utf-8"))
+    count, are_chats = meta["records"], meta["are_chats"]
     return DuplicateGroups(
-        labels=_mapped(folder / "labels", np.dtype("<i8"), meta["records"]),
+        labels=_mapped(folder / "labels", np.dtype("<i8"), count),
         count=meta["count"],
         largest=meta["largest"],
         distinct=meta["distinct"],
         neighbours=_mapped(folder / "neighbours", np.dtype("<i8"), 2 * meta["neighbours"]).reshape(-1, 2),
-        repeats=_mapped(folder / "repeats", np.dtype("<i8"), meta["records"]) if meta["repeats"] else None,
+        repeats=_mapped(folder / "repeats", np.dtype("<i8"), count) if are_chats else None,
+        givers=_mapped(folder / "givers", np.dtype("<i8"), count) if are_chats else None,
     )
 
 

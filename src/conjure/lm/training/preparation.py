@@ -368,6 +368,7 @@ def _plan(
         held_out_excluded=split.excluded,
         held_out_method=split.method,
         held_out_reason=split.reason,
+        held_out_remark=split.remark,
         block_size=blocks.block_size,
         blocks=len(blocks),
         batch_size=batch_size,
