@@ -72,7 +72,7 @@ def preview(
             records, tokenizer, allow_special=special_tokens == "token", chat=chat, progress=progress
         )
     with bytes_progress("Comparing records") as progress:
-        groups = find_groups([records], progress=progress)
+        groups = find_groups([records], refused=[text.refused], progress=progress)
     facts, parts = describe(records, text, groups), hold_out(text, groups=groups, dedup=DEFAULT_DEDUP)
     for fact in (*facts.remarks, *([parts.remark] if parts.remark is not None else ())):
         remark(fact)

@@ -213,9 +213,11 @@ def split_records(
         progress: Told the bytes of text done and in all.
     """
     if validation is None:
-        return hold_out(text, holdout, groups=find_groups([records], progress=progress), dedup=dedup)
+        groups = find_groups([records], refused=[text.refused], progress=progress)
+        return hold_out(text, holdout, groups=groups, dedup=dedup)
     measured, measured_text = validation
-    groups = find_groups([records, measured], progress=progress)
+    refused = [text.refused, measured_text.refused]
+    groups = find_groups([records, measured], refused=refused, progress=progress)
     return hold_out_file(text, measured_text, groups, dedup=dedup)
 
 

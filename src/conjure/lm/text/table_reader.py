@@ -63,6 +63,7 @@ class Fault(StrEnum):
     ROLES = "roles out of order (user and assistant must take turns)"
     NO_ANSWER = "no answer to train on"
     EMPTY_ANSWER = "an empty answer"
+    NOT_ENCODED = "cannot be encoded"
 
 
 class Row(NamedTuple):

@@ -200,7 +200,7 @@ def prepare(
         progress=progress,
     )
     text = encode(records)
-    facts = describe(records, text, find_groups([records], progress=progress))
+    facts = describe(records, text, find_groups([records], refused=[text.refused], progress=progress))
     measured = (validation, encode(validation)) if validation is not None else None
     split = split_records(
         records,

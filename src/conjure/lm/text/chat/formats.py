@@ -34,10 +34,14 @@ class Conversation:
     Attributes:
         messages: Its turns.
         where: File and line, for a message about it.
+        source_index: Which of the sources holds it.
+        number: Its line or row there, from 1.
     """
 
     messages: tuple[Message, ...]
     where: str
+    source_index: int = 0
+    number: int = 0
 
     @property
     def text(self) -> str:
