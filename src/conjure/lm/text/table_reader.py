@@ -58,6 +58,7 @@ class Fault(StrEnum):
     NOT_PAIRS = "a history that is not a list of pairs"
     TOOLS = "tools or calls of tools"
     REASONING = "reasoning beside an answer"
+    MEDIA = "images, audio or video"
     WEIGHT = "a weight other than 0 and 1"
     UNKNOWN_ROLE = "a role that is not system, user or assistant"
     ROLES = "roles out of order (user and assistant must take turns)"
