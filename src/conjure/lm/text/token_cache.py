@@ -46,7 +46,9 @@ _FOREIGN = 0.8  # characters a byte, at most, where most letters are not ASCII
 _MOST_REASONS = 5  # told of conversations that cannot be encoded
 
 _Kept = TypeVar("_Kept")
-Progress = Callable[[int, int], None]  # bytes of text done, bytes in the files
+# Bytes of text done and bytes in the files; compressed ones have less than there is of text. Once all has
+# been read, both are the same.
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,12 +296,15 @@ def _group(
     done, total = 0, sum(records.size_bytes for records in sources)
     for records, numbers in zip(sources, refused, strict=True):
         for batch in _batches(records.pieces(without=numbers)):
+            if progress is not None:
+                progress(done, total)
             for piece in batch:
                 builder.add(piece.text, ends_record=piece.ends_record)
             answers.add([piece.conversation for piece in batch if piece.conversation is not None])
             done += sum(len(piece.text) for piece in batch)
-            if progress is not None:
-                progress(min(done, total), total)
+    if progress is not None:
+        total = max(total, done)
+        progress(total, total)  # what takes time from here on cannot be told in bytes
     groups = builder.build()
     if not any(records.chat_formats for records in sources):
         return groups
@@ -469,13 +474,14 @@ class _Writer:
                 else:
                     self._write_conversations(batch, self._chat, (ids, ends, hashes, kinds))
                 if progress is not None:
-                    progress(min(self._size_bytes, total), total)
+                    progress(self._size_bytes, total)
             for file in (ids, ends, hashes, kinds):
                 file.flush()
                 os.fsync(file.fileno())
         if self._refused and not self._records:
             raise self._nothing_encoded(records)
         if progress is not None:
+            total = max(total, self._size_bytes)
             progress(total, total)
         meta = {
             "dtype": self._dtype.str,
