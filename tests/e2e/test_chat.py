@@ -2,7 +2,9 @@
 
 import os
 import pty
+import readline
 import subprocess
+import sys
 
 import pytest
 
@@ -84,3 +86,32 @@ def test_what_cannot_chat_is_one_sentence(model, tmp_path, capsys):
     assert "--chat needs a question" in capsys.readouterr().err
     assert _run(["chat", "--chat-date", "today"]) == 2
     assert "today" in capsys.readouterr().err
+
+
+# Says which message is typed first.
+TYPED = "from conjure.cli.language_model.chat import _typed; print(repr(next(_typed())), flush=True)"
+
+
+@pytest.mark.skipif("libedit" in (readline.__doc__ or ""), reason="only readline can")
+def test_several_pasted_lines_are_one_message():
+    screen, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", TYPED], stdin=theirs, stdout=theirs, stderr=theirs, env=environment()
+    )
+    os.close(theirs)
+    shown = b""
+    while b"> " not in shown:
+        shown += os.read(screen, 4096)
+    os.write(screen, b"\x1b[200~Where?\nWhy?\x1b[201~\r")
+    while b"'" not in shown.partition(b"> ")[2]:
+        shown += os.read(screen, 4096)
+    assert process.wait(timeout=TIMEOUT_S) == 0
+    os.close(screen)
+    assert b"\x1b[?2004h" in shown  # it asks the terminal to mark what is pasted, as is done here
+    assert rb"'Where?\nWhy?'" in shown
+
+
+def test_a_message_without_an_answer_ends_the_chat_that_is_not_typed(model):
+    done = conjure("chat", "--model", model, *SETTINGS, text=f"Where?\n{'word ' * 999}\nWhy?\n")
+    assert done.stdout == f"{answer_to(model, Message('user', 'Where?'))}\n"
+    assert (done.returncode, done.stderr.count("error: the message is")) == (1, 1)

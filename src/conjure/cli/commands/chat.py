@@ -50,8 +50,9 @@ def command(
     """Chat with a model: type a message, read the answer.
 
     The model sees the whole conversation; when it exceeds the context, the oldest messages are left out.
-    /reset starts a new conversation, ^C stops an answer, ^D exits. If standard input is not a terminal, each
-    of its lines is a message.
+    /reset starts a new conversation, ^C stops an answer, ^D exits. Several lines pasted at once are one
+    message. If standard input is not a terminal, each of its lines is a message, and ^C or an error ends the
+    chat.
     """
     request = GenerationRequest(**{name: value for name, value in settings.items() if value is not None})
     # Imports torch, which neither --help nor a mistake needs.

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from itertools import count
+from typing import BinaryIO
 
 import click
 
@@ -20,6 +21,7 @@ from conjure.lm.generation.generate import Sample, stream
 from conjure.lm.generation.request import LARGEST_SEED, EncodedPrompt, GenerationRequest
 from conjure.lm.text.chat.encoding import ChatEncoder
 from conjure.lm.text.chat.formats import Message
+from conjure.lm.text.encodings import strip_byte_order_marks
 from conjure.recipes.resource_lookup import data_path, model_lookup
 
 _COMMAND = re.compile(r"/[a-z]+\s*")
@@ -46,12 +48,15 @@ def chat(request: GenerationRequest, *, model: str, adapter: str | None, precisi
     encoder = ChatEncoder.of(loaded.tokenizer, model=model, day=day)
     talk = Chat(loaded, encoder, request)
     note(f"{loaded.origin} · {loaded.precision} · seed {request.seed} · /reset starts over, ^D exits")
-    for message in _messages():
+    is_typed = sys.stdin.isatty()
+    for message in _typed() if is_typed else _lines(sys.stdin.buffer):
         if message.strip() == _RESET:
             talk.reset()
             note("A new conversation.")
         elif _COMMAND.fullmatch(message):
             note(f"There is no command {message.strip()}; {_RESET} starts over, ^D exits.")
+        elif is_typed:
+            _answer_typed(talk, message)
         else:
             _answer(talk, message)
     return 0
@@ -74,12 +79,13 @@ class Chat:
         self.longest = request.max_new_tokens
         self.finish_reason: str | None = None
         self.request = request
+        self._forgotten = 0  # oldest messages that no later answer can be given with either
         self._loaded, self._encoder = loaded, encoder
         self._answers = 0
 
     def reset(self) -> None:
         """Forget what was said."""
-        self.messages = []
+        self.messages, self._forgotten = [], 0
 
     def answer(self, message: str) -> Iterator[str]:
         """The answer to a message, piece by piece; what was written until an interrupt is remembered.
@@ -107,6 +113,7 @@ class Chat:
                     yield event.text
         finally:
             self.messages += [Message("user", message), Message("assistant", "".join(pieces))]
+            self._forgotten = self.left_out
 
     def _prompt(self, messages: list[Message]) -> list[int]:
         """The conversation in tokens, without its oldest messages where they leave too little for an answer.
@@ -116,9 +123,9 @@ class Chat:
         """
         context = self._loaded.engine.context_length
         wanted = min(self.request.max_new_tokens, context // _ANSWER_SHARE)
-        self.left_out = 0
+        self.left_out = self._forgotten
         while True:
-            ids = self._encoder.prompt(messages[self.left_out :])
+            ids = self._encoder.prompt(messages[self.left_out :], context_length=context)
             room = context - len(ids)
             if room >= wanted or self.left_out + 2 > len(messages) - 1:
                 break
@@ -131,16 +138,30 @@ class Chat:
         return ids
 
 
-def _answer(talk: Chat, message: str) -> None:
+def _answer_typed(talk: Chat, message: str) -> None:
+    """Answer somebody who can go on after an interrupt or an error."""
     try:
-        for piece in talk.answer(message):
-            click.echo(visible(piece), nl=False)
-            sys.stdout.flush()
+        _answer(talk, message)
     except KeyboardInterrupt:
-        pass
+        _end_answer(talk)
     except ConjureError as error:
         note(f"{error}; {_RESET} starts over.")
-        return
+
+
+def _answer(talk: Chat, message: str) -> None:
+    """Show the answer to a message.
+
+    Raises:
+        ConjureError: See `Chat.answer`.
+    """
+    for piece in talk.answer(message):
+        click.echo(visible(piece), nl=False)
+        sys.stdout.flush()
+    _end_answer(talk)
+
+
+def _end_answer(talk: Chat) -> None:
+    """End the line of an answer, and say what is worth knowing about it."""
     click.echo()
     if talk.left_out:
         note(f"The conversation exceeds the context: its first {talk.left_out} messages were left out.")
@@ -150,13 +171,17 @@ def _answer(talk: Chat, message: str) -> None:
         note(f"The answer was cut off {limit}.")
 
 
-def _messages() -> Iterator[str]:
-    """What is typed, line by line; blank lines are no messages."""
-    if not sys.stdin.isatty():
-        yield from (text for text in map(_decoded, sys.stdin.buffer, count(1)) if text.strip())
-        return
+def _lines(file: BinaryIO) -> Iterator[str]:
+    """The lines of standard input; blank ones are no messages."""
+    return (text for text in map(_decoded, file, count(1)) if text.strip())
+
+
+def _typed() -> Iterator[str]:
+    """What is typed, message by message; blank ones are none."""
     with suppress(ImportError):  # lines can be edited and called back where Python has it
-        import readline  # noqa: F401
+        import readline
+
+        readline.parse_and_bind("set enable-bracketed-paste on")  # several pasted lines are one message
     while True:
         try:
             line = _asked()
@@ -183,7 +208,7 @@ def _asked() -> str:
 
 def _decoded(line: bytes, number: int) -> str:
     try:
-        return line.decode().rstrip("\r\n")
+        return strip_byte_order_marks(line.decode()).rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise DataError(
             f"standard input is not UTF-8 text: byte {error.start + 1:,} of line {number:,} cannot be read"

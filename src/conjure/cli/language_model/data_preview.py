@@ -72,9 +72,9 @@ def preview(
             records, tokenizer, allow_special=special_tokens == "token", chat=chat, progress=progress
         )
     with bytes_progress("Comparing records") as progress:
-        groups = find_groups([records], progress=progress)
+        groups = find_groups([records], refused=[text.refused], progress=progress)
     facts, parts = describe(records, text, groups), hold_out(text, groups=groups, dedup=DEFAULT_DEDUP)
-    for fact in facts.remarks:
+    for fact in (*facts.remarks, *([parts.remark] if parts.remark is not None else ())):
         remark(fact)
     shown = min(count, facts.records)
     if as_json:
@@ -246,6 +246,7 @@ def _holdout_as_json(parts: Split) -> dict[str, Any]:
     return {
         "method": parts.method,
         "reason": parts.reason,
+        "remark": parts.remark,
         "train_records": parts.train.records,
         "train_tokens": len(parts.train),
         "train_dropped": parts.dropped,

@@ -21,6 +21,7 @@ from conjure.cli.language_model.training_view import (
 from conjure.cli.render import StatusLine, note, write_json
 from conjure.core.home import Home
 from conjure.core.stop_signals import stopping_in_order
+from conjure.core.units import format_size
 from conjure.lm.hardware import pick_device
 from conjure.lm.training.base_model_comparison import measure, write_report
 from conjure.lm.training.distributed.process_group import ProcessGroup, join
@@ -51,9 +52,16 @@ def _prepared(request: FinetuneRequest, *, writes: bool = True) -> Prepared:
         return prepare(
             request,
             lookups=[model_lookup],
-            progress=lambda done, total: status.show(f"Reading text… {done / max(1, total):.0%}"),
+            progress=lambda done, total: status.show(_reading(done, total)),
             writes=writes,
         )
+
+
+def _reading(done: int, total: int) -> str:
+    """How far reading is, by the bytes of text read and of the files; compressed ones hold more than that."""
+    if done == total:
+        return "Comparing records…"
+    return f"Reading text… {format_size(done) if done > total else f'{done / total:.0%}'}"
 
 
 def train(request: FinetuneRequest, *, as_json: bool) -> int:

@@ -43,6 +43,7 @@ def plan_lines(plan: Plan) -> list[str]:
         *(f"         {printable(sentence)}" for sentence in (*data.bad_rows, *data.remarks)),
         f"Split    {plan.train_tokens:,} training tokens{_dropped(plan)}, {_held_out(plan)}"
         + (f"; {plan.held_out_reason}" if plan.held_out_reason else ""),
+        *([f"         {plan.held_out_remark}"] if plan.held_out_remark is not None else ()),
         *(f"         validation file: {printable(sentence)}" for sentence in plan.validation_notes),
         f"Steps    {plan.steps:,}: {plan.epochs:g} × {plan.blocks:,} blocks of {plan.block_size:,}"
         f" tokens, {plan.batch_size} per step{_at_a_time(plan)}",

@@ -133,7 +133,7 @@ class RemadeSplit:
         chosen = _record_numbers(self.measured_text, stream)
         if self.measured is self.records:
             chosen -= _record_numbers(self.text, self.split.train)
-        yield from _conversations(self.measured, chosen)
+        yield from _conversations(self.measured, self.measured_text, chosen)
 
 
 def _said(
@@ -144,7 +144,7 @@ def _said(
         yield from record_texts(stream, tokenizer)
         return
     chosen = _record_numbers(text, stream)
-    yield from (record.text for record in _conversations(records, chosen))
+    yield from (record.text for record in _conversations(records, text, chosen))
 
 
 def _record_numbers(text: TokenisedText, stream: TokenStream) -> set[int]:
@@ -152,8 +152,8 @@ def _record_numbers(text: TokenisedText, stream: TokenStream) -> set[int]:
     return set(np.searchsorted(text.ends, stream.starts, side="right").tolist())
 
 
-def _conversations(records: RecordSet, chosen: set[int]) -> Iterator[HeldOutRecord]:
-    for number, piece in enumerate(records.pieces()):
+def _conversations(records: RecordSet, text: TokenisedText, chosen: set[int]) -> Iterator[HeldOutRecord]:
+    for number, piece in enumerate(records.pieces(without=text.refused)):
         if number in chosen:
             assert piece.conversation is not None
             yield HeldOutRecord(piece.text, piece.conversation.messages)

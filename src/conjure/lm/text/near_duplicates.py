@@ -72,6 +72,8 @@ class DuplicateGroups:
             `_MOST_NEIGHBOURS` for each distinct record.
         repeats: Of conversations a number each, equal where one gives no answer that the other does not
             (`conjure.lm.text.repeated_answers`), int64, (R,); None where a group is that.
+        givers: Of conversations the first record that gives any answer of each, itself where no earlier one
+            does, int64, (R,); None where a group is that.
     """
 
     labels: Numbers = field(repr=False)
@@ -80,6 +82,7 @@ class DuplicateGroups:
     distinct: int
     neighbours: Numbers = field(repr=False)
     repeats: Numbers | None = field(default=None, repr=False)
+    givers: Numbers | None = field(default=None, repr=False)
 
     @property
     def repeat_numbers(self) -> Numbers:

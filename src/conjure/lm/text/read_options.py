@@ -33,7 +33,8 @@ class ReadOptions:
         delimiter: What separates columns (``\t`` or ``tab`` for a tab); None looks at the rows.
         header: Whether the first row of a CSV or TSV names the columns; else they are 1, 2, 3, …
         quoting: ``standard``: fields may be quoted, and then hold line ends. ``none``: quotes are text.
-            ``auto``: standard for CSV; in a TSV, where quotes balance within a row.
+            ``auto``: standard for CSV, or as its first rows are written; in a TSV, where quotes balance
+            within a row.
         encoding: Of text files without a byte order mark; None is UTF-8.
     """
 

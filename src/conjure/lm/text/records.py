@@ -6,7 +6,7 @@ from any kind of file; nothing is left out without being counted; memory does no
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -58,12 +58,14 @@ class BadRows:
         count: How many.
         source_index: Which of the sources holds the first of them.
         number: Line or row of the first of them, from 1; 0 is a whole file.
+        detail: More about the reason, in words; may be empty.
     """
 
     fault: Fault
     count: int
     source_index: int
     number: int
+    detail: str = ""
 
 
 @dataclass
@@ -95,24 +97,28 @@ class RecordSet:
                 yield "".join(parts)
                 parts.clear()
 
-    def pieces(self, cut: re.Pattern[str] | None = GPT2_KIND.cut) -> Iterator[Piece]:
+    def pieces(
+        self, cut: re.Pattern[str] | None = GPT2_KIND.cut, *, without: Collection[int] = ()
+    ) -> Iterator[Piece]:
         """The records in pieces of bounded size, so that one may be larger than memory.
 
         Args:
             cut: Where a record may be cut (`Tokenizer.cut`); None leaves every one whole.
+            without: Numbers of records to leave out, from 0.
 
         Raises:
             DataError: There is not one usable record, or a file cannot be read.
         """
         self.bad_rows = {}
-        found = False
+        number = 0
         for index, source in enumerate(self.sources):
             whole = source.kind == "txt" and self.split is None
             with translate_read_errors(source.name):
                 for piece in self._whole(index, source, cut) if whole else self._rows(index, source):
-                    found = True
-                    yield piece
-        if not found:
+                    if number not in without:
+                        yield piece
+                    number += piece.ends_record
+        if not number:
             raise self._nothing_usable()
 
     @cached_property
@@ -140,7 +146,8 @@ class RecordSet:
         source = self.sources[bad.source_index]
         unit = _UNITS.get(source.kind, "line")
         where = f"{source.name}, {unit} {bad.number}" if bad.number else source.name
-        return f"{bad.count:,} × {bad.fault} (first: {where}{self._encoding_hint(bad)})"
+        reason = f"{bad.fault}: {bad.detail}" if bad.detail else str(bad.fault)
+        return f"{bad.count:,} × {reason} (first: {where}{self._encoding_hint(bad)})"
 
     @cached_property
     def remarks(self) -> tuple[str, ...]:
@@ -190,7 +197,7 @@ class RecordSet:
             if isinstance(found, Fault):
                 self._count(found, index, number)
             else:
-                conversation = Conversation(found, f"{source.name}, {unit} {number}")
+                conversation = Conversation(found, f"{source.name}, {unit} {number}", index, number)
                 yield Piece(conversation.text, ends_record=True, conversation=conversation)
 
     def _count(self, fault: Fault, source_index: int, number: int) -> None:

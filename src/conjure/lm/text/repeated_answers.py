@@ -11,6 +11,7 @@ others is said by those.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,18 @@ from conjure.lm.text.chat.formats import Conversation, is_answer
 from conjure.lm.text.near_duplicates import GroupBuilder, Numbers, text_keys
 
 _FACTOR = 0x9E3779B97F4A7C15  # odd, so that no part of what is said before is lost
+
+
+class RepeatedAnswers(NamedTuple):
+    """Which conversations give answers that others give.
+
+    Attributes:
+        numbers: A number for each conversation, equal where one repeats what the other says, (R,).
+        givers: The first conversation that gives any answer of each; itself where no earlier one does, (R,).
+    """
+
+    numbers: Numbers
+    givers: Numbers
 
 
 class AnswerComparison:
@@ -43,8 +56,8 @@ class AnswerComparison:
                 question = message.content
             self._counts.append(len(self._keys) - before)
 
-    def build(self, groups: Numbers) -> Numbers:
-        """A number for each conversation, equal where one repeats what the other says, (R,).
+    def build(self, groups: Numbers) -> RepeatedAnswers:
+        """Which of the conversations give answers that others give.
 
         Args:
             groups: The group of each conversation, (R,).
@@ -56,8 +69,10 @@ class AnswerComparison:
         given = zip(answers.labels.tolist(), asked.tolist(), strict=True)
         first: dict[tuple[int, int], int] = {}  # the conversation that gives an answer first
         numbers = np.arange(len(groups))
+        earliest = np.arange(len(groups))
         for number, count in enumerate(self._counts):
             givers = [first.setdefault(next(given), number) for _ in range(count)]
+            earliest[number] = min(givers, default=number)
             if givers and number not in givers:
                 numbers[number] = givers[-1]
-        return numbers
+        return RepeatedAnswers(numbers, earliest)

@@ -22,6 +22,7 @@ from conjure.core.text import near_names
 from conjure.errors import ConjureError, DataError, NotFoundError, UsageError, option
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.chat.formats import ChatFormat, find_format
+from conjure.lm.text.encodings import DEFAULT_ENCODING, open_bytes, text_encoding
 from conjure.lm.text.read_options import ENDINGS, KINDS, TABLE_KINDS, ReadOptions
 from conjure.lm.text.table_reader import STANDARD_INPUT_NAME, list_names, open_table
 
@@ -38,7 +39,13 @@ _UNPACKERS = {
     ".zst": "unzstd",
     ".tar": "tar xf",
     ".tgz": "tar xf",
+    ".tbz2": "tar xf",
+    ".txz": "tar xf",
 }
+_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")  # of an archive that tar unpacks at once
+_SPREADSHEETS = (".xlsx", ".xls", ".ods")
+_NO_TEXT = (b"PK\x03\x04", b"%PDF")  # what files begin with that may have no NUL soon
+_HEAD_BYTES = 4096
 
 _Item = TypeVar("_Item")
 
@@ -166,14 +173,30 @@ def _files_of(name: str, format: str | None) -> list[Source]:
 
 
 def _unknown_kind(name: str, path: Path) -> UsageError:
-    unpack = _UNPACKERS.get(path.suffix.lower())
+    unpack = _unpacker(path)
     if unpack is not None:
         return UsageError(f"{name} is an archive, which cannot be read", fix=f"{unpack} {shell_words(name)}")
-    return UsageError(
-        f"{name} has no supported file type; supported are {_endings()}. To read it anyway, give"
-        f" {option('format')}",
-        fix=option("format", "txt"),
-    )
+    if path.suffix.lower() in _SPREADSHEETS:
+        return UsageError(f"{name} is a spreadsheet, which cannot be read", hint="save it as CSV")
+    unknown = f"{name} has no supported file type; supported are {_endings()}"
+    with translate_read_errors(name):
+        if not _may_be_text(path):
+            return UsageError(unknown)
+    return UsageError(f"{unknown}. To read it anyway, give {option('format')}", fix=option("format", "txt"))
+
+
+def _unpacker(path: Path) -> str | None:
+    """What opens an archive; None for a file that is none."""
+    *_, before, last = ["", "", *(suffix.lower() for suffix in path.suffixes)]
+    return _UNPACKERS.get(before if before == ".tar" and last in _COMPRESSIONS else last)
+
+
+def _may_be_text(path: Path) -> bool:
+    """Whether a file, or what is compressed in it, does not begin like one that is no text."""
+    with open_bytes(path) as file:
+        head = file.read(_HEAD_BYTES)
+    is_marked = text_encoding(path) != DEFAULT_ENCODING
+    return is_marked or not (b"\0" in head or head.startswith(_NO_TEXT))
 
 
 def _copy_of_standard_input() -> Path:

@@ -3,8 +3,10 @@
 Main entries: `split_records`, and below it `hold_out` and `hold_out_file`. What goes to one side is a group
 of records that say the same (`conjure.lm.text.near_duplicates`), and the hash of its first record decides, so
 a group stays on its side when records are added after it, unless one joins it to another. Invariants: no
-record is on one side that has another of its group on the other; every token is a training token or a
-held-out token, never both.
+record is measured on if another of its group is trained on; every token is a training token or a held-out
+token, never both. One exception: conversations may be of one group because they share an instruction, and in
+a file to measure on, those are left out that give an answer which is trained on
+(`conjure.lm.text.repeated_answers`), not those of the same group.
 """
 
 from collections.abc import Callable
@@ -31,6 +33,7 @@ _READ_TOKENS = 1 << 20
 _TAIL = 0.1  # share of the tokens held out where there are too few groups
 _LEAST_OF_THE_REST = 0.5  # of the tokens to train on, if the chosen groups were as long as the others
 _MOST_OF_A_TEXT = 0.5  # a group with more of the records than this is trained on
+_MANY_DIFFERENT = 10  # records of one group: rather those of a task than one that is told again
 
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
@@ -178,6 +181,7 @@ class Split:
         reason: Why it is not records, as a sentence for the plan; None where it is.
         excluded: Records that would be held out, but are left out because the like is trained on.
         dropped: Records that are not trained on because they repeat others that are.
+        remark: What is worth knowing about what is held out, as a sentence for the plan; None for nothing.
     """
 
     train: TokenStream
@@ -186,6 +190,7 @@ class Split:
     reason: str | None = None
     excluded: int = 0
     dropped: int = 0
+    remark: str | None = None
 
 
 def split_records(
@@ -208,9 +213,11 @@ def split_records(
         progress: Told the bytes of text done and in all.
     """
     if validation is None:
-        return hold_out(text, holdout, groups=find_groups([records], progress=progress), dedup=dedup)
+        groups = find_groups([records], refused=[text.refused], progress=progress)
+        return hold_out(text, holdout, groups=groups, dedup=dedup)
     measured, measured_text = validation
-    groups = find_groups([records, measured], progress=progress)
+    refused = [text.refused, measured_text.refused]
+    groups = find_groups([records, measured], refused=refused, progress=progress)
     return hold_out_file(text, measured_text, groups, dedup=dedup)
 
 
@@ -291,7 +298,7 @@ def hold_out_file(
         labels=groups.labels[count:],
         repeats=groups.repeat_numbers[count:],
     )
-    kept = ~overlapping_training(groups, np.arange(len(groups.labels)) < count)[count:]
+    kept = ~_repeating_training(groups, np.arange(len(groups.labels)) < count)[count:]
     excluded = int((~kept).sum())
     remaining = held_out.select(kept)
     if len(remaining) < 2:
@@ -313,7 +320,8 @@ def _split(text: TokenisedText, everything: TokenStream, groups: DuplicateGroups
         measured = everything.select(held_out & ~left_out)
         enough = max(2, _LEAST_OF_THE_REST * (1 - fraction) * len(everything))
         if len(train) >= enough and len(measured) >= 2:
-            return Split(train, measured, "records", excluded=int(left_out.sum()))
+            remark = _of_untrained_tasks(measured)
+            return Split(train, measured, "records", excluded=int(left_out.sum()), remark=remark)
     few = (
         "too little would be left to train on" if held_out.any() else f"the text has only {_records(groups)}"
     )
@@ -361,14 +369,39 @@ def _chosen_groups(text: TokenisedText, groups: DuplicateGroups, fraction: float
     return chosen
 
 
+def _of_untrained_tasks(measured: TokenStream) -> str | None:
+    """What to say where a group is held out whose records differ: it may be all there are of a task."""
+    different = _first_of_group(measured.repeat_numbers)
+    most = int(np.unique(measured.labels[different], return_counts=True)[1].max())
+    if most < _MANY_DIFFERENT:
+        return None
+    return (
+        f"{most:,} of the held-out records have much of their text in common, such as an instruction, and no"
+        " record that has it too is trained on; to train on some of them, hold out a file of your own"
+        " (--validation FILE)"
+    )
+
+
 def overlapping_training(groups: DuplicateGroups, trained: Mask) -> Mask:
     """Which records have the like among those of a mask, (R,): in their group, or as a longer neighbour."""
-    seen = np.zeros(groups.count, bool)
-    seen[groups.labels[trained]] = True
+    found = np.zeros(len(trained), bool)
+    found[groups.labels[trained]] = True
+    return (found[groups.labels] | _near_training(groups, groups.labels, trained)) & ~trained
+
+
+def _repeating_training(groups: DuplicateGroups, trained: Mask) -> Mask:
+    """As `overlapping_training`; of conversations, those that give an answer which one of the mask gives."""
+    if groups.givers is None:
+        return overlapping_training(groups, trained)
+    return (trained[groups.givers] | _near_training(groups, groups.repeat_numbers, trained)) & ~trained
+
+
+def _near_training(groups: DuplicateGroups, numbers: Numbers, trained: Mask) -> Mask:
+    """Which records, or others of the same number, are too short for a group and stand in one of a mask."""
     records, others = groups.neighbours.T
-    near = np.zeros(groups.count, bool)
-    near[groups.labels[records[trained[others]]]] = True
-    return (seen | near)[groups.labels] & ~trained
+    near = np.zeros(len(trained), bool)
+    near[numbers[records[trained[others]]]] = True
+    return near[numbers]
 
 
 def _deduplicated(split: Split, dedup: Dedup) -> Split:

@@ -27,6 +27,7 @@ _SAMPLE_ROWS = 1000
 _HEAD_CHARACTERS = 1 << 20  # of the rows by which a delimiter is chosen
 _LISTED, _LISTED_CHARACTERS = 8, 40  # columns named in a message
 _NO_DELIMITER = "\x1f"  # for a table of one column: a character of no text
+_ESCAPED_QUOTE = r"\""
 _NAMELESS = "text"
 _JSON_SPACE = " \t\n\r\ufeff"
 _JSON_CHUNK = 1 << 16  # characters
@@ -35,6 +36,7 @@ _NAME = re.compile(r'[\s{,]*("(?:[^"\\]|\\.)*")\s*:\s*')  # in a JSON object, up
 _LIST_OF_OBJECTS = re.compile(r"\[\s*\{")
 _LONGEST_SIGN = 12  # characters of JSON that mean nothing unless they are complete: \ud83d\ude00
 _SENTENCE = re.compile(r"\w\W+\w+\W+\w.*[.!?…;:。！？]['\"»”’)]*\s*$|(\w+\W+){6}\w", re.DOTALL)
+_BACKSLASH = re.compile(r"\\([\"\\])?")  # and the quote or backslash that it escapes
 _FIELD_LIMIT = 32_000_000  # characters; a quote left open swallows at most this much before it is noticed
 _PARQUET_BATCH_ROWS = 1024
 
@@ -48,7 +50,7 @@ class Fault(StrEnum):
     MISSING_COLUMN = "missing column"
     TOO_MANY_FIELDS = "more fields than columns"
     UNCLOSED_QUOTE = "unclosed quote"
-    STRAY_QUOTE = "quote inside a quoted field"
+    STRAY_QUOTE = "quote inside a quoted field that is not written twice"
     TOO_LONG = "field longer than 32 million characters"
     BROKEN_JSON = "broken JSON"
     NAME_TWICE = "the same name twice in an object"
@@ -58,11 +60,13 @@ class Fault(StrEnum):
     NOT_PAIRS = "a history that is not a list of pairs"
     TOOLS = "tools or calls of tools"
     REASONING = "reasoning beside an answer"
+    MEDIA = "images, audio or video"
     WEIGHT = "a weight other than 0 and 1"
     UNKNOWN_ROLE = "a role that is not system, user or assistant"
     ROLES = "roles out of order (user and assistant must take turns)"
     NO_ANSWER = "no answer to train on"
     EMPTY_ANSWER = "an empty answer"
+    NOT_ENCODED = "cannot be encoded"
 
 
 class Row(NamedTuple):
@@ -93,6 +97,19 @@ class ColumnSample(NamedTuple):
     is_common: bool = True
 
 
+class _Style(NamedTuple):
+    """How a CSV is written where it differs from the standard.
+
+    Attributes:
+        skips_spaces: Whether spaces after a delimiter are no text.
+        escapes: Whether quotes in a quoted field are escaped with a backslash.
+    """
+
+    skips_spaces: bool = False
+    escapes: bool = False
+
+
+_PLAIN = _Style()
 _Fields = tuple[int, list[str], Fault | None]  # number of the row's first line, its fields, or its fault
 Record = tuple[int, dict[str, Any], Fault | None]  # number of the row, its values by name, or its fault
 
@@ -159,6 +176,8 @@ class SeparatedTable:
             self._delimiter = said[1]
         else:
             self._delimiter = "\t" if tabs else self._find_delimiter(head)
+        delimiter = self._delimiter or _NO_DELIMITER
+        self._style = _PLAIN if self._by_line else _style_of(head, delimiter, layout.quoting)
         rows = self._fields(head)
         self._names, self._first_row = self._header(rows), head[self._skipped_lines :][:1]
         sample = [fields for _, fields, fault in rows if fault is None and fields]
@@ -167,6 +186,14 @@ class SeparatedTable:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What was taken for granted and may be otherwise, a sentence each."""
+        escapes = "quotes inside its quoted fields are escaped with backslashes, which are not read as text"
+        return (
+            *self._doubts(),
+            *([f"{escapes} (--quoting standard reads them)"] if self._style.escapes else ()),
+        )
+
+    def _doubts(self) -> tuple[str, ...]:
+        """Whether the names are a record, or the columns are not found."""
         listed = list_names(self._names)
         if self._layout.header and looks_like_record(self._names, self._first_texts()):
             return (f"the first row names the columns ({listed}) and looks like a record: if it is one,"
@@ -207,7 +234,8 @@ class SeparatedTable:
         """Every row with its texts by column, in order; blank lines are no rows."""
         width = len(self._names)
         for number, fields, fault in self._body():
-            if fault is None and any(fields[width:]):
+            is_cut = any(fields[width:]) or self._may_be_cut(len(fields) - width, width - 1)
+            if fault is None and is_cut:
                 fault = Fault.TOO_MANY_FIELDS
             if fields or fault is not None:
                 yield number, dict(zip(self._names, fields, strict=False)) if fault is None else {}, fault
@@ -235,8 +263,12 @@ class SeparatedTable:
 
     def _find_delimiter(self, head: list[str]) -> str | None:
         def parse(delimiter: str) -> list[list[str]]:
-            rows = _csv_rows(iter(head), delimiter, self._layout.quoting)
-            return [fields for _, fields, fault in rows if fault is None and fields]
+            quoting = self._layout.quoting
+            style = _style_of(head, delimiter, quoting)
+            rows = _usable(_csv_rows(iter(head), delimiter, quoting, style))
+            if style.skips_spaces and rows:  # by their spaces, names are told from a sentence
+                rows[:1] = _usable(_csv_rows(iter(head), delimiter, quoting))[:1]
+            return rows
 
         return choose_delimiter(parse, "".join(head))
 
@@ -256,13 +288,13 @@ class SeparatedTable:
         for _ in range(self._skipped_lines):
             next(lines, None)
         if self._delimiter is None:
-            rows = _single_fields(lines, self._layout.quoting)
+            rows = _single_fields(lines, self._layout.quoting, self._style)
         elif self._layout.quoting == "none":
             rows = _unquoted_rows(lines, self._delimiter)
         elif self._by_line:
             rows = _balanced_rows(lines, self._delimiter)
         else:
-            rows = _csv_rows(lines, self._delimiter, self._layout.quoting)
+            rows = _csv_rows(lines, self._delimiter, self._layout.quoting, self._style)
         return ((number + self._skipped_lines, fields, fault) for number, fields, fault in rows)
 
 
@@ -304,6 +336,35 @@ def list_names(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
+def _style_of(head: Sequence[str], delimiter: str, quoting: str) -> _Style:
+    """How the first rows are written, where that tells; the standard way where it was asked for."""
+    if quoting != "auto":
+        return _PLAIN
+    style = _Style(skips_spaces=_has_spaced_quotes("".join(head), delimiter))
+    if any(_ESCAPED_QUOTE in line for line in head):
+        escaping = style._replace(escapes=True)
+        faults = _faults(head, delimiter, escaping)
+        if faults <= 1 and faults < _faults(head, delimiter, style):  # the last row may go on after the head
+            return escaping
+    return style
+
+
+def _has_spaced_quotes(text: str, delimiter: str) -> bool:
+    """Whether spaces stand before every quoted field but those at the start of a line."""
+    delimiter = re.escape(delimiter)
+    spaces = re.findall(rf"{delimiter}( *)\"", text)
+    fields = re.findall(rf"{delimiter} +\"(?:[^\"]|\"\")*+\"(?={delimiter}|$)", text, re.MULTILINE)
+    return bool(spaces) and all(spaces) and len(fields) >= max(1, len(spaces) - 1)
+
+
+def _faults(head: Sequence[str], delimiter: str, style: _Style) -> int:
+    return sum(fault is not None for _, _, fault in _csv_rows(iter(head), delimiter, "auto", style))
+
+
+def _usable(rows: Iterable[_Fields]) -> list[list[str]]:
+    return [fields for _, fields, fault in rows if fault is None and fields]
+
+
 def _padding(rows: Sequence[Sequence[str]], width: int) -> int:
     """Empty fields that every row has after the last column; 0 where they differ."""
     extras = {len(row) - width for row in rows}
@@ -317,13 +378,13 @@ def _unquoted_rows(lines: Iterator[str], delimiter: str) -> Iterator[_Fields]:
         yield number, text.split(delimiter) if text else [], None
 
 
-def _single_fields(lines: Iterator[str], quoting: str) -> Iterator[_Fields]:
+def _single_fields(lines: Iterator[str], quoting: str, style: _Style) -> Iterator[_Fields]:
     """The rows of a table of one column: nothing separates, so nothing can be cut."""
     if quoting == "none":
         yield from _unquoted_rows(lines, _NO_DELIMITER)
         return
     source = _Lines(lines)
-    for number, fields, fault in _csv_rows(source, _NO_DELIMITER, quoting):
+    for number, fields, fault in _csv_rows(source, _NO_DELIMITER, quoting, style):
         if fault is Fault.STRAY_QUOTE:  # a text that begins with a quotation
             yield number, [source.row_text], None
         else:
@@ -368,18 +429,31 @@ def _lines_of_row(source: "_Lines", first: str, delimiter: str, width: int) -> I
         yield line
 
 
-def _reader(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
+def _reader(lines: Iterator[str], delimiter: str, style: _Style = _PLAIN) -> Iterator[list[str]]:
     """Rows with quoted fields, as long as ours may be: the library's own limit is far lower."""
     csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
-    return csv.reader(lines, delimiter=delimiter, strict=True)
+    return csv.reader(
+        map(_with_backslashes_kept, lines) if style.escapes else lines,
+        delimiter=delimiter,
+        escapechar="\\" if style.escapes else None,
+        skipinitialspace=style.skips_spaces,
+        strict=True,
+    )
 
 
-def _csv_rows(lines: Iterator[str], delimiter: str, quoting: str) -> Iterator[_Fields]:
+def _with_backslashes_kept(line: str) -> str:
+    """A line to be read with backslashes as escapes: those that escape nothing are text."""
+    return _BACKSLASH.sub(lambda found: found[0] if found[1] else r"\\", line)
+
+
+def _csv_rows(
+    lines: Iterator[str], delimiter: str, quoting: str, style: _Style = _PLAIN
+) -> Iterator[_Fields]:
     if quoting == "none":
         yield from _unquoted_rows(lines, delimiter)
         return
     source = lines if isinstance(lines, _Lines) else _Lines(lines)
-    reader = _reader(source, delimiter)
+    reader = _reader(source, delimiter, style)
     while True:
         source.begin_row()
         try:
@@ -390,7 +464,7 @@ def _csv_rows(lines: Iterator[str], delimiter: str, quoting: str) -> Iterator[_F
             fault = _quoting_fault(error, source)
             source.give_back_all_but_first()
             yield source.first_number, [], fault
-            reader = _reader(source, delimiter)
+            reader = _reader(source, delimiter, style)
         else:
             yield source.first_number, fields, None
 

@@ -29,7 +29,7 @@ from conjure.core.text import valid_utf8
 from conjure.errors import DataError, StoreError
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.chat.encoding import ANSWER, ConversationEncoder, EncodedChat, encode_record
-from conjure.lm.text.chat.formats import ChatFormat, Message
+from conjure.lm.text.chat.formats import ChatFormat, Conversation, Message
 from conjure.lm.text.near_duplicates import DuplicateGroups, GroupBuilder
 from conjure.lm.text.records import BadRows, Piece, RecordSet
 from conjure.lm.text.repeated_answers import AnswerComparison
@@ -37,15 +37,18 @@ from conjure.lm.text.sources import Source
 from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
 
-_FORMAT = 6  # of the folder; a change here makes every older folder unused
-_GROUPS_FORMAT = 3  # likewise, of the groups
+_FORMAT = 7  # of the folder; a change here makes every older folder unused
+_GROUPS_FORMAT = 4  # likewise, of the groups
 _BATCH_CHARACTERS = 1 << 20  # encoded at a time: enough for all cores, little enough for any memory
 _HISTOGRAM_BINS = 12
 _FEW_BYTES = 1.5  # a token, on average: for a script that was learned it is 3 to 5
 _FOREIGN = 0.8  # characters a byte, at most, where most letters are not ASCII
+_MOST_REASONS = 5  # told of conversations that cannot be encoded
 
 _Kept = TypeVar("_Kept")
-Progress = Callable[[int, int], None]  # bytes of text done, bytes in the files
+# Bytes of text done and bytes in the files; compressed ones have less than there is of text. Once all has
+# been read, both are the same.
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,7 @@ class TokenisedText:
         size_bytes: Bytes of text in the records, as UTF-8.
         characters: Characters of text in the records.
         bad_rows: Rows left out, by reason.
+        refused: Numbers of the conversations that are left out because they cannot be encoded.
         written_special: How often each special token is written out in the text.
         allow_special: Whether those were taken for the tokens.
         altered: Records that the tokenizer does not give back exactly.
@@ -165,6 +169,7 @@ class TokenisedText:
         self.written_special: dict[str, int] = meta["written_special"]
         self.allow_special: bool = meta["allow_special"]
         self.bad_rows = [BadRows(Fault(bad["fault"]), **_without(bad, "fault")) for bad in meta["bad_rows"]]
+        self.refused = frozenset[int](meta["refused"])
 
     def record(self, index: int) -> npt.NDArray[Any]:
         """The ids of one record, its end-of-text token included."""
@@ -246,12 +251,18 @@ def tokenise(
 
 
 def find_groups(
-    sources: Sequence[RecordSet], *, cache: Path | None = None, progress: Progress | None = None
+    sources: Sequence[RecordSet],
+    *,
+    refused: Sequence[frozenset[int]] = (),
+    cache: Path | None = None,
+    progress: Progress | None = None,
 ) -> DuplicateGroups:
     """Which records of some texts together say the same, found now or at an earlier time.
 
     Args:
         sources: The texts; their records are numbered one after the other.
+        refused: For each text, the numbers of the records to leave out (`TokenisedText.refused`); by default
+            none.
         cache: As for `tokenise`.
         progress: Called with the bytes of text done and the bytes in the files, while they are read.
 
@@ -259,47 +270,59 @@ def find_groups(
         DataError: There is not one usable record, or a file cannot be read.
         StoreError: The groups cannot be kept: the disk is full, or the folder not writable.
     """
-    key = sha256_bytes(f"groups {_GROUPS_FORMAT} {[records.digest for records in sources]}".encode())[:32]
+    facts = f"groups {_GROUPS_FORMAT} {[records.digest for records in sources]}"
+    facts += f" without {[sorted(numbers) for numbers in refused]}" if any(refused) else ""
+    key = sha256_bytes(facts.encode())[:32]
 
     def write(folder: Path) -> None:
-        groups = _group(sources, progress)
+        groups = _group(sources, refused or [frozenset[int]()] * len(sources), progress)
         _write_synced(folder / "labels", groups.labels.astype("<i8").tobytes())
         _write_synced(folder / "neighbours", groups.neighbours.astype("<i8").tobytes())
-        if groups.repeats is not None:
+        if groups.repeats is not None and groups.givers is not None:
             _write_synced(folder / "repeats", groups.repeats.astype("<i8").tobytes())
+            _write_synced(folder / "givers", groups.givers.astype("<i8").tobytes())
         counts = {"count": groups.count, "largest": groups.largest, "distinct": groups.distinct}
         meta = {"records": len(groups.labels), "neighbours": len(groups.neighbours), **counts}
-        meta["repeats"] = groups.repeats is not None
+        meta["are_chats"] = groups.repeats is not None
         _write_synced(folder / "groups.json", json.dumps(meta).encode())
 
     return _made_once(cache, key, _read_groups, write)
 
 
-def _group(sources: Sequence[RecordSet], progress: Progress | None) -> DuplicateGroups:
+def _group(
+    sources: Sequence[RecordSet], refused: Sequence[frozenset[int]], progress: Progress | None
+) -> DuplicateGroups:
     builder, answers = GroupBuilder(), AnswerComparison()
     done, total = 0, sum(records.size_bytes for records in sources)
-    for records in sources:
-        for batch in _batches(records.pieces()):
+    for records, numbers in zip(sources, refused, strict=True):
+        for batch in _batches(records.pieces(without=numbers)):
+            if progress is not None:
+                progress(done, total)
             for piece in batch:
                 builder.add(piece.text, ends_record=piece.ends_record)
             answers.add([piece.conversation for piece in batch if piece.conversation is not None])
             done += sum(len(piece.text) for piece in batch)
-            if progress is not None:
-                progress(min(done, total), total)
+    if progress is not None:
+        total = max(total, done)
+        progress(total, total)  # what takes time from here on cannot be told in bytes
     groups = builder.build()
-    are_chats = any(records.chat_formats for records in sources)
-    return replace(groups, repeats=answers.build(groups.labels)) if are_chats else groups
+    if not any(records.chat_formats for records in sources):
+        return groups
+    found = answers.build(groups.labels)
+    return replace(groups, repeats=found.numbers, givers=found.givers)
 
 
 def _read_groups(folder: Path) -> DuplicateGroups:
     meta = json.loads((folder / "groups.json").read_text(encoding="utf-8"))
+    count, are_chats = meta["records"], meta["are_chats"]
     return DuplicateGroups(
-        labels=_mapped(folder / "labels", np.dtype("<i8"), meta["records"]),
+        labels=_mapped(folder / "labels", np.dtype("<i8"), count),
         count=meta["count"],
         largest=meta["largest"],
         distinct=meta["distinct"],
         neighbours=_mapped(folder / "neighbours", np.dtype("<i8"), 2 * meta["neighbours"]).reshape(-1, 2),
-        repeats=_mapped(folder / "repeats", np.dtype("<i8"), meta["records"]) if meta["repeats"] else None,
+        repeats=_mapped(folder / "repeats", np.dtype("<i8"), count) if are_chats else None,
+        givers=_mapped(folder / "givers", np.dtype("<i8"), count) if are_chats else None,
     )
 
 
@@ -426,7 +449,9 @@ class _Writer:
         chat: ConversationEncoder | None = None,
     ) -> None:
         self._folder = folder
-        self._chat, self._refused = chat, list[tuple[str, str]]()
+        self._chat = chat
+        self._refused: list[int] = []  # numbers of conversations
+        self._reasons: dict[str, BadRows] = {}  # why they cannot be encoded
         self._tokenizer = tokenizer
         self._end_of_text, self._allow_special = end_of_text, allow_special
         self._written_special: Counter[str] = Counter()
@@ -449,12 +474,14 @@ class _Writer:
                 else:
                     self._write_conversations(batch, self._chat, (ids, ends, hashes, kinds))
                 if progress is not None:
-                    progress(min(self._size_bytes, total), total)
+                    progress(self._size_bytes, total)
             for file in (ids, ends, hashes, kinds):
                 file.flush()
                 os.fsync(file.fileno())
-        self._refuse_conversations()
+        if self._refused and not self._records:
+            raise self._nothing_encoded(records)
         if progress is not None:
+            total = max(total, self._size_bytes)
             progress(total, total)
         meta = {
             "dtype": self._dtype.str,
@@ -468,7 +495,8 @@ class _Writer:
             "characters": self._characters,
             "written_special": self._written_special,
             "allow_special": self._allow_special,
-            "bad_rows": [asdict(bad) for bad in records.bad_rows.values()],
+            "bad_rows": [asdict(bad) for bad in (*records.bad_rows.values(), *self._reasons.values())],
+            "refused": self._refused,
             **({"chat": True} if self._chat is not None else {}),
         }
         _write_synced(self._folder / "text.json", json.dumps(meta).encode())
@@ -521,7 +549,7 @@ class _Writer:
             try:
                 encoded = encode_record(chat, piece.conversation)
             except DataError as error:
-                self._refused.append((piece.conversation.where, str(error)))
+                self._leave_out(piece.conversation, error)
                 continue
             written.append(messages)
             for message in messages:
@@ -548,13 +576,20 @@ class _Writer:
         )
         return sum(any(list(islice(is_altered, len(messages)))) for messages in conversations)
 
-    def _refuse_conversations(self) -> None:
-        if not self._refused:
-            return
-        _, reason = self._refused[0]
-        more = len(self._refused) - 1
-        others = f"; {more:,} more cannot be used either, the next is {self._refused[1][0]}" if more else ""
-        raise DataError(f"{reason}{others}", hint="change these records, or leave them out")
+    def _leave_out(self, conversation: Conversation, error: DataError) -> None:
+        """Count a conversation that cannot be encoded, by the reason."""
+        reason = str(error).removeprefix(f"{conversation.where}: ")
+        if reason not in self._reasons and len(self._reasons) >= _MOST_REASONS:
+            reason = ""
+        first = BadRows(Fault.NOT_ENCODED, 0, conversation.source_index, conversation.number, reason)
+        self._reasons.setdefault(reason, first).count += 1
+        self._refused.append(self._records + len(self._refused))
+
+    def _nothing_encoded(self, records: RecordSet) -> DataError:
+        faults = "; ".join(map(records.describe, self._reasons.values()))
+        return DataError(
+            f"no conversation can be used: {faults}", hint="change these records, or use another model"
+        )
 
 
 def _new_hash() -> hashlib.blake2b:

@@ -82,6 +82,7 @@ class Plan:
         dropout: On each branch, that of the model if none was asked for.
         mask_records: Whether attention is kept within each record.
         validation_notes: Of a file to measure on: rows left out, what is worth knowing, a sentence each.
+        held_out_remark: What is worth knowing about what is measured on, a sentence; None for nothing.
     """
 
     model: str
@@ -116,6 +117,7 @@ class Plan:
     dropout: float = 0.0
     mask_records: bool = False
     validation_notes: tuple[str, ...] = ()
+    held_out_remark: str | None = None
 
     @property
     def steps_per_epoch(self) -> int:

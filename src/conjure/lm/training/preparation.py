@@ -205,7 +205,7 @@ def prepare(
         progress=progress,
     )
     text = encode(records)
-    facts = describe(records, text, find_groups([records], progress=progress))
+    facts = describe(records, text, find_groups([records], refused=[text.refused], progress=progress))
     measured = (validation, encode(validation)) if validation is not None else None
     split = split_records(
         records,
@@ -374,6 +374,7 @@ def _plan(
         held_out_excluded=split.excluded,
         held_out_method=split.method,
         held_out_reason=split.reason,
+        held_out_remark=split.remark,
         block_size=blocks.block_size,
         blocks=len(blocks),
         batch_size=batch_size,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from conjure.cli.language_model.chat import Chat, _answer, _messages
+from conjure.cli.language_model import chat
+from conjure.cli.language_model.chat import Chat, _answer, _answer_typed, _lines, _typed
 from conjure.errors import ContextLengthError, DataError
 from conjure.lm.checkpoints.model_resolver import ModelSource
 from conjure.lm.generation.engine_loading import LoadedEngine
@@ -135,9 +136,8 @@ def test_a_message_that_the_template_refuses_is_not_remembered(engine, tmp_path_
     assert refusing.messages == [Message("user", "One?")]
 
 
-def test_messages_that_are_not_utf8_are_one_sentence(monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("Where?\r\n\nö\n".encode() + b"a\xff\n")))
-    messages = _messages()
+def test_messages_that_are_not_utf8_are_one_sentence():
+    messages = _lines(io.BytesIO("\ufeffWhere?\r\n\nö\n".encode() + b"a\xff\n"))
     assert [next(messages), next(messages)] == ["Where?", "ö"]
     with pytest.raises(DataError, match="not UTF-8 text: byte 2 of line 4 cannot be read"):
         next(messages)
@@ -146,9 +146,78 @@ def test_messages_that_are_not_utf8_are_one_sentence(monkeypatch):
 @pytest.mark.parametrize("stdout_is_terminal", [True, False])
 def test_no_prompt_is_in_a_file_with_the_answers(monkeypatch, capsys, stdout_is_terminal):
     prompts = []
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdout.isatty", lambda: stdout_is_terminal)
     monkeypatch.setattr("builtins.input", lambda prompt="": prompts.append(prompt) or "Where?")
-    assert next(_messages()) == "Where?"
+    assert next(_typed()) == "Where?"
     on_stdout, on_stderr = ("> ", "") if stdout_is_terminal else ("", "> ")
     assert (prompts, capsys.readouterr().err) == ([on_stdout], on_stderr)
+
+
+def test_what_is_left_out_once_is_not_tried_again(talk, engine, encoder, monkeypatch):
+    asked, prompt = [], encoder.prompt
+    monkeypatch.setattr(
+        encoder, "prompt", lambda messages, **given: asked.append(len(messages)) or prompt(messages, **given)
+    )
+    for question in ("One?", "Two?", "Three?"):
+        list(talk.answer(question))
+    engine.context_length = len(prompt([*talk.messages[4:], Message("user", "Four?")])) + 20
+    list(talk.answer("Four?"))
+    assert asked[3:] == [7, 5, 3]
+    list(talk.answer("Five?"))
+    assert asked[6:] == [5, 3]
+    assert talk.left_out == 6
+    talk.reset()
+    list(talk.answer("Six?"))
+    assert asked[8:] == [1]
+    assert talk.left_out == 0
+
+
+def test_what_a_refused_message_would_leave_out_is_kept(talk, engine, encoder):
+    list(talk.answer("One?"))
+    engine.context_length = len(encoder.prompt([*talk.messages, Message("user", "Two?")])) + 20
+    with pytest.raises(ContextLengthError):
+        list(talk.answer("word " * 500))
+    assert talk.left_out == 2
+    list(talk.answer("Two?"))
+    assert talk.left_out == 0
+
+
+def interrupted(_, message):
+    yield "the "
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def piped(monkeypatch, talk, tokenizer, engine):
+    """Chats with these bytes on standard input, which is no terminal."""
+
+    def run(data):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        monkeypatch.setattr(
+            chat, "load_engine", lambda *_, **__: LoadedEngine(engine, tokenizer, SOURCE, "float32")
+        )
+        settings = {"model": "it", "adapter": None, "precision": "float32", "day": date(2026, 3, 1)}
+        return chat.chat(talk.request, **settings)
+
+    return run
+
+
+def test_an_interrupt_ends_a_chat_whose_messages_are_not_typed(piped, talk, monkeypatch, capsys):
+    assert piped(b"Where?\nWhy?\n") == 0
+    assert capsys.readouterr().out == "the cat sat\n" * 2
+    monkeypatch.setattr(Chat, "answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        piped(b"Where?\nWhy?\n")
+    assert capsys.readouterr().out == "the "
+    _answer_typed(talk, "Where?")  # who types goes on
+    assert capsys.readouterr().out == "the \n"
+
+
+def test_a_message_without_an_answer_ends_a_chat_whose_messages_are_not_typed(piped, engine, talk, capsys):
+    long = "word " * 500
+    engine.context_length = 100
+    with pytest.raises(ContextLengthError):
+        piped(f"Where?\n{long}\nWhy?\n".encode())
+    assert capsys.readouterr().out == "the cat sat\n"
+    _answer_typed(talk, long)
+    assert "the model's context is 100; /reset starts over." in capsys.readouterr().err

@@ -11,7 +11,7 @@ from conjure.lm.text.chat.formats import Conversation, Message
 from conjure.lm.text.near_duplicates import group_records
 from conjure.lm.text.records import read_records
 from conjure.lm.text.repeated_answers import AnswerComparison
-from conjure.lm.text.split import hold_out
+from conjure.lm.text.split import hold_out, hold_out_file
 from conjure.lm.text.token_cache import find_groups, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 from support.chats import FAMILIES, chat_folder
@@ -36,7 +36,7 @@ def kept(chats):
     comparison = AnswerComparison()
     for start in range(0, len(chats), 7):
         comparison.add(chats[start : start + 7])
-    return np.unique(comparison.build(groups.labels), return_index=True)[1].tolist(), groups
+    return np.unique(comparison.build(groups.labels).numbers, return_index=True)[1].tolist(), groups
 
 
 def test_tasks_with_short_answers_are_one_group_each_and_kept_whole():
@@ -130,3 +130,62 @@ def hold_out_of(path, tokenizer, folder, dedup):
 
 def is_trained_on(split, number):
     return number in split.train.repeats.tolist()
+
+
+@pytest.fixture
+def tokens_of(tmp_path):
+    """Records and tokens of conversations, each a list of what is said in turn."""
+    tokenizer = Tokenizer.from_folder(chat_folder(tmp_path, FAMILIES["chatml"]))
+
+    def make(chats, name="chat.jsonl"):
+        roles = ("user", "assistant")
+        rows = [
+            {"messages": [{"role": roles[n % 2], "content": text} for n, text in enumerate(turns)]}
+            for turns in chats
+        ]
+        (tmp_path / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        records = read_records([tmp_path / name])
+        encoder = conversation_encoder(records.chat_formats, tokenizer, model="it")
+        return records, tokenise(records, tokenizer, cache=tmp_path / "cache", chat=encoder)
+
+    return make
+
+
+def of_tasks(tasks, count):
+    return [[f"{tasks[n % len(tasks)]} {words(10)}", ("yes", "no")[n % 3 == 0]] for n in range(count)]
+
+
+def test_a_file_to_measure_on_may_be_of_the_tasks_that_are_trained_on(tokens_of, tmp_path):
+    tasks = [words(40) for _ in range(10)]
+    trained, new = of_tasks(tasks, 400), of_tasks(tasks, 50)
+    trained.append([words(20), words(20)])
+    known = [
+        [trained[5][0].upper(), f"{trained[5][1]}!"],  # the same in other letters
+        [*trained[-1], words(10), words(20)],  # goes on from a conversation that is trained on
+    ]
+    sets = tokens_of(trained), tokens_of([*new, *known], "valid.jsonl")
+    for _ in range(2):  # made, and read from the cache
+        groups = find_groups([records for records, _ in sets], cache=tmp_path / "cache")
+        assert groups.count == 11
+        split = hold_out_file(sets[0][1], sets[1][1], groups)
+        assert (split.method, split.excluded, split.heldout.records) == ("file", len(known), len(new))
+
+
+def test_a_short_conversation_that_stands_in_one_trained_on_is_not_measured_on(tokens_of, tmp_path):
+    short = [["Why so early?", "It is late."], ["Why is it so?", "Nobody can say."]]
+    trained = [[words(20), words(20)] for _ in range(9)]
+    sets = tokens_of([*trained, [*short[0], words(20), words(20)]]), tokens_of(short * 2, "valid.jsonl")
+    groups = find_groups([records for records, _ in sets], cache=tmp_path / "cache")
+    split = hold_out_file(sets[0][1], sets[1][1], groups)
+    assert (split.excluded, split.heldout.records) == (2, 2)
+
+
+def test_a_task_that_is_held_out_as_a_whole_is_told(tokens_of, tmp_path):
+    def held_out(chats):
+        records, text = tokens_of(chats)
+        return hold_out(text, groups=find_groups([records], cache=tmp_path / "cache"))
+
+    split = held_out(of_tasks([words(40) for _ in range(10)], 500))
+    assert (split.heldout.groups, split.heldout.records) == (1, 50)
+    assert split.remark.startswith("50 of the held-out records have much of their text in common")
+    assert held_out([[words(20), words(20)] for _ in range(100)]).remark is None

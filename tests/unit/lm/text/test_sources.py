@@ -196,13 +196,49 @@ def test_a_pipe_is_refused_not_waited_for(here):
 
 
 @pytest.mark.parametrize(
-    ("name", "fix"), [("a.csv.zip", "unzip a.csv.zip"), ("b c.csv.xz", "unxz 'b c.csv.xz'")]
+    ("name", "fix"),
+    [
+        ("a.csv.zip", "unzip a.csv.zip"),
+        ("b c.csv.xz", "unxz 'b c.csv.xz'"),
+        ("a.tar.gz", "tar xf a.tar.gz"),
+        ("A.TAR.XZ", "tar xf A.TAR.XZ"),
+        ("a.tgz", "tar xf a.tgz"),
+        ("a.tar", "tar xf a.tar"),
+    ],
 )
 def test_an_archive_is_answered_with_what_opens_it(here, name, fix):
     (here / name).write_bytes(b"PK")
     with pytest.raises(UsageError, match="is an archive") as caught:
         find_sources([name])
     assert caught.value.fix == fix
+
+
+@pytest.mark.parametrize("name", ["jokes.xlsx", "Jokes.ODS"])
+def test_a_spreadsheet_is_to_be_saved_as_csv(here, name):
+    (here / name).write_bytes(b"PK\x03\x04")
+    with pytest.raises(UsageError, match=f"{name} is a spreadsheet, which cannot be read") as caught:
+        find_sources([name])
+    assert (caught.value.fix, caught.value.hint) == (None, "save it as CSV")
+
+
+@pytest.mark.parametrize(
+    ("content", "is_text"),
+    [
+        (b"PK\x03\x04", False),
+        (b"%PDF-1.7", False),
+        (b"\x7fELF\0", False),
+        (gzip.compress(b"a\0b"), False),
+        (gzip.compress(b"plain"), True),
+        ("café".encode("utf-16"), True),
+        (b"caf\xe9", True),
+        (b"", True),
+    ],
+)
+def test_only_what_may_be_text_is_said_to_be_readable_as_text(here, content, is_text):
+    (here / "notes.doc").write_bytes(content)
+    with pytest.raises(UsageError, match=r"notes\.doc has no supported file type") as caught:
+        find_sources(["notes.doc"])
+    assert caught.value.fix == ("format='txt'" if is_text else None)
 
 
 def test_compressed_files_and_other_endings_are_known(here):

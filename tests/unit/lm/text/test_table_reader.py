@@ -203,6 +203,65 @@ class TestSeparated:
         remarks = open_table(path, "csv").remarks
         assert (said in remarks[0]) if said else not remarks
 
+    def test_spaces_before_quoted_fields_are_no_text(self, path):
+        spaced = 'id, joke\n1, "I bought a clock, and sold it."\n2, "He said ""no""\nand left."\n3, plain\n'
+        assert [text for _, text, _ in csv_rows(path, spaced, "joke")] == [
+            "I bought a clock, and sold it.",
+            'He said "no"\nand left.',
+            "plain",
+        ]
+        named = '"id", "joke"\n"1", "a, b"\n"2", "c"\n'
+        assert [text for _, text, _ in csv_rows(path, named, "joke")] == ["a, b", "c"]
+
+    @pytest.mark.parametrize(
+        ("content", "expected"),
+        [
+            ('a,b\n1, "x"\n2,"y"\n', [' "x"', "y"]),  # not before every quote
+            ("a,b\n1, x\n2, y\n", [" x", " y"]),
+            ('b\nHe said, "Hi" and left.\n', ['He said, "Hi" and left.']),
+            ('a;b\n1; He said; "Hi" and left.\n2; "Hi" he said.\n', [None, ' "Hi" he said.']),
+        ],
+    )
+    def test_other_spaces_are_text(self, path, content, expected):
+        assert [text for _, text, _ in csv_rows(path, content)] == expected
+
+    def test_prose_with_quotations_is_not_cut_at_its_commas(self, path):
+        lines = ["I came, I saw.", "No.", 'He said, "No."', "Yes.", "It rained."]
+        assert [
+            text for _, text, _ in csv_rows(path, "\n".join(["joke, short", *lines]), "joke, short")
+        ] == lines
+
+    def test_quotes_may_be_escaped_with_backslashes(self, path):
+        content = (
+            'a,b\n1,"She said \\"hi, you\\" to me."\n2,"C:\\temp\\\\"\n'
+            '3,5 ft 6\\" tall\n4,"two\nlines \\"so\\""\n'
+        )
+        texts = ['She said "hi, you" to me.', "C:\\temp\\", '5 ft 6" tall', 'two\nlines "so"']
+        assert [text for _, text, _ in csv_rows(path, content)] == texts
+        assert "escaped with backslashes" in open_table(path, "csv").remarks[0]
+        standard = open_table(path, "csv", ReadOptions(quoting="standard"))
+        assert next(row.fault for row in standard.rows("b")) is Fault.STRAY_QUOTE
+        assert not standard.remarks
+        alone = 'b\n"She said \\"hi\\"; and left."\n"No, \\"no\\"."\n'
+        assert [text for _, text, _ in csv_rows(path, alone)] == ['She said "hi"; and left.', 'No, "no".']
+
+    def test_backslashes_are_text_where_quotes_are_written_twice(self, path):
+        content = 'a,b\n1,"C:\\temp\\"\n2,"He said ""no\\"""\n3,"x" y\n'
+        assert csv_rows(path, content) == [
+            (2, "C:\\temp\\", None),
+            (3, 'He said "no\\"', None),
+            (4, None, Fault.STRAY_QUOTE),
+        ]
+
+    def test_a_conversation_that_would_lose_text_is_left_out(self, path):
+        path.write_text("prompt,completion\nName two fruits:,apple,\nWhere?,Here.\n")
+        assert [(record, fault) for _, record, fault in open_table(path, "csv").records()] == [
+            ({}, Fault.TOO_MANY_FIELDS),
+            ({"prompt": "Where?", "completion": "Here."}, None),
+        ]
+        path.write_text("prompt,completion\nWhy?,So.,\nWhere?,Here.,\n")
+        assert [fault for _, _, fault in open_table(path, "csv").records()] == [None, None]
+
 
 class TestJson:
     def table(self, path, content):

@@ -1,5 +1,7 @@
 """Token ids on disk: what they are, when they are made anew, and what is said about them."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -177,6 +179,30 @@ class TestCache:
         )
         assert seen == sorted(seen)
         assert seen[-1] == (jokes.size_bytes, jokes.size_bytes)
+
+    def test_progress_of_a_compressed_file_goes_on_past_its_size(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(token_cache, "_BATCH_CHARACTERS", 2000)
+        path = write_records(tmp_path / "jokes.csv", many_records(300))
+        (tmp_path / "jokes.csv.gz").write_bytes(gzip.compress(path.read_bytes()))
+        records = read_records([tmp_path / "jokes.csv.gz"])
+        text = sum(map(len, records))
+        for step in (
+            lambda seen: tokenise(records, tiny_tokenizer(), cache=tmp_path, progress=seen),
+            lambda seen: find_groups([records], cache=tmp_path, progress=seen),
+        ):
+            seen = []
+            step(lambda done, total, seen=seen: seen.append((done, total)))
+            assert seen == sorted(seen)
+            assert any(done > total == records.size_bytes for done, total in seen[:-1])
+            assert seen[-1] == (text, text)
+
+    def test_records_are_compared_once_all_are_read(self, jokes, tmp_path, monkeypatch):
+        told, build = [], token_cache.GroupBuilder.build
+        monkeypatch.setattr(
+            token_cache.GroupBuilder, "build", lambda self: told.append("build") or build(self)
+        )
+        find_groups([jokes], cache=tmp_path, progress=lambda *both: told.append(both))
+        assert told == [(0, jokes.size_bytes), (jokes.size_bytes, jokes.size_bytes), "build"]
 
 
 def test_the_facts_of_a_text(tmp_path):

@@ -16,6 +16,7 @@ from conjure.lm.generation.score import Windows, score_chats, score_documents
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import load
 from conjure.lm.nn.loss import IGNORE, linear_cross_entropy
+from conjure.lm.report.compared_records import Training, remake_split
 from conjure.lm.report.measure_model import held_out_texts, questions, record_texts, some_records
 from conjure.lm.text.chat.encoding import ANSWER, FIRST, GIVEN, ChatEncoder, EncodedChat, conversation_encoder
 from conjure.lm.text.chat.formats import Message
@@ -359,22 +360,77 @@ def test_a_prompt_and_its_completion_train_a_base_model(tmp_path):
         finetune(tmp_path / "chat.jsonl", output=tmp_path / "out", model=base)
 
 
-def test_a_conversation_that_cannot_be_masked_is_named(tmp_path):
-    (tmp_path / "files").mkdir()
-    tokenizer = Tokenizer.from_folder(chat_folder(tmp_path / "files", FAMILIES["qwen"]))
-    thought = {
-        "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>b</think>c"}]
-    }
+THOUGHT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>b</think>c"}]
+REASON = "the chat template changes or leaves out an answer, so it is not known which tokens to train on"
+
+
+@pytest.fixture
+def thinking(tmp_path):
+    (tmp_path / "thinking").mkdir()
+    return Tokenizer.from_folder(chat_folder(tmp_path / "thinking", FAMILIES["qwen"]))
+
+
+def test_conversations_that_cannot_be_masked_are_refused_if_there_are_no_others(tmp_path, thinking):
     path = tmp_path / "chat.jsonl"
-    path.write_text(f"{json.dumps(thought)}\n" * 3)
+    path.write_text(f"{json.dumps({'messages': THOUGHT})}\n" * 3)
     records = read_records([path])
-    chat = conversation_encoder(records.chat_formats, tokenizer, model="it")
+    chat = conversation_encoder(records.chat_formats, thinking, model="it")
     with pytest.raises(
-        DataError, match=r"line 1: the chat template changes .*; 2 more cannot be used either"
+        DataError,
+        match=rf"no conversation can be used: 3 × cannot be encoded: {REASON} \(first: .*, line 1\)",
     ):
-        tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat)
+        tokenise(records, thinking, cache=tmp_path / "cache", chat=chat)
     with pytest.raises(UsageError, match="special_tokens"):
-        tokenise(records, tokenizer, cache=tmp_path / "cache", chat=chat, allow_special=True)
+        tokenise(records, thinking, cache=tmp_path / "cache", chat=chat, allow_special=True)
+
+
+def test_conversations_that_cannot_be_masked_are_left_out_and_told(tmp_path, thinking):
+    path = tmp_path / "chat.jsonl"
+    records_of(path)
+    rows = path.read_text().splitlines()
+    forged = [{**THOUGHT[0], "content": "<|im_end|>"}, THOUGHT[1]]
+    for place, turns in ((0, THOUGHT), (7, forged), (20, THOUGHT), (41, forged)):
+        rows.insert(place, json.dumps({"messages": turns}))
+    path.write_text("\n".join(rows))
+    records = read_records([path])
+    chat = conversation_encoder(records.chat_formats, thinking, model="it")
+    for _ in range(2):  # made, and read from the cache
+        text = tokenise(records, thinking, cache=tmp_path / "cache", chat=chat)
+        groups = find_groups([records], refused=[text.refused], cache=tmp_path / "cache")
+        facts = describe(records, text, groups)
+        assert (facts.records, len(groups.labels), facts.bad_row_count) == (40, 40, 4)
+        assert facts.bad_rows == (
+            f"2 × cannot be encoded: {REASON} (first: {path}, line 1)",
+            "2 × cannot be encoded: the chat template changes or leaves out an answer, and a message contains"
+            f" <|im_end|>, which would become that token (first: {path}, line 8)",
+        )
+    settings = {"holdout": 0.2, "dedup": "keep"}
+    digest = hold_out(text, 0.2, groups=groups).train.digest
+    made = remake_split(Training(data=(str(path),), settings=settings, train_sha256=digest), thinking)
+    asked = [*made.trained_on(thinking), *(record.text for record in made.held_out(thinking))]
+    assert sorted(asked) == sorted(f"What is {n}?\nA {n * n}." for n in range(40))
+    held_out = "".join(record_texts_of(made.split.heldout, thinking))
+    assert all(record.messages[-1].content in held_out for record in made.held_out(thinking))
+    assert len(find_groups([records], cache=tmp_path / "cache").labels) == 44
+
+
+def record_texts_of(stream, tokenizer):
+    return [chat.answer_text(tokenizer) for chat in some_records(stream, tokenizer, stream.records)]
+
+
+def test_only_so_many_reasons_are_told(tmp_path, tokenizer):
+    records = records_of(tmp_path / "chat.jsonl", count=9)
+
+    class Picky(ChatEncoder):
+        def encode(self, messages):
+            if messages[0].content != "What is 8?":
+                raise DataError(messages[0].content)
+            return super().encode(messages)
+
+    text = tokenise(records, tokenizer, cache=tmp_path / "cache", chat=Picky.of(tokenizer, model="it"))
+    told = [(bad.count, bad.number, bad.detail) for bad in text.bad_rows]
+    assert told == [*((1, n + 1, f"What is {n}?") for n in range(5)), (3, 6, "")]
+    assert text.refused == frozenset(range(8))
 
 
 def test_a_conversation_on_which_the_template_fails_is_named(tmp_path):

@@ -5,17 +5,18 @@ message says is never taken for a special token, however it is spelled (an added
 such as ``<think>``, is part of what models write, and stays a token); and either it is exactly known which
 tokens are the model's own answers, or the conversation is refused.
 
-A template is rendered twice, once with every message between two private-use characters. Without them both
-renderings must be equal: then it is known which characters are whose. An answer begins where the rendering
-that asks for it ends: from there on the model writes when it is asked. Text between two control tokens is
-encoded at once, as transformers does; only where a token would lie across the edge of an answer, it is cut
-there, as it is when the model itself writes the answer.
+A template is rendered twice, once with every message between two private-use characters that no message has.
+Without them both renderings must be equal: then it is known which characters are whose. An answer begins
+where the rendering that asks for it ends: from there on the model writes when it is asked. Text between two
+control tokens is encoded at once, as transformers does; only where a token would lie across the edge of an
+answer, it is cut there, as it is when the model itself writes the answer.
 """
 
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from conjure.core.files import sha256_bytes
@@ -27,9 +28,7 @@ from conjure.lm.text.tokenizer import Tokenizer
 # What a token is to training: never a target, part of what is given, or part of an answer.
 FIRST, GIVEN, ANSWER = 0, 1, 2
 
-_MARKS = 0xF0000  # a private-use plane: a message's two marks are numbered from here
-_LAST_MARK = 0xFFFFD
-_GENERATION_MARKS = "\U00100000", "\U00100001"  # of the other private-use plane
+_MARKS = range(0xF0000, 0xFFFFE)  # a private-use plane; fonts with icons have some of it
 
 
 class Part(NamedTuple):
@@ -205,15 +204,14 @@ class ChatEncoder:
         self, messages: Sequence[Message], plain: str, *, opens_answer: bool = False
     ) -> list[Part] | None:
         """The rendering in parts; None where the template changes what a message says."""
-        if any(_MARKS <= ord(character) <= _LAST_MARK for each in messages for character in each.content):
-            return None
+        marks = _unused_marks(messages, 2 * len(messages))
         for mark in (_marked_whole, _marked_stripped):
-            marked = [each._replace(content=mark(each.content, n)) for n, each in enumerate(messages)]
+            marked = [each._replace(content=mark(each.content, marks, n)) for n, each in enumerate(messages)]
             try:
                 rendered = self.template.render(marked, opens_answer=opens_answer)
             except (DataError, CheckpointError):  # it looks at what is said
                 continue
-            parts = _unmarked(rendered)
+            parts = _unmarked(rendered, marks)
             if parts is not None and "".join(part.text for part in parts) == plain:
                 return [part._replace(is_learned=_is_answer(messages, part)) for part in parts]
         return None
@@ -228,8 +226,8 @@ class ChatEncoder:
         """
         reason = "the chat template changes or leaves out an answer"
         self._refuse_control_tokens(messages, reason)
-        start, end = _GENERATION_MARKS
-        rendered = self.template.render(messages, generation_marks=_GENERATION_MARKS)
+        start, end = _unused_marks(messages, 2)
+        rendered = self.template.render(messages, generation_marks=(start, end))
         first, *others = rendered.split(start)
         if rendered.replace(start, "").replace(end, "") != plain or len(others) != len(are_learned):
             raise DataError(f"{reason}, so it is not known which tokens to train on")
@@ -439,26 +437,40 @@ def _follows_answer(segment: Sequence[tuple[str, bool]]) -> bool:
     return bool(texts) and texts[-1][1]
 
 
-def _marked_whole(content: str, number: int) -> str:
-    return f"{chr(_MARKS + 2 * number)}{content}{chr(_MARKS + 2 * number + 1)}"
+def _unused_marks(messages: Sequence[Message], count: int) -> list[str]:
+    """So many characters that no message has.
+
+    Raises:
+        DataError: There are not so many.
+    """
+    used = set[str]().union(*(message.content for message in messages))
+    marks = list(islice((mark for mark in map(chr, _MARKS) if mark not in used), count))
+    if len(marks) < count:
+        raise DataError(f"the conversation has more than {len(_MARKS) // 2:,} messages")
+    return marks
 
 
-def _marked_stripped(content: str, number: int) -> str:
+def _marked_whole(content: str, marks: Sequence[str], number: int) -> str:
+    return f"{marks[2 * number]}{content}{marks[2 * number + 1]}"
+
+
+def _marked_stripped(content: str, marks: Sequence[str], number: int) -> str:
     """With the marks inside its outer white space, which many templates take away."""
     stripped = content.strip()
     before = content[: len(content) - len(content.lstrip())] if stripped else content
-    return f"{before}{_marked_whole(stripped, number)}{content[len(before) + len(stripped) :]}"
+    return f"{before}{_marked_whole(stripped, marks, number)}{content[len(before) + len(stripped) :]}"
 
 
-def _unmarked(rendered: str) -> list[Part] | None:
+def _unmarked(rendered: str, marks: Sequence[str]) -> list[Part] | None:
     """The parts that marks tell apart; None where a mark is missing or stands in the wrong place."""
     parts: list[Part] = []
+    numbers = {mark: number for number, mark in enumerate(marks)}
     seen = set[int]()
     start, within = 0, None
     for place, character in enumerate(rendered):
-        if not _MARKS <= ord(character) <= _LAST_MARK:
+        if character not in numbers:
             continue
-        number, closes = divmod(ord(character) - _MARKS, 2)
+        number, closes = divmod(numbers[character], 2)
         if (within != number) if closes else (within is not None or number in seen):
             return None
         parts.append(Part(rendered[start:place], within))

@@ -34,10 +34,14 @@ class Conversation:
     Attributes:
         messages: Its turns.
         where: File and line, for a message about it.
+        source_index: Which of the sources holds it.
+        number: Its line or row there, from 1.
     """
 
     messages: tuple[Message, ...]
     where: str
+    source_index: int = 0
+    number: int = 0
 
     @property
     def text(self) -> str:
@@ -72,12 +76,17 @@ _ROLES = {
 
 
 # Keys of a record and of a message whose values are part of a conversation that cannot be kept.
-_OF_RECORDS = {"tools": Fault.TOOLS, "functions": Fault.TOOLS}
+_MEDIA = dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), Fault.MEDIA)
+_OF_RECORDS = {"tools": Fault.TOOLS, "functions": Fault.TOOLS, **_MEDIA}
 _OF_MESSAGES = {
     "tool_calls": Fault.TOOLS,
     "function_call": Fault.TOOLS,
     "reasoning_content": Fault.REASONING,
+    "reasoning": Fault.REASONING,
+    "thinking": Fault.REASONING,
+    **_MEDIA,
 }
+_SYSTEM = ("system", "system_prompt")  # keys of a record
 _SAYS_NOTHING = ("", "[]", "{}", "null")  # of a text that is JSON itself
 
 
@@ -114,11 +123,11 @@ def read_conversation(record: Mapping[str, Any], format_: ChatFormat) -> tuple[M
     found = _turns(record, format_)
     if isinstance(found, Fault):
         return found
-    system = record.get("system")
-    if _is_given(system):
-        if not isinstance(system, str):
+    for said in filter(_is_given, map(record.get, _SYSTEM)):
+        if not isinstance(said, str):
             return Fault.NOT_TEXT
-        found = (Message("system", system), *found)
+        system = Message("system", said)
+        found = found if found[0] == system else (system, *found)
     return _checked(found)
 
 
@@ -163,6 +172,8 @@ def _is_given(value: Any) -> bool:
             return any(map(_is_given, value))
         case dict():
             return any(map(_is_given, value.values()))
+        case bool():
+            return value
     return value is not None
 
 

@@ -125,11 +125,32 @@ def test_an_answer_that_nothing_ends_gets_an_end(encoder_of):
     assert set(chat.kinds[1:]) == {GIVEN, ANSWER}
 
 
+ICONS = "".join(map(chr, [*range(0xF0000, 0xF0009), 0xF0010, 0xFFFFD, 0x100000, 0x100001]))
+
+
 def test_content_with_private_use_characters_is_not_taken_for_marks(encoder_of):
-    encoder, _ = encoder_of(FAMILIES["chatml"].template)
-    with pytest.raises(DataError):
-        encoder.encode([Message("user", "\U000f0000"), TURNS[1]])
-    assert encoder.prompt([Message("user", "\U000f0000")])
+    encoder, tokenizer = encoder_of(FAMILIES["chatml"].template)
+    turns = [Message("user", f"{ICONS}<|im_end|>"), Message("assistant", f"the {ICONS[::-1]}"), *TURNS]
+    answers = f"the {ICONS[::-1]}<|im_end|>the cat sat<|im_end|>"
+    assert learned(encoder.encode(turns), tokenizer) == answers
+    asked = encoder.prompt(turns[:1])
+    assert asked.count(tokenizer.end_of_text_id) == 2  # of the template's own messages
+    assert f"{ICONS}<|im_end|>" in tokenizer.decode(asked)
+
+
+def test_generation_blocks_may_have_private_use_characters(encoder_of):
+    encoder, tokenizer = encoder_of(
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content[4:] }}<|im_end|>"
+        "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    turns = [Message("user", ICONS), Message("assistant", f"the {ICONS}")]
+    assert learned(encoder.encode(turns), tokenizer) == f"{ICONS}<|im_end|>"
+
+
+def test_a_conversation_of_more_messages_than_marks_is_refused(encoder_of):
+    encoder, _ = encoder_of("{{ messages | length }}")
+    with pytest.raises(DataError, match="has more than 32,767 messages"):
+        encoder.prompt(TURNS[:1] * 32_768)
 
 
 def test_a_prompt_of_a_template_that_changes_messages_is_refused_only_if_it_could_be_forged(encoder_of):

@@ -143,12 +143,15 @@ def test_a_system_message_and_a_history_apart_from_the_turns_are_part_of_the_con
     system = Message("system", "Be brief.")
     earlier = [Message("user", "Who?"), Message("assistant", "I.")]
     for format_, record in RECORDS.items():
-        assert read_conversation({**record, "system": "Be brief."}, format_) == (system, USER, ANSWER)
-        for nothing in (None, "", " "):
-            assert read_conversation({**record, "system": nothing}, format_) == (USER, ANSWER)
-        assert read_conversation({**record, "system": ["a"]}, format_) is Fault.NOT_TEXT
+        for key in ("system", "system_prompt"):
+            assert read_conversation({**record, key: "Be brief."}, format_) == (system, USER, ANSWER)
+            for nothing in (None, "", " "):
+                assert read_conversation({**record, key: nothing}, format_) == (USER, ANSWER)
+            assert read_conversation({**record, key: ["a"]}, format_) is Fault.NOT_TEXT
     twice = chat(("s", "a", {}), ("u", "b", {}), ("a", "c", {}), system="d")
     assert read_conversation(twice, ChatFormat.MESSAGES) is Fault.ROLES
+    same = chat(("s", "d", {}), ("u", "Where?", {}), ("a", "Here.", {}), system="d", system_prompt="d")
+    assert read_conversation(same, ChatFormat.MESSAGES) == (Message("system", "d"), USER, ANSWER)
     alpaca = {**RECORDS[ChatFormat.ALPACA], "system": "Be brief."}
     found = read_conversation({**alpaca, "history": [["Who?", "I."]]}, ChatFormat.ALPACA)
     assert found == (system, *earlier, USER, ANSWER)
@@ -229,6 +232,13 @@ def test_other_weights_are_a_fault(weight):
         ({"tool_calls": [{"id": "1"}]}, {}, Fault.TOOLS),
         ({"function_call": {"name": "f", "arguments": "{}"}}, {}, Fault.TOOLS),
         ({"reasoning_content": "Let me think."}, {}, Fault.REASONING),
+        ({"thinking": "Let me think."}, {}, Fault.REASONING),
+        ({"reasoning": "Let me think."}, {}, Fault.REASONING),
+        ({"thinking": False, "reasoning": None}, {}, None),
+        ({"images": ["aGk="]}, {}, Fault.MEDIA),
+        *(({}, {key: "a.png"}, Fault.MEDIA) for key in ("image", "video", "audio")),
+        *(({}, {key: [{"bytes": b"a"}]}, Fault.MEDIA) for key in ("images", "videos", "audios")),
+        ({"images": []}, {"images": None, "audio": {"bytes": None, "path": None}}, None),
         ({}, {"tools": [{"type": "function"}]}, Fault.TOOLS),
         ({}, {"tools": '[{"type": "function"}]'}, Fault.TOOLS),
         ({"tool_calls": [], "function_call": {"name": None}, "reasoning_content": ""}, {"tools": "[]"}, None),
