@@ -15,7 +15,12 @@ from conjure.core.text import valid_utf8
 from conjure.runs.database.maintenance_statements import MaintenanceStatements
 from conjure.runs.database.migrations import NEWEST, lacks_runs, mark_complete, migrate
 from conjure.runs.database.session import Row
-from conjure.runs.database.sqlite_connection import connect, retry_when_busy, translate_errors
+from conjure.runs.database.sqlite_connection import (
+    connect,
+    connect_to_write,
+    retry_when_busy,
+    translate_errors,
+)
 
 _Result = TypeVar("_Result")
 
@@ -152,6 +157,13 @@ class SqliteSession:
         """The highest number that was ever given; None before the first."""
         rows = self.query("SELECT seq FROM sqlite_sequence WHERE name = 'runs'")
         return rows[0]["seq"] if rows else None
+
+    def reconnect(self) -> None:
+        """Open the file anew, to be read and written."""
+        with translate_errors(self.home):
+            opened = connect_to_write(self.home.database, must_exist=True)
+        before, self.connection = self.connection, opened
+        before.close()
 
     def close(self) -> None:
         """Let go of the file."""

@@ -186,10 +186,9 @@ class RunContext:
     def _end_request(self, store: Database) -> str | None:
         try:
             return store.end_request(self.number)
-        except StoreError:
-            if not store.is_shared:
-                raise
-            return None  # its server is away: the run goes on, and asks again
+        except StoreError:  # it is away, or cannot be read at this moment: the run goes on, and asks again
+            _reconnect(store)
+            return None
 
     def index(self, summaries: Iterable[Summary]) -> None:
         """Keep the database's view of the metrics up to date."""
@@ -695,6 +694,13 @@ def _end_if_wanted(run: RunContext, only: EndReason | None = None) -> None:
         raise EndRun(Ending(wanted))
 
 
+def _reconnect(store: Database) -> None:
+    """Open a home's own database anew: a damaged file may have been rebuilt in another one."""
+    if not store.is_shared:  # a server is connected to again in any case
+        with suppress(StoreError):
+            store.reconnect()
+
+
 def _after_start(run: RunContext, act: Callable[[], _Result]) -> _Result:
     """As `RunContext.when_reachable`, for a run that is running: it is killed, or else what it made is saved.
 
@@ -717,6 +723,7 @@ def _write_result(run: RunContext, act: Callable[[], object]) -> None:
             if time.monotonic() > until:
                 raise
             time.sleep(_TRY_AGAIN_AFTER_S)
+            _reconnect(run.store)
             run.heartbeat.beat(run.store)
         else:
             return

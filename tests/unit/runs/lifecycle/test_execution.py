@@ -12,7 +12,8 @@ from conjure.runs.artifacts.attempts import archive_attempt
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.outputs import Baseline
 from conjure.runs.artifacts.team_upload import RunUploader
-from conjure.runs.database.base import DatabaseAwayError
+from conjure.runs.database.base import STOP, DatabaseAwayError
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.command import Job
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle import execution, heartbeat
@@ -67,6 +68,17 @@ def test_a_working_folder_without_a_command_stays_only_for_what_earlier_attempts
         close(run, FAILED, None)
     assert store.get(number).ending == FAILED
     assert RunFolder.of(store.home, number).work.exists() == bool(attempts)
+
+
+def test_a_command_goes_on_while_the_database_cannot_be_read_and_hears_of_wishes_again(home, store):
+    record = add_run(store)
+    attempt = store.begin_attempt(record.number, this_process())
+    with open_database(home) as other:
+        other.request_end(record.number, STOP)
+    with supervising(store, record, attempt) as run:
+        store._session.connection.close()  # as good as a file that cannot be read
+        assert run.requested_end() is None
+        assert run.requested_end() is EndReason.STOP_REQUESTED
 
 
 class TestWhatAnEarlierAttemptLeft:
