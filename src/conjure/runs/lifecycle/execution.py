@@ -73,11 +73,12 @@ from conjure.runs.lifecycle.command_environment import (
 )
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.heartbeat import Heartbeat, when_reachable
+from conjure.runs.lifecycle.recovery import collect_outputs, kept_words
 from conjure.runs.scheduling.retries import ending_words, may_retry, queue_next_attempt
 from conjure.runs.schema.argv import to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
-from conjure.runs.schema.run_folder import BASELINE, MANIFEST, RunFolder
+from conjure.runs.schema.run_folder import BASELINE, RunFolder
 from conjure.runs.schema.spec import COMMAND, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
@@ -558,14 +559,6 @@ def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> 
         run.folders.remove_work()
 
 
-def kept_words(home: Home, number: int) -> str:
-    """What is told where some outputs could not be saved."""
-    return (
-        f"the working folder {RunFolder.of(home, number).work} is kept, with what could not be saved;"
-        f" `conjure recover {number}` saves it once it is readable, and `conjure prune` deletes the folder"
-    )
-
-
 def _share_outputs(run: RunContext, saved: Manifest) -> str | None:
     """Send what was saved to the team's object store, waiting for one that is away.
 
@@ -640,21 +633,6 @@ def _may_hold_checkpoints(run: RunContext) -> bool:
         return bool(run.store.get(run.number).attempts)
     except StoreError:
         return True
-
-
-def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> outputs.Collected:
-    """Move a run's new and changed files to its outputs and list them; may be cut off and called again.
-
-    Raises:
-        ConflictError: Another folder, or a link, is in the place of one of the run's.
-        OSError: The disk is full or a folder not writable.
-    """
-    work = folders.open_work()
-    folders.check()
-    collected = outputs.collect(work, baseline, folders.open_outputs(), spec.output, spec.no_output)
-    folders.check()
-    collected.manifest.save(folders.run.here / MANIFEST)
-    return collected
 
 
 def _from_root(record: RunRecord, target: str) -> str:
