@@ -55,6 +55,7 @@ from conjure.runs.environments.image_layers import layer_digest
 from conjure.runs.environments.images import Image, prepare_image
 from conjure.runs.environments.interpreter import find_current
 from conjure.runs.environments.local_packages import with_absolute_paths
+from conjure.runs.environments.pip_requirements import version_changes
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
@@ -87,6 +88,7 @@ from conjure.runs.telemetry.metric_column_file import ColumnWriter
 from conjure.runs.telemetry.metrics import MetricTail, Summary
 from conjure.runs.telemetry.rungs import RungLadder
 
+_FEW_PACKAGES = 5
 _INSIST_S = 30.0
 _TRY_AGAIN_AFTER_S = 1.0
 _Result = TypeVar("_Result")
@@ -292,6 +294,8 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
         run.log.note(warning)
     with _ending_with(EndReason.BUILD_FAILED), _interruptible(run):
         built, facts = _environment(run, place)
+    if record.rerun_of is not None:
+        _note_other_packages(run, record.rerun_of, facts)
     identity = identity_of(run.home, run.spec, record.code, facts.digest, record.mounts)
     run.when_reachable(lambda: run.store.set_facts(run.number, environment=facts, identity=identity))
     return place, built
@@ -332,6 +336,19 @@ def _environment(run: RunContext, place: WorkingDirectory) -> tuple[Environment 
         layer.digest, "", layer.packages, image.digest, layer.image.digest, layer.resolved
     )
     return layer.image, facts
+
+
+def _note_other_packages(run: RunContext, repeated: int, facts: EnvironmentFacts) -> None:
+    """Say in the log of a rerun which packages the run that it repeats had in other versions."""
+    try:
+        before = run.when_reachable(lambda: run.store.get(repeated)).environment
+    except NotFoundError:
+        return
+    changes = [] if before is None else version_changes(before.packages, facts.packages)
+    if changes:
+        more = f" …; see `conjure diff {repeated} {run.number}`" if len(changes) > _FEW_PACKAGES else ""
+        shown = ", ".join(changes[:_FEW_PACKAGES])
+        run.log.note(f"packages that differ from those of run {repeated}: {shown}{more}")
 
 
 def mount(run: RunContext) -> outputs.Baseline:
