@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 import click
 
 from conjure.cli.render import StatusLine, interrupt_detaches, write_json
-from conjure.cli.run_view import ended
+from conjure.cli.run_view import ended, hints
 from conjure.core.home import Home
 from conjure.runs.database.base import STOP
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.stop_requests import end_runs
 from conjure.runs.schema.record import RunRecord
+from conjure.runs.schema.status import RunStatus
 
 
 def show_ending(numbers: Sequence[int], what: str, *, as_json: bool) -> None:
@@ -30,6 +31,9 @@ def show_ending(numbers: Sequence[int], what: str, *, as_json: bool) -> None:
         return
     for record, was_going_on in results:
         click.echo(_outcome(record, was_going_on))
+        if record.status is RunStatus.STOPPED:
+            for hint in hints(record):
+                click.echo(hint)
 
 
 def _so_far(home: Home, numbers: Sequence[int]) -> Iterator[str]:

@@ -50,6 +50,8 @@ _END_MARKS = {
     RunStatus.STOPPED: "✋",
     RunStatus.INTERRUPTED: "✋",
 }
+# Stopped: while it waited for its next attempt; else its supervisor saved what it made.
+_UNSAVED = (RunStatus.KILLED, RunStatus.INTERRUPTED, RunStatus.STOPPED)
 _END_COLOURS = {RunStatus.COMPLETE: "green", RunStatus.STOPPED: "yellow", RunStatus.INTERRUPTED: "yellow"}
 _TITLES = {
     RunStatus.QUEUED: "Queued",
@@ -193,11 +195,13 @@ class RunView(MarkedLines):
         self.say("✨", f"Kill without saving:       {with_home(f'conjure kill {number}')}")
 
     def cancelled(self, record: RunRecord) -> None:
-        """The user has ended the run before it started."""
+        """The user has ended the run while it waited."""
         self._leave_line()
         if self._on_terminal:
             click.echo()
         self.say(_END_MARKS.get(record.status, "💥"), ended(record))
+        for line in hints(record):
+            self.say("  ", line)
 
     def say(self, mark: str, text: str, *, colour: str | None = None) -> None:
         """One line of the view's own."""
@@ -367,7 +371,7 @@ def hints(record: RunRecord) -> list[str]:
         log, details = with_home(f"conjure logs {number}"), with_home(f"conjure info {number}")
         resume = with_home(f"conjure finetune --resume runs/{number}")
         return [f"Log: {log}   Details: {details}", *[f"To resume: {resume}"] * killed]
-    if status in (RunStatus.KILLED, RunStatus.INTERRUPTED) and RunStatus.RUNNING in record.facts.entered:
+    if status in _UNSAVED and record.is_unsaved:
         recover = with_home(f"conjure recover {number}")
         return [f"Its working folder is kept; save its outputs: {recover}"]
     return []

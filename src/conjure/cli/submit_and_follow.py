@@ -65,24 +65,27 @@ def follow_submission(
                 MarkedLines().submit(number)
 
     try:
-        return _follow(home, make(announce), background, as_json, interrupt_stops)
+        return _show(home, make(announce), background, as_json, interrupt_stops)
     except KeyboardInterrupt:
         if not announced:
             raise
         with interrupts_held():
             return _after_interrupt(home, announced[-1], as_json=as_json, stop=interrupt_stops)
+
+
+def _show(home: Home, made: Submission, background: bool, as_json: bool, interrupt_stops: bool) -> int:
+    """Follow a run, which goes on although nobody may be able to read what is told of it."""
+    number = made.record.number
+    try:
+        return _follow(home, made, background, as_json, interrupt_stops)
     except BrokenPipeError:  # as of `| head`
-        if not announced:
-            raise
         with suppress(OSError):  # stderr may be gone with it
-            return _after_closed_output(home, announced[-1], background=background)
+            return _after_closed_output(home, number, background=background)
         return EXIT_DETACHED
     except OSError as error:
-        if not announced:
-            raise
         raise StoreError(
-            f"the output cannot be written: {error.strerror or error}; run {announced[-1]} is not affected",
-            fix=f"conjure logs -f {announced[-1]}",
+            f"the output cannot be written: {error.strerror or error}; run {number} is not affected",
+            fix=f"conjure logs -f {number}",
         ) from error
 
 

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 _AT_FDCWD = -100  # "relative to the current folder", from fcntl.h
 _RENAME_EXCHANGE = 2  # from linux/fs.h
 _RANDOM_CHARACTERS = 8  # that tempfile puts after a prefix
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -280,13 +281,42 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def open_to_lock(path: Path | str, flags: int = 0, *, dir_fd: int | None = None) -> int:
+    """Open a file so that it can be locked: for writing too, without which NFS gives no lock of one's own.
+
+    One that can only be read, as on a read-only disk, is opened for that: a local disk locks it all the same.
+
+    Args:
+        path: The file.
+        flags: More of `os.open`, such as ``O_CREAT``.
+        dir_fd: What the path is relative to.
+
+    Raises:
+        OSError: It cannot be read either.
+    """
+    flags |= os.O_CLOEXEC
+    try:
+        return os.open(path, os.O_RDWR | flags, 0o600, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        return os.open(path, os.O_RDONLY | flags, 0o600, dir_fd=dir_fd)
+
+
 def lock_or_close(descriptor: int) -> bool:
-    """Lock an open file unless somebody else has it locked; then it is closed, and the answer is False."""
+    """Lock an open file unless somebody else has it locked; then it is closed, and the answer is False.
+
+    Raises:
+        OSError: It cannot be locked, as on a disk that knows no locks; it is closed.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(descriptor)
         return False
+    except OSError:
+        os.close(descriptor)
+        raise
     return True
 
 

@@ -141,10 +141,11 @@ def test_what_its_user_ended_is_not_started_again(client, end):
 
 
 def test_one_that_waits_for_its_next_attempt_can_be_stopped(client, home):
-    run = client.run("exit 1", retry=9, retry_on="failed")
+    run = client.run("echo made > made.txt; exit 1", retry=9, retry_on="failed")
     wait_until(lambda: run.record.attempts, "the end of the first attempt")
     run.stop()
     assert run.status is RunStatus.STOPPED
+    assert outputs(run) == {"made.txt": "made\n"}
     with open_database(home) as store:
         assert store.claims() == []
 
@@ -154,8 +155,8 @@ def test_what_an_attempt_made_can_be_recovered_when_no_other_started(client, hom
     wait_for_attempt(run, 1)
     kill_supervisor(run)
     wait_until(lambda: run.record.attempts, "the end of the first attempt")
-    run.stop()
-    assert run.status is RunStatus.STOPPED
+    run.kill()
+    assert run.status is RunStatus.KILLED
     with open_database(home) as store:
         assert recoverable(home, store) == [run.number]
     assert recover(home, run.number).outputs.files == 1

@@ -12,6 +12,7 @@ from conjure.core.files import lock_folder
 from conjure.core.home import Home
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
+from conjure.runs.database.record_files import write_record
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.environments import environment_build, environment_locks
 from conjure.runs.environments.environment_build import build
@@ -95,6 +96,23 @@ def test_kept_files_that_no_run_was_given(home: Home, store: Database) -> None:
     assert prune(home, store).kept_files == 0  # so young that a run may just be getting it
     assert prune(home, store, now=time.time() + _LATER).kept_files == 1
     assert read_files(home.datasets) == {"files/aaa/data.csv": "a", "tokens/t": "t"}
+
+
+@pytest.mark.parametrize(("everything", "environments"), [(False, 1), (True, 2)])
+def test_what_runs_need_that_the_database_lacks_stays(home, store, everything, environments) -> None:
+    write_files(home.root, {"datasets/files/aaa/data.csv": "a", "datasets/files/bbb/x.csv": "b"})
+    mounts = (MountFacts("./data.csv", "data.csv", False, "datasets/files/aaa/data.csv"),)
+    digests = "1" * 32, "2" * 32, "3" * 32
+    for digest in digests:
+        write_files(home.environments, {f"{digest}/bin/python": ""})
+    for number, ended in ((1, True), (2, False)):
+        facts = EnvironmentFacts(digests[number - 1], "")
+        add_run(store, number, ended=ended, environment=facts, mounts=mounts)
+        write_record(home, store.get(number))
+    store._session.execute("DELETE FROM runs")
+    freed = prune(home, store, everything=everything, now=time.time() + _LATER)
+    assert (freed.kept_files, freed.environments) == (1, environments)
+    assert read_files(home.datasets) == {"files/aaa/data.csv": "a"}
 
 
 def test_what_crashes_left_behind(home: Home, store: Database) -> None:

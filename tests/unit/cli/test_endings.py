@@ -1,13 +1,18 @@
 """How an end is put into words."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from conjure.cli import run_termination
 from conjure.cli.run_view import details, ended, hints
-from conjure.runs.schema.record import RunRecord
+from conjure.runs.database.base import STOP
+from conjure.runs.schema.record import AttemptFacts, OutputFacts, RunRecord
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunProgress
+
+ATTEMPT = AttemptFacts(1, "host", 1.0, 2.0, "supervisor_died")
 
 
 def record(*ending, kind="command", **given):
@@ -49,3 +54,30 @@ def test_a_killed_fine_tune_says_how_to_go_on():
     ]
     assert hints(record(EndReason.NONZERO_EXIT, 143, kind="finetune")) == [look]
     assert hints(record(EndReason.SIGNALLED, None, 9)) == [look]
+
+
+@pytest.mark.parametrize("reason", [EndReason.STOP_REQUESTED, EndReason.KILL_REQUESTED])
+@pytest.mark.parametrize(
+    ("known", "can_be_saved"),
+    [
+        ({"attempts": (ATTEMPT,)}, True),
+        ({"attempts": (replace(ATTEMPT, running_at=None),)}, False),
+        ({"attempts": (ATTEMPT,), "outputs": OutputFacts(1, 5)}, False),
+        ({}, False),
+    ],
+)
+def test_a_run_that_ended_while_it_waited_for_its_next_attempt_says_how_to_save_its_files(
+    reason, known, can_be_saved
+):
+    recover = "Its working folder is kept; save its outputs: conjure recover 3"
+    assert hints(replace(record(reason), **known)) == ([recover] if can_be_saved else [])
+
+
+def test_what_stopping_could_not_save_is_told(monkeypatch, capsys):
+    stopped = replace(record(EndReason.STOP_REQUESTED), attempts=(ATTEMPT,))
+    monkeypatch.setattr(run_termination, "end_runs", lambda *_, **__: [(stopped, True)])
+    run_termination.show_ending([3], STOP, as_json=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "Run 3 stopped",
+        "Its working folder is kept; save its outputs: conjure recover 3",
+    ]

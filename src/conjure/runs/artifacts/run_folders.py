@@ -20,7 +20,6 @@ from typing import Self
 from conjure.core.dir_fd import Folder, FolderId, clear
 from conjure.core.files import parse_json, write_atomically
 from conjure.errors import ConflictError
-from conjure.runs.host.process import boot_id
 from conjure.runs.schema.run_folder import FOLDERS_FILE, OUTPUTS, WORK
 
 _WORDS = {WORK: "working folder", OUTPUTS: "outputs folder"}
@@ -129,7 +128,7 @@ class RunFolders:
         self._noted[name] = made.id
         noted = {name: [folder.device, folder.inode] for name, folder in self._noted.items()}
         own = [self.run.id.device, self.run.id.inode]
-        text = json.dumps({"boot": boot_id(), "run": own, "folders": noted})
+        text = json.dumps({"run": own, "folders": noted})
         write_atomically(self.run.here / FOLDERS_FILE, text, mode=0o600)
         return made
 
@@ -190,12 +189,9 @@ def _read_notes(run: Folder) -> dict[str, FolderId]:
         stored = parse_json((run.here / FOLDERS_FILE).read_bytes())
         noted = {name: FolderId(*numbers) for name, numbers in stored["folders"].items()}
         own = FolderId(*stored["run"])
-        same_boot = stored["boot"] == boot_id()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     if own.inode != run.id.inode:
         return {}  # a copy of the run's folder: its inodes are new, too
-    if same_boot:
-        return noted
-    # A disk may have another number after a restart, while its inodes keep theirs.
+    # A disk may have another number once it is mounted again, while its inodes keep theirs.
     return {name: FolderId(run.id.device, folder.inode) for name, folder in noted.items()}

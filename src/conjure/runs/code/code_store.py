@@ -48,7 +48,7 @@ def store_in_use(home: Home) -> Iterator[None]:
         _create_store(home)
     elif not is_store(home.code_repository):
         repair_store(home)
-    with (home.code_repository / "conjure.lock").open("a") as lock:
+    with (home.code_repository / "conjure.lock").open("a+") as lock:  # NFS shares only what can be read
         fcntl.flock(lock, fcntl.LOCK_SH)
         try:
             yield

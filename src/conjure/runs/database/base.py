@@ -677,6 +677,14 @@ class Database(Runs, Sweeps, LabelsAndLinks, Projects, Metrics, Maintenance, Pro
         """Whether other machines use it too, and a clock of its own tells how old a lease is."""
         ...
 
+    def reconnect(self) -> None:
+        """Read and write through a new connection: the file may be another one by now, or readable again.
+
+        Raises:
+            StoreError: There can be none; the one that there was stays.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of the connection."""
         ...

@@ -5,7 +5,7 @@ one that has ended, its file decides.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from conjure.core.files import parse_json
 from conjure.errors import StoreError
@@ -19,6 +19,7 @@ from conjure.runs.schema.record import RunRecord, from_iso
 from conjure.runs.schema.run_folder import RECORD_FILE
 from conjure.runs.telemetry.metrics import Summary
 
+_SummariesOfRuns = dict[int, list[Summary]]
 _BATCH = 100
 _PARTS_OF_RECORDS = ("run_labels", "run_sources", "metrics")
 _TABLES_OF_RUNS = (*_PARTS_OF_RECORDS, "leases")
@@ -106,18 +107,34 @@ class MaintenanceStatements(LabelStatements, MetricStatements):
         numbers = folder_numbers(self.home.runs)
         for start in range(0, len(numbers), _BATCH):  # in batches, so that others get their turn
             batch = numbers[start : start + _BATCH]
-            self._session.transact(lambda batch=batch: self._rebuild_all(batch, rebuilt, unreadable))
+            read = self._read_summaries(batch)
+            self._session.transact(
+                lambda batch=batch, read=read: self._rebuild_all(batch, read, rebuilt, unreadable)
+            )
         self._session.transact(lambda: self._finish_rebuilding(rebuilt, unreadable))
         return sorted(rebuilt), sorted(unreadable)
 
-    def _rebuild_all(self, numbers: Iterable[int], rebuilt: set[int], unreadable: set[int]) -> None:
+    def _read_summaries(self, numbers: Iterable[int]) -> _SummariesOfRuns:
+        """How the metrics of runs stand that do not go on: reading may be long, and keeps nobody waiting."""
+        found: _SummariesOfRuns = {}
+        for number in set(numbers) - self.active_numbers():
+            with suppress(OSError):  # it comes again where it matters
+                found[number] = self._summarised(number)
+        return found
+
+    def _rebuild_all(
+        self, numbers: Iterable[int], read: _SummariesOfRuns, rebuilt: set[int], unreadable: set[int]
+    ) -> None:
         for number in numbers:
             self._session.lock_run(number)
-            self._rebuild(number, rebuilt, unreadable)
+            self._rebuild(number, read, rebuilt, unreadable)
 
-    def _rebuild(self, number: int, rebuilt: set[int], unreadable: set[int]) -> None:
+    def _rebuild(self, number: int, read: _SummariesOfRuns, rebuilt: set[int], unreadable: set[int]) -> None:
+        def summaries() -> list[Summary]:
+            return read[number] if number in read else self._summarised(number)
+
         if self._is_as_written(number):
-            self._replace_summaries(number, self._summarised(number))
+            self._replace_summaries(number, summaries())
             rebuilt.add(number)
             return
         record = read_record(self.home.run_folder(number))
@@ -129,7 +146,7 @@ class MaintenanceStatements(LabelStatements, MetricStatements):
             (rebuilt if known else unreadable).add(number)
         # The file of a run that goes on tells how it began; the row knows how far it is.
         elif not self._goes_on(number):
-            self._put(record, self._summarised(number))
+            self._put(record, summaries())
             rebuilt.add(number)
 
     def _finish_rebuilding(self, rebuilt: set[int], unreadable: set[int]) -> None:

@@ -1,8 +1,8 @@
 """The schema of a home's own SQLite file, as numbered steps forward.
 
-Main entries: `migrate`, `has_known_schema`; `Migration` is what a step is, in PostgreSQL too. Invariant: a
-step and the record that it was taken are one transaction, so a crash leaves the file before the step or after
-it; a step that was released is never edited, only followed.
+Main entries: `migrate`, `has_known_schema`, `lacks_runs`; `Migration` is what a step is, in PostgreSQL too.
+Invariant: a step and the record that it was taken are one transaction, so a crash leaves the file before the
+step or after it; a step that was released is never edited, only followed.
 """
 
 import sqlite3
@@ -246,6 +246,16 @@ def migrate(connection: sqlite3.Connection, *, up_to: int = NEWEST) -> int:
     return before
 
 
+def lacks_runs(connection: sqlite3.Connection) -> bool:
+    """Whether a file that was made anew may lack runs that have a folder: so it is until `mark_complete`."""
+    return connection.execute("PRAGMA user_version").fetchone()[0] != 0
+
+
+def mark_complete(connection: sqlite3.Connection) -> None:
+    """Write down that a file has every run that has a folder."""
+    connection.execute("PRAGMA user_version = 0")
+
+
 def schema_number(connection: sqlite3.Connection) -> int:
     """The last step the database has taken; 0 for an empty one."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_migrations'").fetchone():
@@ -281,6 +291,8 @@ def _take(connection: sqlite3.Connection, migration: Migration) -> None:
         if schema_number(connection) < migration.number:  # another process may have been quicker
             for statement in migration.statements:
                 connection.execute(statement)
+            if migration.number == 1:
+                connection.execute("PRAGMA user_version = 1")  # see `lacks_runs`
             connection.execute(
                 "INSERT INTO schema_migrations VALUES (?, ?, ?)",
                 (migration.number, migration.name, to_iso(time.time())),

@@ -238,6 +238,10 @@ class PostgresSession:
             (up_to,),
         )
 
+    def reconnect(self) -> None:
+        """Let go of the connection; whoever needs one next makes it."""
+        self.close()
+
     def close(self) -> None:
         """Let go of the connection."""
         if self._open is not None:

@@ -82,6 +82,14 @@ class Session(Protocol):
         """Never give a number up to this one."""
         ...
 
+    def reconnect(self) -> None:
+        """Read and write through a new connection: the file may be another one by now, or readable again.
+
+        Raises:
+            StoreError: There can be none; the one that there was stays.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of the connection."""
         ...

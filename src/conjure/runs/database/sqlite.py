@@ -13,9 +13,14 @@ from typing import Any, Self, TypeVar, cast
 from conjure.core.home import Home
 from conjure.core.text import valid_utf8
 from conjure.runs.database.maintenance_statements import MaintenanceStatements
-from conjure.runs.database.migrations import NEWEST, migrate
+from conjure.runs.database.migrations import NEWEST, lacks_runs, mark_complete, migrate
 from conjure.runs.database.session import Row
-from conjure.runs.database.sqlite_connection import connect, retry_when_busy, translate_errors
+from conjure.runs.database.sqlite_connection import (
+    connect,
+    connect_to_write,
+    retry_when_busy,
+    translate_errors,
+)
 
 _Result = TypeVar("_Result")
 
@@ -27,7 +32,8 @@ class SqliteDatabase(MaintenanceStatements):
     def open(cls, home: Home, *, clock: Callable[[], float] = time.time, must_exist: bool = False) -> Self:
         """The database of a home, made or brought up to date if need be.
 
-        One that is missing beside existing run folders is rebuilt from them.
+        One that is missing beside existing run folders is rebuilt from them; where that is cut off, whoever
+        opens it next does it again.
 
         Args:
             home: Where conjure keeps things.
@@ -42,11 +48,20 @@ class SqliteDatabase(MaintenanceStatements):
         with translate_errors(home):
             connection = connect(home.database, must_exist=must_exist)
             database = cls(SqliteSession(home, connection, clock))
-            before = retry_when_busy(lambda: migrate(connection))
-            database.was_upgraded = 0 < before < NEWEST
-            if before == 0 and home.runs.is_dir():
-                database.reindex()
+            try:
+                database._bring_up_to_date(connection)
+            except BaseException:
+                database.close()
+                raise
             return database
+
+    def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
+        before = retry_when_busy(lambda: migrate(connection))
+        self.was_upgraded = 0 < before < NEWEST
+        if lacks_runs(connection):
+            if self.home.runs.is_dir():
+                self.reindex()
+            retry_when_busy(lambda: mark_complete(connection))
 
     def forbid_writing(self) -> None:
         """Refuse every change from now on: for who only looks."""
@@ -142,6 +157,13 @@ class SqliteSession:
         """The highest number that was ever given; None before the first."""
         rows = self.query("SELECT seq FROM sqlite_sequence WHERE name = 'runs'")
         return rows[0]["seq"] if rows else None
+
+    def reconnect(self) -> None:
+        """Open the file anew, to be read and written."""
+        with translate_errors(self.home):
+            opened = connect_to_write(self.home.database, must_exist=True)
+        before, self.connection = self.connection, opened
+        before.close()
 
     def close(self) -> None:
         """Let go of the file."""

@@ -1,7 +1,7 @@
 """SQLite as conjure needs it: patient with other processes, and with errors people can act on.
 
-Main entries: `connect`, `is_damaged`, `files_of`, `retry_when_busy`, `translate_errors`. Invariant: no
-exception of SQLite's leaves `translate_errors`.
+Main entries: `connect`, `connect_to_write`, `is_damaged`, `files_of`, `retry_when_busy`, `translate_errors`.
+Invariant: no exception of SQLite's leaves `translate_errors`.
 """
 
 import errno
@@ -37,15 +37,25 @@ def connect(path: Path, *, must_exist: bool = False) -> sqlite3.Connection:
         path: The file.
         must_exist: Fail where it is not there, rather than make it.
     """
+    try:
+        return connect_to_write(path, must_exist=must_exist)
+    except sqlite3.OperationalError as error:
+        if _code(error) not in _NO_ROOM or not _is_at_rest(path):
+            raise
+    connection = sqlite3.connect(_uri(path, "immutable=1"), uri=True, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def connect_to_write(path: Path, *, must_exist: bool) -> sqlite3.Connection:
+    """As `connect`, but never so that the file can only be read, as it is at this moment."""
     address = _uri(path, "mode=rw" if must_exist else "mode=rwc")
     connection = sqlite3.connect(address, uri=True, timeout=_BUSY_S, isolation_level=None)
     try:
         _set_up(connection)
-    except sqlite3.OperationalError as error:
+    except BaseException:
         connection.close()
-        if _code(error) not in _NO_ROOM or not _is_at_rest(path):
-            raise
-        connection = sqlite3.connect(_uri(path, "immutable=1"), uri=True, isolation_level=None)
+        raise
     connection.row_factory = sqlite3.Row
     return connection
 

@@ -55,6 +55,10 @@ class Statements:
         """Let go of the connection."""
         self._session.close()
 
+    def reconnect(self) -> None:
+        """Read and write through a new connection."""
+        self._session.reconnect()
+
     # ---- changing ------------------------------------------------------------------------------------------
 
     def _change(self, number: int, act: Callable[[], _Result]) -> _Result:

@@ -80,6 +80,6 @@ def _open_lock(home: Home, name: str) -> IO[str]:
     folder = home.environments / "locks"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return (folder / name).open("a")
+        return (folder / name).open("a+")  # NFS shares only what can be read
     except OSError as error:
         raise BuildError(f"environments cannot be stored in {home.environments}: {error.strerror}") from error

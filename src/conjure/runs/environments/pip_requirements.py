@@ -1,7 +1,7 @@
 """Requirements files as a run can keep them: one text that means the same anywhere.
 
-Main entries: `read_requirements`, `has_versions`. Invariant: nothing in the text depends on where the files
-lay, or on where the user stood.
+Main entries: `read_requirements`, `has_versions`, `version_changes`. Invariant: nothing in the text depends
+on where the files lay, or on where the user stood.
 """
 
 import re
@@ -96,3 +96,12 @@ def has_versions(packages: Mapping[str, str], constraints: Iterable[str]) -> boo
     versions = {canonical_name(name): version for name, version in packages.items()}
     wanted = (constraint.partition("==") for constraint in constraints)
     return all(versions.get(canonical_name(name), version) == version for name, _, version in wanted)
+
+
+def version_changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Which packages differ, in order and in words: ``numpy 2.0 → 2.1``, ``rich none → 13.7``."""
+    earlier, later = (
+        {canonical_name(name): version for name, version in packages.items()} for packages in (before, after)
+    )
+    names = sorted(name for name in earlier.keys() | later if earlier.get(name) != later.get(name))
+    return [f"{name} {earlier.get(name, 'none')} → {later.get(name, 'none')}" for name in names]

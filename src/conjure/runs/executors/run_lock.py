@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from conjure.core.dir_fd import Folder, give_owner_access, remove_entry
-from conjure.core.files import lock_or_close
+from conjure.core.files import lock_or_close, open_to_lock
 from conjure.runs.schema.run_folder import LOCK_FILE, RunFolder
 
 _LOOK_EVERY_S = 0.02
@@ -60,11 +60,11 @@ class RunLock:
         try:
             with Folder.open(folder) as opened:
                 descriptor = _open_lock(opened)
+            return cls(descriptor) if lock_or_close(descriptor) else None
         except FileNotFoundError:
             return cls(None)
-        except OSError:
+        except OSError:  # where no lock can be had, nobody may take the run for its own
             return None
-        return cls(descriptor) if lock_or_close(descriptor) else None
 
     @classmethod
     @contextmanager
@@ -115,9 +115,9 @@ class RunLock:
 
 
 def _open_lock(folder: Folder) -> int:
-    """Open a run's lock; for reading, which is enough to lock it and can be had on a read-only disk."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
+    """Open a run's lock, which is made if need be."""
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe is not waited for
     try:
-        return os.open(LOCK_FILE, flags, dir_fd=folder.descriptor)
+        return open_to_lock(LOCK_FILE, flags, dir_fd=folder.descriptor)
     except FileNotFoundError:
-        return os.open(LOCK_FILE, flags | os.O_CREAT, 0o600, dir_fd=folder.descriptor)
+        return open_to_lock(LOCK_FILE, flags | os.O_CREAT, dir_fd=folder.descriptor)

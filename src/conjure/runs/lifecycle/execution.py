@@ -55,6 +55,7 @@ from conjure.runs.environments.image_layers import layer_digest
 from conjure.runs.environments.images import Image, prepare_image
 from conjure.runs.environments.interpreter import find_current
 from conjure.runs.environments.local_packages import with_absolute_paths
+from conjure.runs.environments.pip_requirements import version_changes
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.command_process import start_command
 from conjure.runs.executors.contained_command import ENGINE_FAILED, start_contained
@@ -73,11 +74,12 @@ from conjure.runs.lifecycle.command_environment import (
 )
 from conjure.runs.lifecycle.command_monitor import CommandMonitor, CommandResult
 from conjure.runs.lifecycle.heartbeat import Heartbeat, when_reachable
+from conjure.runs.lifecycle.recovery import collect_outputs, kept_words
 from conjure.runs.scheduling.retries import ending_words, may_retry, queue_next_attempt
 from conjure.runs.schema.argv import to_arguments, to_image_arguments
 from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
-from conjure.runs.schema.run_folder import BASELINE, MANIFEST, RunFolder
+from conjure.runs.schema.run_folder import BASELINE, RunFolder
 from conjure.runs.schema.spec import COMMAND, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
@@ -86,6 +88,7 @@ from conjure.runs.telemetry.metric_column_file import ColumnWriter
 from conjure.runs.telemetry.metrics import MetricTail, Summary
 from conjure.runs.telemetry.rungs import RungLadder
 
+_FEW_PACKAGES = 5
 _INSIST_S = 30.0
 _TRY_AGAIN_AFTER_S = 1.0
 _Result = TypeVar("_Result")
@@ -186,10 +189,9 @@ class RunContext:
     def _end_request(self, store: Database) -> str | None:
         try:
             return store.end_request(self.number)
-        except StoreError:
-            if not store.is_shared:
-                raise
-            return None  # its server is away: the run goes on, and asks again
+        except StoreError:  # it is away, or cannot be read at this moment: the run goes on, and asks again
+            _reconnect(store)
+            return None
 
     def index(self, summaries: Iterable[Summary]) -> None:
         """Keep the database's view of the metrics up to date."""
@@ -292,6 +294,8 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
         run.log.note(warning)
     with _ending_with(EndReason.BUILD_FAILED), _interruptible(run):
         built, facts = _environment(run, place)
+    if record.rerun_of is not None:
+        _note_other_packages(run, record.rerun_of, facts)
     identity = identity_of(run.home, run.spec, record.code, facts.digest, record.mounts)
     run.when_reachable(lambda: run.store.set_facts(run.number, environment=facts, identity=identity))
     return place, built
@@ -332,6 +336,19 @@ def _environment(run: RunContext, place: WorkingDirectory) -> tuple[Environment 
         layer.digest, "", layer.packages, image.digest, layer.image.digest, layer.resolved
     )
     return layer.image, facts
+
+
+def _note_other_packages(run: RunContext, repeated: int, facts: EnvironmentFacts) -> None:
+    """Say in the log of a rerun which packages the run that it repeats had in other versions."""
+    try:
+        before = run.when_reachable(lambda: run.store.get(repeated)).environment
+    except NotFoundError:
+        return
+    changes = [] if before is None else version_changes(before.packages, facts.packages)
+    if changes:
+        more = f" …; see `conjure diff {repeated} {run.number}`" if len(changes) > _FEW_PACKAGES else ""
+        shown = ", ".join(changes[:_FEW_PACKAGES])
+        run.log.note(f"packages that differ from those of run {repeated}: {shown}{more}")
 
 
 def mount(run: RunContext) -> outputs.Baseline:
@@ -559,14 +576,6 @@ def save(run: RunContext, baseline: outputs.Baseline, result: CommandResult) -> 
         run.folders.remove_work()
 
 
-def kept_words(home: Home, number: int) -> str:
-    """What is told where some outputs could not be saved."""
-    return (
-        f"the working folder {RunFolder.of(home, number).work} is kept, with what could not be saved;"
-        f" `conjure recover {number}` saves it once it is readable, and `conjure prune` deletes the folder"
-    )
-
-
 def _share_outputs(run: RunContext, saved: Manifest) -> str | None:
     """Send what was saved to the team's object store, waiting for one that is away.
 
@@ -643,21 +652,6 @@ def _may_hold_checkpoints(run: RunContext) -> bool:
         return True
 
 
-def collect_outputs(folders: RunFolders, baseline: outputs.Baseline, spec: RunSpec) -> outputs.Collected:
-    """Move a run's new and changed files to its outputs and list them; may be cut off and called again.
-
-    Raises:
-        ConflictError: Another folder, or a link, is in the place of one of the run's.
-        OSError: The disk is full or a folder not writable.
-    """
-    work = folders.open_work()
-    folders.check()
-    collected = outputs.collect(work, baseline, folders.open_outputs(), spec.output, spec.no_output)
-    folders.check()
-    collected.manifest.save(folders.run.here / MANIFEST)
-    return collected
-
-
 def _from_root(record: RunRecord, target: str) -> str:
     """A mount's target, which is relative to where the command starts, relative to the code's root."""
     subfolder = record.code.subfolder if record.code is not None else ""
@@ -695,6 +689,13 @@ def _end_if_wanted(run: RunContext, only: EndReason | None = None) -> None:
         raise EndRun(Ending(wanted))
 
 
+def _reconnect(store: Database) -> None:
+    """Open a home's own database anew: a damaged file may have been rebuilt in another one."""
+    if not store.is_shared:  # a server is connected to again in any case
+        with suppress(StoreError):
+            store.reconnect()
+
+
 def _after_start(run: RunContext, act: Callable[[], _Result]) -> _Result:
     """As `RunContext.when_reachable`, for a run that is running: it is killed, or else what it made is saved.
 
@@ -717,6 +718,7 @@ def _write_result(run: RunContext, act: Callable[[], object]) -> None:
             if time.monotonic() > until:
                 raise
             time.sleep(_TRY_AGAIN_AFTER_S)
+            _reconnect(run.store)
             run.heartbeat.beat(run.store)
         else:
             return

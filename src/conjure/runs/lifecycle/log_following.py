@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
+from conjure.core.config import heartbeat_interval_s
 from conjure.core.home import Home
 from conjure.errors import StoreError
 from conjure.runs.artifacts.team_transfer import StreamFollower
@@ -16,6 +17,7 @@ from conjure.runs.database.base import Database
 from conjure.runs.executors.base import Executor
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle.abandoned_runs import mark_interrupted
+from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER, when_reachable
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.scheduling.scheduler import shortage
 from conjure.runs.scheduling.scheduler_start import ensure_scheduler
@@ -124,20 +126,24 @@ def _events_of(
     streams.bring()
     merge = _Merge(LogTail(RunFolder.of(store.home, number).log))
     wait_s, next_look_at_carrier = _SHORTEST_WAIT_S, 0.0
+    patience_s = GIVE_UP_AFTER * heartbeat_interval_s(store.home)  # as supervisors have it
     while True:
-        facts = store.facts(number)  # before the log: what was printed in a phase is there when it is over
+        # Before the log: what was printed in a phase is there when it is over.
+        facts = when_reachable(lambda: store.facts(number), patience_s)
         _bring(streams, facts)
         quiet = True
         for event in merge.news(facts):
             quiet = False
             yield event
         if facts.ending is not None:
-            yield Ended(store.get(number))
+            yield Ended(when_reachable(lambda: store.get(number), patience_s))
             return
         queued = facts.status is RunStatus.QUEUED
         if time.monotonic() >= next_look_at_carrier:
             next_look_at_carrier = time.monotonic() + (_QUEUE_EVERY_S if queued else _CARRIER_EVERY_S)
-            yield from _look_after(store, store.get(number), executor)
+            yield from when_reachable(
+                lambda: list(_look_after(store, store.get(number), executor)), patience_s
+            )
         yield Waiting()
         longest = _LONGEST_QUEUED_WAIT_S if queued or streams.is_elsewhere else _LONGEST_WAIT_S
         wait_s = min(wait_s * _WAIT_GROWTH, longest) if quiet else _SHORTEST_WAIT_S

@@ -1,7 +1,7 @@
 """Saving what a run made that was killed, interrupted, or could not be saved when it ended.
 
-Main entry: `recover`. Invariant: it may be cut off and called again; a file is in the working folder or in
-the outputs, never nowhere.
+Main entries: `recover`, and `collect_outputs`, which an ordinary end calls. Invariant: both may be cut off
+and called again; a file is in the working folder or in the outputs, never nowhere.
 """
 
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
 from conjure.errors import ConflictError, NotFoundError, StoreError
 from conjure.runs.artifacts.attempts import bring_back, newest_kept_attempt
-from conjure.runs.artifacts.outputs import Baseline
+from conjure.runs.artifacts.outputs import Baseline, Collected, collect
 from conjure.runs.artifacts.run_folders import RunFolders, check_run_folder
 from conjure.runs.artifacts.team_transfer import leave_behind
 from conjure.runs.artifacts.team_upload import RunUploader
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.lifecycle.execution import collect_outputs, kept_words
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.record import OutputFacts, RunRecord
-from conjure.runs.schema.run_folder import BASELINE, WORK, RunFolder
+from conjure.runs.schema.run_folder import BASELINE, MANIFEST, WORK, RunFolder
+from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import RunStatus
 
 
@@ -91,6 +91,29 @@ def recover(home: Home, number: int, report: Callable[[str], None] = _say_nothin
         finally:
             lock.release()
         return store.get(number)
+
+
+def collect_outputs(folders: RunFolders, baseline: Baseline, spec: RunSpec) -> Collected:
+    """Move a run's new and changed files to its outputs and list them; may be cut off and called again.
+
+    Raises:
+        ConflictError: Another folder, or a link, is in the place of one of the run's.
+        OSError: The disk is full or a folder not writable.
+    """
+    work = folders.open_work()
+    folders.check()
+    collected = collect(work, baseline, folders.open_outputs(), spec.output, spec.no_output)
+    folders.check()
+    collected.manifest.save(folders.run.here / MANIFEST)
+    return collected
+
+
+def kept_words(home: Home, number: int) -> str:
+    """What is told where some outputs could not be saved."""
+    return (
+        f"the working folder {RunFolder.of(home, number).work} is kept, with what could not be saved;"
+        f" `conjure recover {number}` saves it once it is readable, and `conjure prune` deletes the folder"
+    )
 
 
 def _load_before(path: Path, folder: Path) -> Baseline:

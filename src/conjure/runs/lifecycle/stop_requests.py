@@ -7,7 +7,7 @@ signal instead.
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from conjure.core.home import Home
@@ -20,10 +20,11 @@ from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import KILL_SIGNAL, find_process, machine_id, send_signal
 from conjure.runs.lifecycle.abandoned_runs import mark_interrupted, process_name
 from conjure.runs.lifecycle.open_store import open_store
+from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.scheduling.scheduler_start import close_queued, wake_scheduler
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunRecord
-from conjure.runs.schema.status import Ending
+from conjure.runs.schema.status import Ending, RunStatus
 
 _LOOK_EVERY_S = 0.05
 DEAF_AFTER_S = 10.0
@@ -42,6 +43,8 @@ def end_runs(
     executor: Executor | None = None,
 ) -> list[tuple[RunRecord, bool]]:
     """Ask runs to stop or be killed, and wait until those of this machine have ended.
+
+    Of one that is stopped while it waits for its next attempt, what the one before made is saved here.
 
     Args:
         home: Where conjure keeps things.
@@ -71,6 +74,8 @@ def end_runs(
                 _wake(store.get(number), what, must_die=patience_is_over)
             time.sleep(_LOOK_EVERY_S)
             mark_interrupted(store, map(store.get, waiting))
+        if what != KILL:
+            _save_stopped(home, map(store.get, going_on))
         return [(store.get(number), was) for number, was in going_on.items()]
 
 
@@ -125,6 +130,14 @@ def _cancel_submission(store: Database, number: int, ending: Ending) -> bool:
         return False
     is_for_here = record.spec.on is None and owner.machine == machine_id(store.home)
     return not is_for_here and store.cancel_submission(number, ending)
+
+
+def _save_stopped(home: Home, records: Iterable[RunRecord]) -> None:
+    """Save what earlier attempts made of runs that were stopped before the next one began."""
+    for record in records:
+        if record.status is RunStatus.STOPPED and record.is_unsaved:
+            with suppress(ConjureError):  # it can be done again, and who shows the record says how
+                recover(home, record.number)
 
 
 def _end_before_start(store: Database, numbers: Sequence[int], what: str, executor: Executor) -> None:

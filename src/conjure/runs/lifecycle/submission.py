@@ -6,6 +6,7 @@ Main entries: `submit`, `rerun`; the steps stand below them. Invariant: a run th
 after all is closed before its lock is let go.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -16,17 +17,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conjure.core.config import configured_project, repository_name
-from conjure.core.files import real_path
+from conjure.core.files import os_error_words, real_path
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.quoting import shell_words
 from conjure.core.team_settings import objects_team
-from conjure.errors import ConjureError, NotFoundError, StoreError, UsageError, option
+from conjure.errors import ConjureError, NotFoundError, SnapshotError, StoreError, UsageError, option
 from conjure.metric_logging import OWN_VARIABLES, RUN_VARIABLE
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
 from conjure.runs.artifacts.team_transfer import bring_code, send_inputs
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
+from conjure.runs.database.sqlite_connection import full_disk
 from conjure.runs.database.sweep_rows import TrialClaim, TrialRefusedError
 from conjure.runs.environments import image_layers, images
 from conjure.runs.environments.container_engine import require_engine
@@ -484,8 +486,18 @@ def snapshot_code(home: Home, store: Database, number: int, spec: RunSpec) -> Co
 
     Raises:
         SnapshotError: It cannot be recorded.
+        StoreError: The disk is full.
         UsageError: There is no such commit, or no such code.
     """
+    try:
+        return _take_code(home, store, number, spec)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise full_disk(home) from error
+        raise SnapshotError(f"the code cannot be recorded: {os_error_words(error)}") from error
+
+
+def _take_code(home: Home, store: Database, number: int, spec: RunSpec) -> CodeFacts:
     choice = spec.code
     if choice.none:
         return CodeFacts(tree="")

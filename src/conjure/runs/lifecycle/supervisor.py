@@ -154,10 +154,10 @@ def _leave_caller(
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would have us lose our children
     ignore_signals()
+    set_name(process_name(number))  # before it is orphaned: a run that ends spares other runs' by their names
     if os.fork():
         os._exit(0)  # the caller waits for this: it means that the run is in our hands
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    set_name(process_name(number))
     adopt_orphans()
     supervisor = os.fork()
     if supervisor:

@@ -7,7 +7,7 @@ rest from nothing: it is told.
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -24,10 +24,11 @@ from conjure.runs.artifacts.team_transfer import evict, is_left_over, prune_obje
 from conjure.runs.artifacts.uploads import LAST_VERSION
 from conjure.runs.code import code_store, mirrors, snapshot
 from conjure.runs.database.base import Database
-from conjure.runs.database.record_files import folder_numbers
+from conjure.runs.database.record_files import folder_numbers, read_record
 from conjure.runs.environments import environment_build, image_layers
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.disk_reserve import BALLAST_FOLDER
+from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import KEPT_FILES, Resource
 from conjure.runs.schema.run_folder import (
     ATTEMPTS,
@@ -173,7 +174,8 @@ def prune(home: Home, store: Database, *, everything: bool = False, now: float |
     left, size = _prune_left_over(home, _left_over(home, store, seen), seen, not_done)
     folders, others, more = _prune_run_folders(home, store, seen, not_done)
     left, size = left + others, size + more
-    kept = [*_unused_files(home, store), *sorted(home.native_weights.glob("*"))]
+    unlisted = _unlisted(home, store)
+    kept = [*_unused_files(home, store, unlisted), *sorted(home.native_weights.glob("*"))]
     files = [path for path in kept if _changed_at(path) < long_ago]
     unfinished = _old_unfinished(home, long_ago)
     for path in (*files, *unfinished):
@@ -181,7 +183,11 @@ def prune(home: Home, store: Database, *, everything: bool = False, now: float |
     left += len(unfinished)
     shared = (home.environments, home.mirrors)
     baseline = list(map(tree_size_bytes, shared))
-    needed = store.environments_in_use(active_only=everything)
+    needed = store.environments_in_use(active_only=everything) | {
+        record.environment.digest
+        for record in unlisted
+        if record.environment is not None and not (everything and record.status.is_final)
+    }
     environments = _attempt(lambda: environment_build.prune(home, needed), not_done) or []
     layers = image_layers.prune(home, needed)
     not_done += layers.not_done
@@ -340,11 +346,17 @@ def _changed_at(path: Path) -> float:
     return path.lstat().st_ctime
 
 
-def _unused_files(home: Home, store: Database) -> Iterator[Path]:
+def _unlisted(home: Home, store: Database) -> list[RunRecord]:
+    """Runs that have a folder with a record, but no row: what they need must stay until they are rebuilt."""
+    numbers = sorted(set(folder_numbers(home.runs)) - store.numbers())
+    records = (read_record(home.run_folder(number)) for number in numbers)
+    return [record for record in records if record is not None]
+
+
+def _unused_files(home: Home, store: Database, unlisted: Iterable[RunRecord]) -> Iterator[Path]:
     kept = home.root / KEPT_FILES
-    used = {
-        Path(source).parts[-2] for source in store.sources_in_use() if source.startswith(f"{KEPT_FILES}/")
-    }
+    sources = {*store.sources_in_use(), *(mount.source for run in unlisted for mount in run.mounts)}
+    used = {Path(source).parts[-2] for source in sources if source.startswith(f"{KEPT_FILES}/")}
     return (
         path for path in sorted(kept.glob("*")) if path.name not in used and not path.name.startswith(".")
     )

@@ -194,6 +194,12 @@ class RunRecord:
         return self.owner is not None and self.owner.is_queue and not self.status.is_final
 
     @property
+    def is_unsaved(self) -> bool:
+        """Whether its command was started, now or in an earlier attempt, and nothing it made was saved."""
+        was_running = any(attempt.running_at is not None for attempt in self.attempts)
+        return self.outputs is None and (was_running or RunStatus.RUNNING in self.facts.entered)
+
+    @property
     def pinned_mounts(self) -> tuple[Mount, ...]:
         """What to mount so that another run is given the same content."""
         return tuple(Mount(mount.source, mount.target, mount.read_only) for mount in self.mounts)

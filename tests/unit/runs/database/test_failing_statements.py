@@ -153,6 +153,7 @@ def test_every_change_there_is_is_tried():
             "presume_ended",
             "write_as",
             "while_no_number_is_given",
+            "reconnect",
             "forbid_writing",
         ),  # no row changes
         "reindex",  # is done in batches

@@ -1,11 +1,13 @@
 """The file of SQLite's: what every database must do, and what only a file can suffer."""
 
+import json
 import sqlite3
 
 import pytest
 
 from conjure.errors import StoreError
-from conjure.runs.database.record_files import read_record
+from conjure.runs.database import maintenance_statements
+from conjure.runs.database.record_files import read_record, record_to_dict
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from support.casting import add_run, finish
@@ -34,6 +36,47 @@ def test_a_lost_database_is_rebuilt_from_the_folders(home):
         assert store.select() == before
         assert store.summaries(1)["loss"].last_value == 0.5
         assert add_run(store).number == 3
+
+
+def test_a_rebuilding_that_was_cut_off_is_done_by_whoever_opens_next(home, monkeypatch):
+    with SqliteDatabase.open(home) as store:
+        for _ in range(3):
+            finish(store, add_run(store).number, DONE)
+        before = store.select()
+    home.database.unlink()
+    rebuild_all = SqliteDatabase._rebuild_all
+
+    def interrupted(self, numbers, *rest):
+        if 2 in numbers:
+            raise KeyboardInterrupt
+        rebuild_all(self, numbers, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(maintenance_statements, "_BATCH", 1)
+        patched.setattr(SqliteDatabase, "_rebuild_all", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            SqliteDatabase.open(home)
+    with SqliteDatabase.open(home) as store:
+        assert store.select() == before
+    monkeypatch.setattr(SqliteDatabase, "_rebuild_all", interrupted)
+    with SqliteDatabase.open(home) as store:  # and never again
+        assert store.select() == before
+
+
+def test_supervisors_need_not_wait_while_the_metrics_of_ended_runs_are_read(home, store, monkeypatch):
+    for _ in range(2):
+        finish(store, add_run(store).number, DONE)
+        add_run(store)
+    read, summarised = {}, SqliteDatabase._summarised
+
+    def note(self, number):
+        read[number] = self._session.connection.in_transaction
+        return summarised(self, number)
+
+    monkeypatch.setattr(SqliteDatabase, "_summarised", note)
+    (home.run_folder(3) / "run.json").write_text(json.dumps(record_to_dict(store.get(3)) | {"labels": ["a"]}))
+    assert store.reindex()[0] == [1, 2, 3, 4]
+    assert [number for number, others_wait in read.items() if others_wait] == [2, 4]
 
 
 def test_a_number_whose_folder_is_there_is_never_given_again(home):

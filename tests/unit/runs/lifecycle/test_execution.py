@@ -12,16 +12,19 @@ from conjure.runs.artifacts.attempts import archive_attempt
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.outputs import Baseline
 from conjure.runs.artifacts.team_upload import RunUploader
-from conjure.runs.database.base import DatabaseAwayError
+from conjure.runs.database.base import STOP, DatabaseAwayError
+from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.command import Job
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle import execution, heartbeat
-from conjure.runs.lifecycle.execution import EndRun, RunContext, close, how_it_ended, mount, save
+from conjure.runs.lifecycle.execution import EndRun, RunContext, build, close, how_it_ended, mount, save
 from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.scheduling.scheduler_start import this_queue
+from conjure.runs.schema.record import CodeFacts, EnvironmentFacts
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
+from conjure.runs.telemetry.logs import NOTE, LogTail
 from support.casting import add_run, advance
 from support.repositories import read_files, write_files
 
@@ -67,6 +70,56 @@ def test_a_working_folder_without_a_command_stays_only_for_what_earlier_attempts
         close(run, FAILED, None)
     assert store.get(number).ending == FAILED
     assert RunFolder.of(store.home, number).work.exists() == bool(attempts)
+
+
+def test_a_command_goes_on_while_the_database_cannot_be_read_and_hears_of_wishes_again(home, store):
+    record = add_run(store)
+    attempt = store.begin_attempt(record.number, this_process())
+    with open_database(home) as other:
+        other.request_end(record.number, STOP)
+    with supervising(store, record, attempt) as run:
+        store._session.connection.close()  # as good as a file that cannot be read
+        assert run.requested_end() is None
+        assert run.requested_end() is EndReason.STOP_REQUESTED
+
+
+@pytest.mark.parametrize(
+    ("packages", "notes"),
+    [
+        ({"numpy": "2.0", "Some_Thing": "1"}, []),
+        (
+            {"numpy": "2.1", "rich": "13"},
+            [
+                "packages that differ from those of run 1:"
+                " numpy 2.0 → 2.1, rich none → 13, some-thing 1 → none"
+            ],
+        ),
+        (
+            {"numpy": "2.0", "some-thing": "1", **dict.fromkeys("abcdef", "1")},
+            [
+                "packages that differ from those of run 1: a none → 1, b none → 1, c none → 1, d none → 1,"
+                " e none → 1 …; see `conjure diff 1 2`"
+            ],
+        ),
+    ],
+)
+def test_the_log_of_a_rerun_names_the_packages_that_differ(store, monkeypatch, packages, notes):
+    first = add_run(store).number
+    store.set_facts(first, environment=EnvironmentFacts("digest", "", {"numpy": "2.0", "some.thing": "1"}))
+    record = store.create_run(
+        store.get(first).spec,
+        this_process(store.home),
+        lambda number: store.home.run_folder(number).mkdir(),
+        rerun_of=first,
+    )
+    store.set_facts(record.number, code=CodeFacts(tree=""))
+    built = SimpleNamespace(digest="now", python="python", packages=packages, resolved=None)
+    monkeypatch.setattr(execution.environment_build, "build", lambda *_, **__: built)
+    with supervising(store, record, store.begin_attempt(record.number, this_process())) as run:
+        build(run)
+        run.log.close()
+    log = LogTail(RunFolder.of(store.home, record.number).log).read()
+    assert [entry.text.rstrip("\n") for entry in log if entry.stream == NOTE] == notes
 
 
 class TestWhatAnEarlierAttemptLeft:

@@ -1,4 +1,12 @@
-from conjure.runs.lifecycle.log_following import Entered, Queued, _Merge, follow
+from dataclasses import replace
+
+import pytest
+
+from conjure.runs.database.base import DatabaseAwayError
+from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.host.process import this_process
+from conjure.runs.lifecycle import heartbeat
+from conjure.runs.lifecycle.log_following import Ended, Entered, Found, Queued, _Merge, follow
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import PHASES, RunProgress, RunStatus
 from conjure.runs.telemetry.logs import NOTE, STDOUT, LogEntry
@@ -84,3 +92,24 @@ def test_of_a_run_that_waits_it_is_told_for_what(store):
         store.enqueue(number, Owner.queue_of_executor("gpu"))
     assert waits_for(store, first) == "room on gpu"
     assert waits_for(store, third) == f"run {second}"
+
+
+@pytest.mark.parametrize("call", ["facts", "get"])
+def test_who_follows_a_run_stays_while_the_databases_server_is_away(store, monkeypatch, call):
+    number = add_run(store).number
+    events = follow(store.home, number, sleep=lambda _: None)
+    assert isinstance(next(events), Found)
+    store.set_facts(number, owner=replace(this_process(store.home), started="before"))  # it is gone
+    away, answer = [1, 2], getattr(SqliteDatabase, call)
+
+    def asked(self, number):
+        if away:
+            away.pop()
+            raise DatabaseAwayError("the team's database cannot be reached: it is restarted")
+        return answer(self, number)
+
+    monkeypatch.setattr(SqliteDatabase, call, asked)
+    monkeypatch.setattr(heartbeat, "_TRY_EVERY_S", 0.0)
+    *_, last = events
+    assert isinstance(last, Ended)
+    assert away == []

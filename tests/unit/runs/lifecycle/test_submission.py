@@ -1,3 +1,4 @@
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings, write_team
 from conjure.errors import SnapshotError, StoreError, UsageError
+from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle import submission
 from conjure.runs.lifecycle.submission import (
@@ -50,6 +52,26 @@ def test_a_rerun_asks_for_the_recorded_code_and_mounts(home):
 
 def test_a_run_without_code_stays_without(home):
     assert spec_of_record(record(code=CodeChoice(none=True))).code == CodeChoice(none=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), StoreError, "^the disk that contains .* is full"),
+        (
+            OSError(errno.EIO, "Input/output error", "a.py"),
+            SnapshotError,
+            "^the code cannot be recorded: Input/output error: a.py$",
+        ),
+    ],
+)
+def test_code_that_cannot_be_read_or_written_is_an_error_of_ours(home, monkeypatch, error, raised, words):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(submission.snapshot, "snapshot", fail)
+    with SqliteDatabase.open(home) as store, pytest.raises(raised, match=words):
+        submission.snapshot_code(home, store, 1, RunSpec(("true",), home.root))
 
 
 def test_what_was_never_recorded_cannot_be_done_again(home):

@@ -2,14 +2,22 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from conjure.core.home import HOME_VARIABLE
 from conjure.metric_logging import RUN_VARIABLE
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import this_process
+from conjure.runs.lifecycle.abandoned_runs import process_name
 from conjure.runs.lifecycle.submission import request_of_this_process
-from conjure.runs.lifecycle.supervisor import _begin_anew, _close_after_our_own_fault, _enter
+from conjure.runs.lifecycle.supervisor import (
+    _begin_anew,
+    _close_after_our_own_fault,
+    _enter,
+    _leave_caller,
+)
 from conjure.runs.scheduling.run_queue import write_request
 from conjure.runs.scheduling.scheduler_start import this_queue
 from conjure.runs.schema.process_facts import Owner
@@ -92,3 +100,25 @@ def test_a_fault_after_another_machine_took_the_run_over_ends_nothing(member, sh
     advance(shared_store, number, RunStatus.RUNNING)
     _close_after_our_own_fault(member, number, ValueError("a bug"))
     assert shared_store.get(number).status is RunStatus.RUNNING
+
+
+def test_a_guard_is_known_by_its_name_from_its_first_moment(store):
+    """A run whose command submits another one may end at any moment, and spares that one's processes."""
+    number, request = queued(store)
+    reading, writing = os.pipe()
+
+    def tell():
+        os.write(writing, Path("/proc/self/comm").read_bytes())
+        os._exit(0)
+
+    child = os.fork()
+    if child == 0:
+        os.fork = tell
+        try:
+            _leave_caller(store.home, number, RunLock(None), request)
+        finally:
+            os._exit(1)
+    os.close(writing)
+    assert os.read(reading, 100).decode() == f"{process_name(number)}\n"
+    os.close(reading)
+    assert os.waitpid(child, 0)[1] == 0
