@@ -94,7 +94,7 @@ def test_a_training_that_fails_while_it_is_measured_is_measured_on_resume(
     whole, _ = tune(request_to(tmp_path / "whole", **options))
     request = request_to(tmp_path / "cut", **options)
 
-    def fail(*_):
+    def fail(*_, **__):
         raise MemoryError
 
     with monkeypatch.context() as patched:
