@@ -141,6 +141,15 @@ def keep_tree(home: Home, number: int, tree: str) -> None:
     _own(home)("update-ref", reference(number), tree)
 
 
+def holds(home: Home, tree: str, path: Path) -> bool:
+    """Whether a snapshot has anything at this path, relative to its root."""
+    try:
+        _own(home)("cat-file", "-e", f"{tree}:{'' if path == Path() else path.as_posix()}")
+    except GitError:
+        return False
+    return True
+
+
 def release_tree(home: Home, number: int) -> None:
     """Let go of run `number`'s code; `conjure prune` frees what no other run shares."""
     if is_store(home.code_repository):

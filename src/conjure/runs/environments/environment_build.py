@@ -16,7 +16,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from conjure.runs.environments.environment_locks import (
     mark_in_use,
     unused,
 )
+from conjure.runs.environments.imported_code import places_outside
 from conjure.runs.environments.interpreter import Interpreter, find_current, find_version
 from conjure.runs.environments.local_packages import with_absolute_paths
 from conjure.runs.environments.pip_config import UvSettings, settings_digest, uv_settings
@@ -58,6 +59,7 @@ class Environment:
         packages: Version of every package that can be imported.
         prefix: Its folder if it was built, None for the caller's own environment.
         resolved: Which of the packages were added in a version that uv chose; None if nobody knows.
+        imports: Places outside of it from which a command may import, too.
     """
 
     digest: str
@@ -66,6 +68,7 @@ class Environment:
     packages: Mapping[str, str]
     prefix: Path | None = None
     resolved: tuple[str, ...] | None = None
+    imports: tuple[Path, ...] = ()
 
     def activate(self, variables: Mapping[str, str]) -> dict[str, str]:
         """`variables` with this environment in front; the caller's own needs no change."""
@@ -105,8 +108,16 @@ def build(
     folder = Path.cwd() if folder is None else folder
     variables = with_absolute_paths(os.environ if variables is None else variables, folder)
     wish = _BuildRequest.of(home, choice, variables, folder)
-    if wish.is_current:
-        return _current(wish.interpreter)
+    environment = (
+        _current(wish.interpreter) if wish.is_current else _find_or_build(home, wish, variables, report)
+    )
+    imports = places_outside(home, wish.interpreter if wish.is_layer else None, variables)
+    return replace(environment, imports=imports)
+
+
+def _find_or_build(
+    home: Home, wish: "_BuildRequest", variables: Mapping[str, str], report: Callable[[str], None]
+) -> Environment:
     environment = _find_built(home, wish)
     if environment is not None:
         return environment

@@ -57,6 +57,7 @@ class Interpreter:
         site_folders: Where its environment keeps packages, in order of search.
         packages: What is installed.
         search_path: Files and folders that it imports from, those of packages installed by reference too.
+        editable_folders: Only the latter: the folders in which such packages are edited.
     """
 
     found: Path
@@ -68,6 +69,7 @@ class Interpreter:
     site_folders: tuple[Path, ...]
     packages: tuple[Package, ...]
     search_path: tuple[Path, ...] = ()
+    editable_folders: tuple[Path, ...] = ()
 
     @property
     def versions(self) -> dict[str, str]:
@@ -223,6 +225,7 @@ def _interpreter(found: Path, answer: Mapping[str, Any]) -> Interpreter:
             for one in answer["packages"]
         ),
         search_path=tuple(map(Path, [*answer["search_path"], *answer["editable_folders"]])),
+        editable_folders=tuple(map(Path, answer["editable_folders"])),
     )
 
 

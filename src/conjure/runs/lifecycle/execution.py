@@ -88,6 +88,9 @@ from conjure.runs.telemetry.rungs import RungLadder
 
 _INSIST_S = 30.0
 _TRY_AGAIN_AFTER_S = 1.0
+_TOO_MUCH_IMPORTED = (
+    "identical runs cannot be recognized: there is too much to compare in editable packages and PYTHONPATH"
+)
 _Result = TypeVar("_Result")
 
 
@@ -292,7 +295,10 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
         run.log.note(warning)
     with _ending_with(EndReason.BUILD_FAILED), _interruptible(run):
         built, facts = _environment(run, place)
-    identity = identity_of(run.home, run.spec, record.code, facts.digest, record.mounts)
+    imports = built.imports if isinstance(built, Environment) else ()
+    identity = identity_of(run.home, run.spec, record.code, facts.digest, record.mounts, imports)
+    if identity is None and run.spec.idempotent:
+        run.log.note(_TOO_MUCH_IMPORTED)
     run.when_reachable(lambda: run.store.set_facts(run.number, environment=facts, identity=identity))
     return place, built
 
