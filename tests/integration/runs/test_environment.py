@@ -120,6 +120,14 @@ class TestCurrent:
         with pytest.raises(BuildError, match="bin/python does not work: no such version"):
             make(home, {"PATH": f"{tmp_path / 'bin'}"})
 
+    def test_python_too_old_for_the_question(self, home: Home, tmp_path: Path) -> None:
+        words = '  File "<string>", line 27\n    def f() -> list:\n            ^\nSyntaxError: invalid syntax'
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin/python").write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{words}\nEND\nexit 1\n")
+        (tmp_path / "bin/python").chmod(0o755)
+        with pytest.raises(BuildError, match="bin/python does not work: SyntaxError: invalid syntax"):
+            make(home, {"PATH": f"{tmp_path / 'bin'}:/bin:/usr/bin"})
+
     def test_python_that_does_not_answer(self, home: Home, tmp_path: Path, monkeypatch) -> None:
         monkeypatch.setattr(interpreter, "_TIMEOUT_S", 0.5)
         (tmp_path / "bin").mkdir()
@@ -238,6 +246,16 @@ class TestClean:
 
     def test_empty(self, home: Home, variables) -> None:
         assert make(home, variables, base="none")[0].packages == {}
+
+    @pytest.mark.parametrize("version", [None, _VERSION])
+    def test_needs_no_python_on_path(self, home: Home, variables, version: str | None) -> None:
+        variables = variables | {"PATH": "/nonexistent"}
+        built, _ = make(home, variables, base="none", python=version)
+        assert built.packages == {}
+        prefix = run(built, variables, str(built.python), "-c", "import sys; print(sys.prefix)")
+        assert prefix == str(built.prefix)
+        with pytest.raises(BuildError, match=r"there is no Python 3\.99 on this machine$"):
+            make(home, variables, base="none", python="3.99")
 
     def test_version_that_is_not_here(self, home: Home, variables) -> None:
         with pytest.raises(BuildError, match=r"there is no Python 3\.99 on this machine"):

@@ -13,6 +13,7 @@ built; one that was changed is built again, beside it where other runs use that 
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -33,7 +34,7 @@ from conjure.runs.environments.environment_locks import (
     unused,
 )
 from conjure.runs.environments.imported_code import places_outside
-from conjure.runs.environments.interpreter import Interpreter, find_current, find_version
+from conjure.runs.environments.interpreter import Interpreter, find_current, find_version, inspect
 from conjure.runs.environments.local_packages import with_absolute_paths
 from conjure.runs.environments.pip_config import UvSettings, settings_digest, uv_settings
 from conjure.runs.environments.pip_requirements import canonical_name, has_versions
@@ -118,6 +119,7 @@ def build(
 def _find_or_build(
     home: Home, wish: "_BuildRequest", variables: Mapping[str, str], report: Callable[[str], None]
 ) -> Environment:
+    """It counts as in use until this process ends."""
     environment = _find_built(home, wish)
     if environment is not None:
         return environment
@@ -177,7 +179,7 @@ class _BuildRequest:
     def of(
         cls, home: Home, choice: EnvironmentChoice, variables: Mapping[str, str], folder: Path
     ) -> "_BuildRequest":
-        current = find_current(home, variables, folder)
+        current = find_interpreter(home, choice, variables, folder)
         asked = {
             "format": _FORMAT,
             "base": choice.base,
@@ -196,6 +198,28 @@ class _BuildRequest:
             asked |= {} if decisive is None else {"settings": decisive}
         fixed = {"constraints": sorted(choice.constraints)} if choice.constraints else {}
         return cls(choice, current, _digest(asked | fixed), _digest(asked))
+
+
+def find_interpreter(
+    home: Home, choice: EnvironmentChoice, variables: Mapping[str, str], folder: Path
+) -> Interpreter:
+    """The interpreter that an environment is, or stands on.
+
+    Where nothing of the caller's own is used, it need not work: there is always the one that runs conjure.
+
+    Raises:
+        BuildError: There is none, or it does not start.
+    """
+    try:
+        return find_current(home, variables, folder)
+    except BuildError:
+        if choice.base != "none":
+            raise
+    clean = _clean(variables)
+    own_version = ".".join(map(str, sys.version_info[:3]))
+    if choice.python is None or _is_version(own_version, choice.python):
+        return inspect(home, Path(sys.executable), clean, folder)
+    return inspect(home, find_version(home, choice.python, clean, folder), clean, folder)
 
 
 def _digest(asked: Mapping[str, Any]) -> str:

@@ -195,14 +195,18 @@ def _ask(found: Path, variables: Mapping[str, str], folder: Path) -> dict[str, A
         )
         if done.returncode == 0:
             return parse_json(done.stdout.splitlines()[-1])  # before it, whatever a sitecustomize prints
-        words = done.stderr.decode(errors="replace").strip().splitlines()[:1] or [
-            f"exit status {done.returncode}"
-        ]
+        words = _telling_line(done.stderr) or [f"exit status {done.returncode}"]
     except subprocess.TimeoutExpired:
         words = [f"it did not answer within {format_duration(_TIMEOUT_S)}"]
     except (OSError, ValueError, IndexError) as error:
         words = [str(error)]
     raise BuildError(f"{found} does not work: {words[0]}", hint="`python --version` should print a version")
+
+
+def _telling_line(stderr: bytes) -> list[str]:
+    """The line that says what is wrong: the first, and of a traceback the last."""
+    lines = stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1:] if lines and lines[0].lstrip().startswith(("Traceback", "File ")) else lines[:1]
 
 
 def _without_relative_folders(variables: Mapping[str, str]) -> dict[str, str]:
@@ -239,9 +243,12 @@ def find_version(home: Home, version: str, variables: Mapping[str, str], folder:
     for candidate in (*filter(None, candidates), _known_to_uv(version, variables)):
         if candidate is not None and _starts(candidate, variables):
             return candidate
-    current = find_current(home, variables, folder)
+    try:
+        here = f" (python is {find_current(home, variables, folder).version} here)"
+    except BuildError:
+        here = ""
     raise BuildError(
-        f"there is no Python {version} on this machine (python is {current.version} here)",
+        f"there is no Python {version} on this machine{here}",
         hint=f"install Python {version}, or omit {option('python')}",
     )
 

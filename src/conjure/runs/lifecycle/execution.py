@@ -53,7 +53,6 @@ from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.image_build import LayerRequest, build_layer
 from conjure.runs.environments.image_layers import layer_digest
 from conjure.runs.environments.images import Image, prepare_image
-from conjure.runs.environments.interpreter import find_current
 from conjure.runs.environments.local_packages import with_absolute_paths
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.command_process import start_command
@@ -471,7 +470,7 @@ def ranks_of(spec: RunSpec, node: int, address: str | None) -> Ranks:
 def _sandboxed(run: RunContext, job: Job, environment: Environment, record: RunRecord) -> Job:
     """The same command, in a sandbox."""
     callers = {**os.environ, **run.spec.variables}
-    interpreter = find_current(run.home, callers, job.folder)
+    interpreter = environment_build.find_interpreter(run.home, run.spec.environment, callers, job.folder)
     metrics = RunFolder(run.folder).metrics
     metrics.touch(0o600)  # it is shown in the sandbox by itself, so it must be there
     sandbox = sandbox_of(
