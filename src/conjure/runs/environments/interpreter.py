@@ -30,7 +30,7 @@ _DECIDING_VARIABLES = (
     "PYENV_VERSION",
 )
 _TIMEOUT_S = 300.0  # on a network disk or a machine under load, a Python may start slowly
-_ANSWER_FORMAT = "3"  # answers that were kept in another form are not found
+_ANSWER_FORMAT = "4"  # answers that were kept in another form are not found
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,9 @@ def inspect(home: Home, found: Path, variables: Mapping[str, str], folder: Path)
     answer = read_answer(home, question)
     if answer is None:
         answer = _ask(found, variables, folder)
-        watched = [str(found), answer["executable"], f"{answer['prefix']}/pyvenv.cfg", *answer["search_path"]]
+        watched = [str(found), answer["executable"], f"{answer['prefix']}/pyvenv.cfg"]
+        # A user's site folder that is not there yet is not on the path either.
+        watched += [*answer["search_path"], *answer["site_folders"]]
         keep_answer(home, question, answer, watched)
     return _interpreter(found, answer)
 
