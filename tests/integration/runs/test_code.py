@@ -439,6 +439,26 @@ class TestFaithfulness:
         with pytest.raises(SnapshotError, match=r"train\.py"):
             snapshot.snapshot(home, project, number=1)
 
+    def test_folder_that_git_cannot_look_into(
+        self, home: Home, project: Path, tmp_path: Path, monkeypatch
+    ) -> None:
+        make_repository(project / "vendor/lib", {"lib.py": "l"})
+        git = tmp_path / "bin/git"
+        warning = "warning: could not open directory 'secret/': Permission denied"
+        # Root may look into every folder.
+        write_files(
+            git.parent, {"git": f'#!/bin/sh\necho "{warning}" >&2\nexec {shutil.which("git")} "$@"\n'}
+        )
+        git.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{git.parent}:{os.environ['PATH']}")
+        assert take(home, project)[0].warnings == (
+            "secret cannot be read and is left out: Permission denied",
+            "vendor/lib/secret cannot be read and is left out: Permission denied",
+        )
+        write_files(tmp_path / "plain", {"a.py": "a"})
+        plain = take(home, tmp_path / "plain")[0]
+        assert plain.warnings == ("secret cannot be read and is left out: Permission denied",)
+
     def test_lfs_pointers_are_reported(self, home: Home, project: Path) -> None:
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 123456\n"
         write_files(

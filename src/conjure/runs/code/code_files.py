@@ -9,7 +9,7 @@ import posixpath
 import re
 import stat
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +37,7 @@ _NO_WORK_TREE = (
 )
 _NO_REPOSITORY = re.compile("not (?:recognized as )?a git repository")
 _FOREIGN = re.compile("dubious ownership in repository at '(.*)'")
+_CLOSED = re.compile("warning: could not open directory '(.*?)/?': (.*)")
 _LFS_HEADER = b"version https://git-lfs.github.com/spec/v1\n"
 _LFS_POINTER_SIZES = range(100, 1024)  # the specification's limit; real ones have about 130 bytes
 
@@ -245,7 +246,9 @@ class _Listing:
         if rules.users:
             ignored = ("ls-files", "-z", "--cached", "--ignored")
             unwanted = set(git(*ignored, *_IgnoreRules([], rules.users).options()).split(b"\0"))
-        listing = git("ls-files", "-z", "-t", "--stage", *_LIST_ALL, *rules.options())
+        listing = git(
+            *("ls-files", "-z", "-t", "--stage", *_LIST_ALL, *rules.options()), warn=self._warning(prefix)
+        )
         found = []
         for mode, name in _entries(listing):
             if name in unwanted:
@@ -261,12 +264,24 @@ class _Listing:
         store = self.home.code_repository
         git = own_git(store, work_tree=root, index=store / "no-index")
         found = []
-        for name in filter(None, git("ls-files", "-z", *_LIST_ALL, *rules.options()).split(b"\0")):
+        listing = git("ls-files", "-z", *_LIST_ALL, *rules.options(), warn=self._warning(prefix))
+        for name in filter(None, listing.split(b"\0")):
             if name.endswith(b"/"):  # a repository in the folder
                 found += self._nested(root, name.rstrip(b"/"), prefix, rules)
             else:
                 found.append(prefix + name)
         return found
+
+    def _warning(self, prefix: bytes) -> Callable[[str], None]:
+        """What tells the user of folders that git could not look into, from a line of git's."""
+
+        def warn(line: str) -> None:
+            closed = _CLOSED.fullmatch(line)
+            if closed is not None:
+                folder = os.fsdecode(prefix) + closed[1]
+                self.files.warnings.append(f"{folder} cannot be read and is left out: {closed[2]}")
+
+        return warn
 
     def _nested(self, root: Path, name: bytes, prefix: bytes, rules: _IgnoreRules) -> list[bytes]:
         shown, folder = os.fsdecode(prefix + name), root / os.fsdecode(name)
