@@ -1,5 +1,6 @@
 """Snapshots of code, taken from real repositories and folders with the real git."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -469,6 +470,18 @@ class TestFaithfulness:
         assert take(home, project)[0].warnings == expected
         assert take(home, project, committed=True)[0].warnings == expected
 
+    def test_attributes_that_cannot_be_read_say_nothing(self, home: Home, project: Path, monkeypatch) -> None:
+        read = Path.read_bytes
+
+        def refuse(path: Path) -> bytes:
+            if path.name == ".gitattributes":
+                raise OSError(errno.EIO, "Input/output error")
+            return read(path)
+
+        write_files(project, {".gitattributes": "*.bin filter=lfs"})
+        monkeypatch.setattr(Path, "read_bytes", refuse)
+        assert snapshot.snapshot(home, project, number=1).warnings == ()
+
 
 class TestSubmodules:
     @pytest.fixture
@@ -521,6 +534,25 @@ class TestSubmodules:
         taken, files = take(home, parent)
         assert files["vendor/lib/lib.py"] == "lib"
         assert "is copied as a plain folder" in taken.warnings[0]
+
+    def test_one_without_a_git_folder_is_a_plain_folder(self, home: Home, parent: Path) -> None:
+        (parent / "vendor/lib/.git").unlink()
+        taken, files = take(home, parent)
+        assert files["vendor/lib/lib.py"] == "lib"
+        assert taken.warnings == ("submodule vendor/lib has no .git; vendor/lib is copied as a plain folder",)
+
+    def test_one_that_cannot_be_read_is_named(self, home: Home, parent: Path, monkeypatch) -> None:
+        listed = os.scandir
+
+        def refuse(folder: object) -> object:
+            if folder == parent / "vendor/lib":
+                raise PermissionError(13, "Permission denied")
+            return listed(folder)
+
+        (parent / "vendor/lib/.git").unlink()
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(SnapshotError, match="vendor/lib cannot be read: Permission denied"):
+            snapshot.snapshot(home, parent, number=1)
 
     def test_one_that_git_cannot_read_is_named(self, home: Home, parent: Path) -> None:
         (parent / ".git/modules/vendor/lib/config").write_text("[core")
@@ -682,6 +714,24 @@ class TestStore:
             assert snapshot.snapshot(home, project, number=3).tree  # there is room again
         finally:
             subprocess.run(["umount", disk], check=True)
+
+    @pytest.mark.parametrize(
+        ("number", "words", "hint"),
+        [
+            (errno.EIO, "Input/output error", None),
+            (errno.ENOSPC, "No space left on device", "free space, for example with `conjure prune`"),
+        ],
+    )
+    def test_failing_disk(
+        self, home: Home, project: Path, monkeypatch, number: int, words: str, hint: str | None
+    ) -> None:
+        def fail(*_: object) -> str:
+            raise OSError(number, words)
+
+        monkeypatch.setattr(snapshot, "hash_files", fail)
+        with pytest.raises(SnapshotError, match=rf"project could not be recorded: {words}") as caught:
+            snapshot.snapshot(home, project, number=1)
+        assert caught.value.hint == hint
 
     def test_many_at_once(self, home: Home, project: Path) -> None:
         script = (

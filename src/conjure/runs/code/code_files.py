@@ -285,23 +285,35 @@ class _Listing:
 
     def _nested(self, root: Path, name: bytes, prefix: bytes, rules: _IgnoreRules) -> list[bytes]:
         shown, folder = os.fsdecode(prefix + name), root / os.fsdecode(name)
-        if not (folder / ".git").exists():
+        inside = (folder, prefix + name + b"/", rules.below(os.fsdecode(name)))
+        if os.path.lexists(folder / ".git"):
+            try:
+                return self.repository(*inside)
+            except GitError as error:
+                if not _NO_REPOSITORY.search(error.words):
+                    raise _unreadable(folder, error) from error
+            why = f"{shown}/.git leads to no git repository"
+        elif _is_empty(folder):
             self.files.warnings.append(
                 f"submodule {shown} is not checked out and stays empty:"
                 " `git submodule update --init` fetches it"
             )
             return []
-        inside = (folder, prefix + name + b"/", rules.below(os.fsdecode(name)))
-        try:
-            return self.repository(*inside)
-        except GitError as error:
-            if not _NO_REPOSITORY.search(error.words):
-                raise _unreadable(folder, error) from error
-        self.files.warnings.append(
-            f"{shown}/.git leads to no git repository; {shown} is copied as a plain folder"
-        )
+        else:
+            why = f"submodule {shown} has no .git"
+        self.files.warnings.append(f"{why}; {shown} is copied as a plain folder")
         self.files.untracked = True
         return self.plain_folder(*inside)
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError as error:
+        raise _cannot_be_read(folder, error) from error
 
 
 def _entries(listing: bytes) -> Iterator[tuple[bytes | None, bytes]]:
@@ -344,11 +356,14 @@ def _facts(path: bytes) -> os.stat_result | None:
         return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None  # tracked, but deleted here
-    except PermissionError as error:
-        raise SnapshotError(
-            f"{os.fsdecode(path)} cannot be read: {error.strerror}",
-            hint=f"make it readable, or add it to {IGNORE_FILE}",
-        ) from error
+    except OSError as error:
+        raise _cannot_be_read(os.fsdecode(path), error) from error
+
+
+def _cannot_be_read(path: str | Path, error: OSError) -> SnapshotError:
+    return SnapshotError(
+        f"{path} cannot be read: {error.strerror}", hint=f"make it readable, or add it to {IGNORE_FILE}"
+    )
 
 
 def _warn_of_lfs_pointers(root: Path, files: CodeFiles) -> None:
@@ -362,8 +377,12 @@ def _warn_of_lfs_pointers(root: Path, files: CodeFiles) -> None:
 
 
 def _read(root: Path, name: bytes) -> bytes:
+    """A file's content; none of a link's, and none where it cannot be read: whoever copies it says that."""
     path = root / os.fsdecode(name)
-    return b"" if path.is_symlink() else path.read_bytes()
+    try:
+        return b"" if path.is_symlink() else path.read_bytes()
+    except OSError:
+        return b""
 
 
 def is_lfs_pointer(content: bytes) -> bool:
