@@ -11,7 +11,7 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import BuildError
-from conjure.runs.environments import environment_build, environment_locks, interpreter
+from conjure.runs.environments import environment_build, environment_locks, interpreter, uv
 from conjure.runs.environments.environment_build import Environment, build
 from conjure.runs.environments.interpreter import find_current
 from conjure.runs.environments.uv import uv_program
@@ -184,6 +184,23 @@ class TestLayer:
     def test_requirements(self, home: Home, variables) -> None:
         built, _ = make(home, variables, requirements="# ours\nbrew==1.0\n", pip=("herb==2.0",))
         assert built.packages == {"brew": "1.0", "herb": "2.0"}
+
+    def test_what_is_asked_for_is_on_no_command_line(self, home: Home, variables, monkeypatch) -> None:
+        commands = []
+
+        def watched(arguments: list[str], **rest: object) -> None:
+            commands.append(arguments)
+            uv.run_uv(arguments, **rest)
+
+        monkeypatch.setattr(environment_build, "run_uv", watched)
+        asked = ("brew ; python_version >= '3.5'", "herb")
+        assert make(home, variables, base="none", pip=asked)[0].packages == {"brew": "1.0", "herb": "2.0"}
+        assert not any("brew" in word or "herb" in word for command in commands for word in command)
+
+    @pytest.mark.parametrize("package", [" -r /etc/hosts", "#brew", "brew\n-r /etc/hosts"])
+    def test_what_is_no_package(self, home: Home, variables, package: str) -> None:
+        with pytest.raises(BuildError, match="is not a package"):
+            make(home, variables, pip=(package,))
 
     def test_versions_can_be_fixed_for_what_is_added(self, home: Home, variables) -> None:
         for asked in ({"pip": ("brew",)}, {"requirements": "brew\n"}):

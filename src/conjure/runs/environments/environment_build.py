@@ -35,7 +35,7 @@ from conjure.runs.environments.environment_locks import (
 )
 from conjure.runs.environments.imported_code import places_outside
 from conjure.runs.environments.interpreter import Interpreter, find_current, find_version, inspect
-from conjure.runs.environments.local_packages import with_absolute_paths
+from conjure.runs.environments.local_packages import as_lines, with_absolute_paths
 from conjure.runs.environments.pip_config import UvSettings, settings_digest, uv_settings
 from conjure.runs.environments.pip_requirements import canonical_name, has_versions
 from conjure.runs.environments.uv import run_uv
@@ -328,15 +328,18 @@ def _fill(built: Path, wish: _BuildRequest, settings: UvSettings, report: Callab
         install = ["pip", "install", "--python", str(built / "bin" / "python")]
         # Hard links to uv's cache would carry a run's edits into every other environment.
         install += ["--link-mode", "copy", "--compile-bytecode", *settings.install_options]
-        requirements = wish.choice.requirements
-        if requirements:
-            (built.parent / "requirements.txt").write_text(requirements)
-            install += ["--requirement", "requirements.txt"]
+        for name, lines in (
+            ("requirements.txt", wish.choice.requirements),
+            ("packages.txt", "\n".join(as_lines(wish.choice.pip))),
+        ):
+            if lines:
+                (built.parent / name).write_text(lines)
+                install += ["--requirement", name]
         variables = dict(settings.variables)
         if wish.choice.constraints:
             (built.parent / "constraints.txt").write_text("\n".join(wish.choice.constraints))
             variables["UV_CONSTRAINT"] = f"{variables.get('UV_CONSTRAINT', '')} constraints.txt".strip()
-        run_uv([*install, "--", *wish.choice.pip], folder=built.parent, variables=variables, report=report)
+        run_uv(install, folder=built.parent, variables=variables, report=report)
     for stand_in in stand_ins:
         remove_tree(stand_in)
     if wish.is_layer:

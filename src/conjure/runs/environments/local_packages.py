@@ -15,7 +15,7 @@ from uuid import uuid4
 from conjure.core.files import expand_user, sha256_file
 from conjure.core.home import Home
 from conjure.core.trees import clone_file
-from conjure.errors import NotFoundError, UsageError
+from conjure.errors import BuildError, NotFoundError, UsageError, option
 from conjure.runs.environments.pip_config import uv_settings
 from conjure.runs.environments.uv import run_uv
 from conjure.runs.schema.spec import EnvironmentChoice
@@ -67,6 +67,19 @@ def keep_packages(home: Home, requirements: Iterable[str], folder: Path) -> tupl
         else requirement
         for requirement in requirements
     )
+
+
+def as_lines(packages: Iterable[str]) -> list[str]:
+    """Packages as lines of a requirements file, which only we can read: an address may hold a token.
+
+    Raises:
+        BuildError: One would be something else there: an option, a remark, several lines.
+    """
+    lines = [package.strip() for package in packages]
+    for line in lines:
+        if line.startswith(("-", "#")) or len(line.splitlines()) != 1:
+            raise BuildError(f"{option('pip', line)} is not a package")
+    return lines
 
 
 def split_remark(requirement: str) -> tuple[str, str]:
