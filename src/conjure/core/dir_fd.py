@@ -4,7 +4,8 @@ A path is looked up anew each time it is used, and any part of it may have becom
 looked at. A descriptor goes on meaning the same folder. Everything that is moved, written, removed or has its
 mode changed in a folder that a command could reach goes through here, one step of a path at a time.
 
-Main entries: `Folder`, `FolderCursor`, `walk`, `remove_entry`. Invariant: no symbolic link is ever followed.
+Main entries: `Folder`, `FolderCursor`, `walk`, `remove_entry`. Invariant: no symbolic link is ever followed,
+and nothing beyond a mount point is removed or has its mode changed.
 """
 
 import errno
@@ -157,10 +158,32 @@ def change_open_mode(descriptor: int, mode: int) -> None:
 
 
 def give_owner_access(folder: int, name: str) -> None:
-    """Let us look into and take from a folder that a command closed."""
-    mode = os.stat(_checked(name), dir_fd=folder, follow_symlinks=False).st_mode
-    if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
-        change_mode(folder, name, stat.S_IMODE(mode) | stat.S_IRWXU)
+    """Let us look into and take from a folder that a command closed; never one that is mounted there."""
+    descriptor = open_name(folder, name)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        closed = stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU
+        if closed and mount_id(descriptor) == mount_id(folder):
+            change_open_mode(descriptor, stat.S_IMODE(mode) | stat.S_IRWXU)
+    finally:
+        os.close(descriptor)
+
+
+def mount_id(descriptor: int) -> int:
+    """Through which mount something was opened: of a bind mount, not even the device number tells.
+
+    Where the kernel does not say it (gVisor), everything counts as one mount: device numbers differ there
+    between a file and its own folder.
+    """
+    for line in Path(f"/proc/self/fdinfo/{descriptor}").read_bytes().splitlines():
+        if line.startswith(b"mnt_id:"):
+            return int(line.split()[1])
+    return 0
+
+
+def _refuse_other_mount(descriptor: int, mount: int, name: str) -> None:
+    if mount_id(descriptor) != mount:
+        raise OSError(errno.EXDEV, "it is a mount point", name)
 
 
 @dataclass(slots=True)
@@ -175,9 +198,11 @@ class FolderCursor:
 
     Args:
         root: Where it starts; stays open.
+        one_mount: Go into no folder that something else is mounted on.
     """
 
-    def __init__(self, root: Folder) -> None:
+    def __init__(self, root: Folder, *, one_mount: bool = False) -> None:
+        self.mount = mount_id(root.descriptor) if one_mount else None
         self._levels = [_Level("", root.descriptor, root.id)]
 
     @property
@@ -196,12 +221,18 @@ class FolderCursor:
         """Go into a folder, made first if that is asked for.
 
         Raises:
-            OSError: There is none: a link to one is none.
+            OSError: There is none (a link to one is none), or it is a mount point and none is wanted (EXDEV).
         """
         if make:
             with suppress(FileExistsError):
                 os.mkdir(_checked(name), dir_fd=self.descriptor)
         descriptor = _open_below(self.descriptor, name)
+        try:
+            if self.mount is not None:
+                _refuse_other_mount(descriptor, self.mount, name)
+        except OSError:
+            os.close(descriptor)
+            raise
         self._levels.append(_Level(name, descriptor, FolderId.of(os.fstat(descriptor))))
         far = len(self._levels) - _OPEN_LEVELS
         if far > 0:  # the root is never let go of
@@ -311,7 +342,11 @@ OnError = Callable[[str, OSError], None]
 
 
 def walk(
-    root: Path | Folder, *, enter: Enter | None = None, on_error: OnError | None = None
+    root: Path | Folder,
+    *,
+    enter: Enter | None = None,
+    on_error: OnError | None = None,
+    one_mount: bool = False,
 ) -> Iterator[tuple[str, Entry]]:
     """Every entry below `root` with its name relative to it: a folder, then what is in it, in order of name.
 
@@ -319,16 +354,17 @@ def walk(
         root: The folder to start from.
         enter: Asked for each folder whether to look into it; a refused one is not given out either.
         on_error: Told of a folder that cannot be read, which is then passed over; without it that is raised.
+        one_mount: Treat a folder that something else is mounted on as one that cannot be read (EXDEV).
 
     Raises:
         OSError: A folder cannot be read.
     """
     if isinstance(root, Path):
         with Folder.open(root, follow=True) as opened:
-            yield from walk(opened, enter=enter, on_error=on_error)
+            yield from walk(opened, enter=enter, on_error=on_error, one_mount=one_mount)
         return
     # A stack rather than recursion: a command may nest folders deeper than Python nests calls.
-    with FolderCursor(root) as descent:
+    with FolderCursor(root, one_mount=one_mount) as descent:
         waiting = [("", iter(_list(descent.descriptor)))]
         while waiting:
             prefix, entries = waiting[-1]
@@ -375,25 +411,26 @@ def remove_entry(folder: Folder, name: str) -> None:
     """Remove what has this name, with everything in it, read-only folders too; nothing there is fine.
 
     Raises:
-        OSError: Something in it cannot be removed.
+        OSError: Something in it cannot be removed, or is a mount point.
     """
     try:
         _unlink(folder.descriptor, name)
     except IsADirectoryError:
         give_owner_access(folder.descriptor, name)
         with folder.open_in(name) as opened:
+            _refuse_other_mount(opened.descriptor, mount_id(folder.descriptor), name)
             clear(opened)
         os.rmdir(name, dir_fd=folder.descriptor)
 
 
 def clear(folder: Folder) -> None:
-    """Remove everything in an open folder.
+    """Remove everything in an open folder, and nothing beyond a mount point.
 
     Raises:
-        OSError: Something cannot be removed.
+        OSError: Something cannot be removed, or is a mount point.
     """
     folder.give_owner_access()
-    with FolderCursor(folder) as descent:
+    with FolderCursor(folder, one_mount=True) as descent:
         waiting = [iter(_list(descent.descriptor))]
         path: list[str] = []
         while waiting:

@@ -1,5 +1,6 @@
 """Snapshots of code, taken from real repositories and folders with the real git."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -439,6 +440,26 @@ class TestFaithfulness:
         with pytest.raises(SnapshotError, match=r"train\.py"):
             snapshot.snapshot(home, project, number=1)
 
+    def test_folder_that_git_cannot_look_into(
+        self, home: Home, project: Path, tmp_path: Path, monkeypatch
+    ) -> None:
+        make_repository(project / "vendor/lib", {"lib.py": "l"})
+        git = tmp_path / "bin/git"
+        warning = "warning: could not open directory 'secret/': Permission denied"
+        # Root may look into every folder.
+        write_files(
+            git.parent, {"git": f'#!/bin/sh\necho "{warning}" >&2\nexec {shutil.which("git")} "$@"\n'}
+        )
+        git.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{git.parent}:{os.environ['PATH']}")
+        assert take(home, project)[0].warnings == (
+            "secret cannot be read and is left out: Permission denied",
+            "vendor/lib/secret cannot be read and is left out: Permission denied",
+        )
+        write_files(tmp_path / "plain", {"a.py": "a"})
+        plain = take(home, tmp_path / "plain")[0]
+        assert plain.warnings == ("secret cannot be read and is left out: Permission denied",)
+
     def test_lfs_pointers_are_reported(self, home: Home, project: Path) -> None:
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 123456\n"
         write_files(
@@ -448,6 +469,18 @@ class TestFaithfulness:
         expected = ("1 file is a Git LFS pointer, not the content (model.bin): `git lfs pull` fetches it",)
         assert take(home, project)[0].warnings == expected
         assert take(home, project, committed=True)[0].warnings == expected
+
+    def test_attributes_that_cannot_be_read_say_nothing(self, home: Home, project: Path, monkeypatch) -> None:
+        read = Path.read_bytes
+
+        def refuse(path: Path) -> bytes:
+            if path.name == ".gitattributes":
+                raise OSError(errno.EIO, "Input/output error")
+            return read(path)
+
+        write_files(project, {".gitattributes": "*.bin filter=lfs"})
+        monkeypatch.setattr(Path, "read_bytes", refuse)
+        assert snapshot.snapshot(home, project, number=1).warnings == ()
 
 
 class TestSubmodules:
@@ -501,6 +534,25 @@ class TestSubmodules:
         taken, files = take(home, parent)
         assert files["vendor/lib/lib.py"] == "lib"
         assert "is copied as a plain folder" in taken.warnings[0]
+
+    def test_one_without_a_git_folder_is_a_plain_folder(self, home: Home, parent: Path) -> None:
+        (parent / "vendor/lib/.git").unlink()
+        taken, files = take(home, parent)
+        assert files["vendor/lib/lib.py"] == "lib"
+        assert taken.warnings == ("submodule vendor/lib has no .git; vendor/lib is copied as a plain folder",)
+
+    def test_one_that_cannot_be_read_is_named(self, home: Home, parent: Path, monkeypatch) -> None:
+        listed = os.scandir
+
+        def refuse(folder: object) -> object:
+            if folder == parent / "vendor/lib":
+                raise PermissionError(13, "Permission denied")
+            return listed(folder)
+
+        (parent / "vendor/lib/.git").unlink()
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(SnapshotError, match="vendor/lib cannot be read: Permission denied"):
+            snapshot.snapshot(home, parent, number=1)
 
     def test_one_that_git_cannot_read_is_named(self, home: Home, parent: Path) -> None:
         (parent / ".git/modules/vendor/lib/config").write_text("[core")
@@ -662,6 +714,24 @@ class TestStore:
             assert snapshot.snapshot(home, project, number=3).tree  # there is room again
         finally:
             subprocess.run(["umount", disk], check=True)
+
+    @pytest.mark.parametrize(
+        ("number", "words", "hint"),
+        [
+            (errno.EIO, "Input/output error", None),
+            (errno.ENOSPC, "No space left on device", "free space, for example with `conjure prune`"),
+        ],
+    )
+    def test_failing_disk(
+        self, home: Home, project: Path, monkeypatch, number: int, words: str, hint: str | None
+    ) -> None:
+        def fail(*_: object) -> str:
+            raise OSError(number, words)
+
+        monkeypatch.setattr(snapshot, "hash_files", fail)
+        with pytest.raises(SnapshotError, match=rf"project could not be recorded: {words}") as caught:
+            snapshot.snapshot(home, project, number=1)
+        assert caught.value.hint == hint
 
     def test_many_at_once(self, home: Home, project: Path) -> None:
         script = (

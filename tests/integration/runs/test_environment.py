@@ -11,7 +11,7 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import BuildError
-from conjure.runs.environments import environment_build, environment_locks, interpreter
+from conjure.runs.environments import environment_build, environment_locks, interpreter, uv
 from conjure.runs.environments.environment_build import Environment, build
 from conjure.runs.environments.interpreter import find_current
 from conjure.runs.environments.uv import uv_program
@@ -120,6 +120,14 @@ class TestCurrent:
         with pytest.raises(BuildError, match="bin/python does not work: no such version"):
             make(home, {"PATH": f"{tmp_path / 'bin'}"})
 
+    def test_python_too_old_for_the_question(self, home: Home, tmp_path: Path) -> None:
+        words = '  File "<string>", line 27\n    def f() -> list:\n            ^\nSyntaxError: invalid syntax'
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin/python").write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{words}\nEND\nexit 1\n")
+        (tmp_path / "bin/python").chmod(0o755)
+        with pytest.raises(BuildError, match="bin/python does not work: SyntaxError: invalid syntax"):
+            make(home, {"PATH": f"{tmp_path / 'bin'}:/bin:/usr/bin"})
+
     def test_python_that_does_not_answer(self, home: Home, tmp_path: Path, monkeypatch) -> None:
         monkeypatch.setattr(interpreter, "_TIMEOUT_S", 0.5)
         (tmp_path / "bin").mkdir()
@@ -176,6 +184,23 @@ class TestLayer:
     def test_requirements(self, home: Home, variables) -> None:
         built, _ = make(home, variables, requirements="# ours\nbrew==1.0\n", pip=("herb==2.0",))
         assert built.packages == {"brew": "1.0", "herb": "2.0"}
+
+    def test_what_is_asked_for_is_on_no_command_line(self, home: Home, variables, monkeypatch) -> None:
+        commands = []
+
+        def watched(arguments: list[str], **rest: object) -> None:
+            commands.append(arguments)
+            uv.run_uv(arguments, **rest)
+
+        monkeypatch.setattr(environment_build, "run_uv", watched)
+        asked = ("brew ; python_version >= '3.5'", "herb")
+        assert make(home, variables, base="none", pip=asked)[0].packages == {"brew": "1.0", "herb": "2.0"}
+        assert not any("brew" in word or "herb" in word for command in commands for word in command)
+
+    @pytest.mark.parametrize("package", [" -r /etc/hosts", "#brew", "brew\n-r /etc/hosts"])
+    def test_what_is_no_package(self, home: Home, variables, package: str) -> None:
+        with pytest.raises(BuildError, match="is not a package"):
+            make(home, variables, pip=(package,))
 
     def test_versions_can_be_fixed_for_what_is_added(self, home: Home, variables) -> None:
         for asked in ({"pip": ("brew",)}, {"requirements": "brew\n"}):
@@ -238,6 +263,16 @@ class TestClean:
 
     def test_empty(self, home: Home, variables) -> None:
         assert make(home, variables, base="none")[0].packages == {}
+
+    @pytest.mark.parametrize("version", [None, _VERSION])
+    def test_needs_no_python_on_path(self, home: Home, variables, version: str | None) -> None:
+        variables = variables | {"PATH": "/nonexistent"}
+        built, _ = make(home, variables, base="none", python=version)
+        assert built.packages == {}
+        prefix = run(built, variables, str(built.python), "-c", "import sys; print(sys.prefix)")
+        assert prefix == str(built.prefix)
+        with pytest.raises(BuildError, match=r"there is no Python 3\.99 on this machine$"):
+            make(home, variables, base="none", python="3.99")
 
     def test_version_that_is_not_here(self, home: Home, variables) -> None:
         with pytest.raises(BuildError, match=r"there is no Python 3\.99 on this machine"):

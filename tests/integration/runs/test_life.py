@@ -324,6 +324,18 @@ def test_an_equal_run_that_completed_is_reused(client, home, write):
     assert changed.number == 3
 
 
+def test_a_run_is_not_reused_after_an_edit_of_what_it_imports(client, tmp_path, monkeypatch):
+    library = tmp_path / "shared/mylib.py"
+    library.parent.mkdir()
+    library.write_text("print(1)")
+    monkeypatch.setenv("PYTHONPATH", f"{library.parent}:{os.environ.get('PYTHONPATH', '')}")
+    command = "python -c 'import mylib'"
+    first = client.run(command, idempotent=True).wait(check=True)
+    assert client.run(command, idempotent=True).number == first.number
+    library.write_text("print(22)")
+    assert list(client.run(command, idempotent=True).wait(check=True).logs()) == ["22"]
+
+
 # ---- secrets -----------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import pytest
 from conjure.core import trees
 from conjure.core.dir_fd import Folder, walk
 from conjure.core.trees import Copied, clone_file, remove_tree, tree_size_bytes
+from support.mounting import run_mounted
 from support.repositories import read_files, write_files
 
 
@@ -214,3 +215,25 @@ def test_holes_stay_holes(
     assert subprocess.run(["cmp", source, tmp_path / "copy"], check=False).returncode == 0
     blocks = (tmp_path / "copy").stat().st_blocks
     assert blocks <= source.stat().st_blocks + 64
+
+
+_REMOVE = """
+import sys
+from pathlib import Path
+from conjure.core.trees import remove_tree
+
+remove_tree(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("point", ["gone", "gone/inner", "gone/deeper/inner"])
+def test_what_is_mounted_in_a_removed_folder_stays(tmp_path: Path, point: str) -> None:
+    theirs = tmp_path / "theirs"
+    write_files(theirs, {"a": "a", "b/c": "c"})
+    theirs.chmod(0o500)
+    (tmp_path / point).mkdir(parents=True)
+    ended = run_mounted([(theirs, tmp_path / point)], sys.executable, "-c", _REMOVE, tmp_path / "gone")
+    assert "it is a mount point" in ended.stderr
+    assert (read_files(theirs), theirs.stat().st_mode & 0o777) == ({"a": "a", "b/c": "c"}, 0o500)
+    remove_tree(tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()

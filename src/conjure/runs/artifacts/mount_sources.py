@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from uuid import uuid4
 
-from conjure.core.files import expand_user, sha256_file
+from conjure.core.files import expand_user, real_path, sha256_file
 from conjure.core.home import Home
 from conjure.core.keyed_digest import keyed_digest
 from conjure.core.quoting import shell_words
@@ -20,11 +20,13 @@ from conjure.core.units import format_size
 from conjure.errors import ConjureError, MountError, NotFoundError, UsageError, option
 from conjure.runs.artifacts import resource_paths
 from conjure.runs.artifacts.team_transfer import bring_kept_file
+from conjure.runs.code.snapshot import holds
 from conjure.runs.database.base import Database
 from conjure.runs.database.sqlite_connection import full_disk
+from conjure.runs.environments.imported_code import digest_of_files
 from conjure.runs.schema.record import CodeFacts, MountFacts
 from conjure.runs.schema.resource import KEPT_FILES, Resource
-from conjure.runs.schema.spec import Mount, RunSpec
+from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 
 _LARGEST_FILE_BYTES = 1_000_000_000
 
@@ -162,12 +164,32 @@ def _copy_and_digest(home: Home, file: Path) -> str:
 
 
 def identity_of(
-    home: Home, spec: RunSpec, code: CodeFacts, environment: str, mounts: Iterable[MountFacts]
-) -> str:
+    home: Home,
+    spec: RunSpec,
+    code: CodeFacts,
+    environment: str,
+    mounts: Iterable[MountFacts],
+    imports: Iterable[Path] = (),
+) -> str | None:
     """A digest that equal runs share: same code, environment, mounts, command, params and variables.
 
     It is of the true values, secrets included, and keyed, so that no secret can be found from it by trying.
+
+    Args:
+        home: Where conjure keeps things.
+        spec: What was asked for.
+        code: Its snapshot.
+        environment: Digest of its environment.
+        mounts: What was mounted.
+        imports: Places outside the environment that the command may import from.
+
+    Returns:
+        None where no run can be called equal: what it may import is too much to look at.
     """
+    root = _code_root(spec, code)
+    imported = digest_of_files(place for place in imports if not _is_in_snapshot(home, code, root, place))
+    if imported is None:
+        return None
     asked = spec.to_dict(secrets=True)
     what = {
         "tree": code.tree,
@@ -176,8 +198,22 @@ def identity_of(
         "mounts": sorted((mount.target, mount.source, mount.read_only) for mount in mounts),
         **{name: asked[name] for name in ("kind", "command", "params", "variables", "output", "no_output")},
         # Only where it is used, so that runs of versions without it are still recognised.
+        **({"imported": imported} if imported else {}),
         **({"sandbox": True, "network": spec.network} if spec.sandbox else {}),
         **({"distributed": spec.distributed} if spec.distributed is not None else {}),
         **({"nodes": spec.nodes} if spec.nodes is not None else {}),
     }
     return keyed_digest(home, json.dumps(what, sort_keys=True).encode())
+
+
+def _code_root(spec: RunSpec, code: CodeFacts) -> Path | None:
+    """The folder of which the code is a snapshot, as it was then; None where the code is from elsewhere."""
+    if spec.code != CodeChoice():
+        return None
+    folder = real_path(spec.folder)
+    return folder.parents[code.subfolder.count("/")] if code.subfolder else folder
+
+
+def _is_in_snapshot(home: Home, code: CodeFacts, root: Path | None, place: Path) -> bool:
+    real = real_path(place)
+    return root is not None and real.is_relative_to(root) and holds(home, code.tree, real.relative_to(root))

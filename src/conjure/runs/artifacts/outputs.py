@@ -25,6 +25,7 @@ from conjure.core.dir_fd import (
     FolderCursor,
     change_open_mode,
     give_owner_access,
+    mount_id,
     open_file,
     open_name,
     walk,
@@ -148,7 +149,10 @@ def collect(
     """
     workdir.give_owner_access()
     found = _find_changed(workdir, baseline, _Choice(GlobSet(include), GlobSet(exclude)), destination)
-    with FolderCursor(workdir) as source, FolderCursor(destination) as target:
+    with (
+        FolderCursor(workdir, one_mount=True) as source,
+        FolderCursor(destination, one_mount=True) as target,
+    ):
         move = _Move(source, target)
         # Links first: once the files have moved, where a link leads can no longer be seen.
         for name in found.links:
@@ -162,12 +166,18 @@ def collect(
                 found.unsaved.append(f"{name} cannot be saved: {error.strerror}")
             except _ReplacedError:
                 found.unsaved.append(f"{name} was replaced while being saved")
+            except _MountedError:
+                found.skipped.append(f"{name} is a mount point")
     manifest = take_manifest(destination, skipped=[*found.skipped, *found.unsaved])
     return Collected(manifest, tuple(found.unsaved))
 
 
 class _ReplacedError(Exception):
     """A name stands for something else than it did a moment ago."""
+
+
+class _MountedError(Exception):
+    """What a name stands for lies outside the working folder, and was only mounted there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,26 +192,30 @@ class _Move:
 
         Raises:
             _ReplacedError: A part of the path has become a link or a file.
+            _MountedError: A part of the path is a mount point.
         """
         try:
             return self.source.go_to(_parent(name))
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ESTALE):
                 raise _ReplacedError from error
+            if error.errno == errno.EXDEV:
+                raise _MountedError from error
             raise
 
     def to_folder(self, name: str) -> int:
         """The descriptor of the folder that `name` is to be in, which is made if missing.
 
         Raises:
-            ConflictError: A part of the path has become a link or a file.
+            ConflictError: A part of the path has become a link, a file or a mount point.
         """
         try:
             return self.target.go_to(_parent(name), make=True)
         except OSError as error:
-            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
                 raise ConflictError(
-                    f"the output folder of {name} was replaced by a link or a file; nothing was written there"
+                    f"the output folder of {name} was replaced by a link, a file or a mount;"
+                    " nothing was written there"
                 ) from error
             raise
 
@@ -240,14 +254,17 @@ def _find_changed(workdir: Folder, baseline: Baseline, choice: _Choice, destinat
     longest = _PATH_BYTES - len(os.fsencode(destination.path)) - 1
 
     def enter(name: str, entry: Entry) -> bool:
-        with suppress(PermissionError, FileNotFoundError):
+        with suppress(OSError):  # what cannot be read is told when it is tried
             give_owner_access(entry.folder, entry.name)
         return choice.may_want_below(name)
 
     def pass_over(name: str, error: OSError) -> None:
-        found.unsaved.append(f"{name[:200]} cannot be read: {error.strerror}")
+        if error.errno == errno.EXDEV:
+            found.skipped.append(f"{name[:200]} is a mount point")
+        else:
+            found.unsaved.append(f"{name[:200]} cannot be read: {error.strerror}")
 
-    for name, entry in walk(workdir, enter=enter, on_error=pass_over):
+    for name, entry in walk(workdir, enter=enter, on_error=pass_over, one_mount=True):
         if entry.is_folder or not choice.wants(name):
             continue
         with suppress(FileNotFoundError):
@@ -314,6 +331,8 @@ def _save_target(move: _Move, target: str, name: str, found: _Changed) -> None:
         found.unsaved.append(f"{name} is a link to a file that cannot be saved: {error.strerror}")
     except (_ReplacedError, FileNotFoundError):
         found.unsaved.append(f"{name} is a link to something that was replaced while being saved")
+    except _MountedError:
+        found.skipped.append(f"{name} is a link that points outside the working folder")
 
 
 def _save_file(move: _Move, name: str) -> None:
@@ -324,6 +343,8 @@ def _save_file(move: _Move, name: str) -> None:
         facts = os.fstat(file)
         if not stat.S_ISREG(facts.st_mode):
             raise _ReplacedError
+        if mount_id(file) != move.source.mount:
+            raise _MountedError
         target = move.to_folder(name)
         if facts.st_nlink > 1:  # another name elsewhere would share every later change, and our mode
             _copy_file(source, own_name, target, name)

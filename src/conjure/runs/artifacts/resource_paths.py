@@ -223,8 +223,13 @@ def upload_content(home: Home, name: str, version: int) -> Path | None:
     version_folder = home.uploads / name / str(version)
     folder, single = version_folder / "folder", version_folder / "file"
     if single.is_dir():
-        return single / name if (single / name).exists() else single
+        return next((path for path in single.iterdir() if is_own_name(path.name, name)), single)
     return folder if folder.is_dir() else None
+
+
+def is_own_name(file: str, upload: str) -> bool:
+    """Whether a file gave an upload its name; macOS decomposes letters (NFD) in the names of files."""
+    return unicodedata.normalize("NFC", file) == upload
 
 
 def root_of(home: Home, path: Path) -> Path | None:

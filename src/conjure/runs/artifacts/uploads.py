@@ -23,7 +23,7 @@ from conjure.core.team_settings import TeamSettings, objects_team
 from conjure.core.trees import Copied, Found, copy_entry, remove_tree
 from conjure.errors import NotFoundError, StoreError, UsageError
 from conjure.runs.artifacts.manifest import Manifest, take_manifest
-from conjure.runs.artifacts.resource_paths import check_name, latest_version, versions
+from conjure.runs.artifacts.resource_paths import check_name, is_own_name, latest_version, versions
 from conjure.runs.artifacts.team_transfer import (
     UPLOAD_SUMMARY,
     bring_upload_list,
@@ -225,7 +225,8 @@ def is_file_elsewhere(home: Home, upload: Upload) -> bool:
     folder = home.uploads / upload.name / str(upload.version)
     if upload_elsewhere(folder) is None or not (folder / "file").is_dir():
         return False
-    return [entry.path for entry in Manifest.load(folder / MANIFEST).entries] == [upload.name]
+    entries = Manifest.load(folder / MANIFEST).entries
+    return len(entries) == 1 and is_own_name(entries[0].path, upload.name)
 
 
 def read_upload(home: Home, name: str, version: int) -> Upload:

@@ -9,7 +9,7 @@ import posixpath
 import re
 import stat
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +37,7 @@ _NO_WORK_TREE = (
 )
 _NO_REPOSITORY = re.compile("not (?:recognized as )?a git repository")
 _FOREIGN = re.compile("dubious ownership in repository at '(.*)'")
+_CLOSED = re.compile("warning: could not open directory '(.*?)/?': (.*)")
 _LFS_HEADER = b"version https://git-lfs.github.com/spec/v1\n"
 _LFS_POINTER_SIZES = range(100, 1024)  # the specification's limit; real ones have about 130 bytes
 
@@ -245,7 +246,9 @@ class _Listing:
         if rules.users:
             ignored = ("ls-files", "-z", "--cached", "--ignored")
             unwanted = set(git(*ignored, *_IgnoreRules([], rules.users).options()).split(b"\0"))
-        listing = git("ls-files", "-z", "-t", "--stage", *_LIST_ALL, *rules.options())
+        listing = git(
+            *("ls-files", "-z", "-t", "--stage", *_LIST_ALL, *rules.options()), warn=self._warning(prefix)
+        )
         found = []
         for mode, name in _entries(listing):
             if name in unwanted:
@@ -261,32 +264,56 @@ class _Listing:
         store = self.home.code_repository
         git = own_git(store, work_tree=root, index=store / "no-index")
         found = []
-        for name in filter(None, git("ls-files", "-z", *_LIST_ALL, *rules.options()).split(b"\0")):
+        listing = git("ls-files", "-z", *_LIST_ALL, *rules.options(), warn=self._warning(prefix))
+        for name in filter(None, listing.split(b"\0")):
             if name.endswith(b"/"):  # a repository in the folder
                 found += self._nested(root, name.rstrip(b"/"), prefix, rules)
             else:
                 found.append(prefix + name)
         return found
 
+    def _warning(self, prefix: bytes) -> Callable[[str], None]:
+        """What tells the user of folders that git could not look into, from a line of git's."""
+
+        def warn(line: str) -> None:
+            closed = _CLOSED.fullmatch(line)
+            if closed is not None:
+                folder = os.fsdecode(prefix) + closed[1]
+                self.files.warnings.append(f"{folder} cannot be read and is left out: {closed[2]}")
+
+        return warn
+
     def _nested(self, root: Path, name: bytes, prefix: bytes, rules: _IgnoreRules) -> list[bytes]:
         shown, folder = os.fsdecode(prefix + name), root / os.fsdecode(name)
-        if not (folder / ".git").exists():
+        inside = (folder, prefix + name + b"/", rules.below(os.fsdecode(name)))
+        if os.path.lexists(folder / ".git"):
+            try:
+                return self.repository(*inside)
+            except GitError as error:
+                if not _NO_REPOSITORY.search(error.words):
+                    raise _unreadable(folder, error) from error
+            why = f"{shown}/.git leads to no git repository"
+        elif _is_empty(folder):
             self.files.warnings.append(
                 f"submodule {shown} is not checked out and stays empty:"
                 " `git submodule update --init` fetches it"
             )
             return []
-        inside = (folder, prefix + name + b"/", rules.below(os.fsdecode(name)))
-        try:
-            return self.repository(*inside)
-        except GitError as error:
-            if not _NO_REPOSITORY.search(error.words):
-                raise _unreadable(folder, error) from error
-        self.files.warnings.append(
-            f"{shown}/.git leads to no git repository; {shown} is copied as a plain folder"
-        )
+        else:
+            why = f"submodule {shown} has no .git"
+        self.files.warnings.append(f"{why}; {shown} is copied as a plain folder")
         self.files.untracked = True
         return self.plain_folder(*inside)
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError as error:
+        raise _cannot_be_read(folder, error) from error
 
 
 def _entries(listing: bytes) -> Iterator[tuple[bytes | None, bytes]]:
@@ -329,11 +356,14 @@ def _facts(path: bytes) -> os.stat_result | None:
         return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None  # tracked, but deleted here
-    except PermissionError as error:
-        raise SnapshotError(
-            f"{os.fsdecode(path)} cannot be read: {error.strerror}",
-            hint=f"make it readable, or add it to {IGNORE_FILE}",
-        ) from error
+    except OSError as error:
+        raise _cannot_be_read(os.fsdecode(path), error) from error
+
+
+def _cannot_be_read(path: str | Path, error: OSError) -> SnapshotError:
+    return SnapshotError(
+        f"{path} cannot be read: {error.strerror}", hint=f"make it readable, or add it to {IGNORE_FILE}"
+    )
 
 
 def _warn_of_lfs_pointers(root: Path, files: CodeFiles) -> None:
@@ -347,8 +377,12 @@ def _warn_of_lfs_pointers(root: Path, files: CodeFiles) -> None:
 
 
 def _read(root: Path, name: bytes) -> bytes:
+    """A file's content; none of a link's, and none where it cannot be read: whoever copies it says that."""
     path = root / os.fsdecode(name)
-    return b"" if path.is_symlink() else path.read_bytes()
+    try:
+        return b"" if path.is_symlink() else path.read_bytes()
+    except OSError:
+        return b""
 
 
 def is_lfs_pointer(content: bytes) -> bool:

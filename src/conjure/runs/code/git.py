@@ -7,7 +7,7 @@ question on the terminal, or runs a hook.
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -72,14 +72,21 @@ class Git:
     settings: tuple[str, ...]
     variables: Mapping[str, str]
 
-    def __call__(self, *arguments: str | bytes, stdin: bytes = b"") -> bytes:
+    def __call__(
+        self, *arguments: str | bytes, stdin: bytes = b"", warn: Callable[[str], object] | None = None
+    ) -> bytes:
         """Run a subcommand to its end and return its stdout.
+
+        Args:
+            arguments: The subcommand and what belongs to it.
+            stdin: What it reads.
+            warn: Told each line of its stderr if it succeeds.
 
         Raises:
             GitError: It ended with another status than 0.
             SnapshotError: git is not installed.
         """
-        return finish(self.start(*arguments), _name(arguments), stdin)
+        return finish(self.start(*arguments), _name(arguments), stdin, warn)
 
     def start(
         self, *arguments: str | bytes, stdin: int | IO[bytes] | None = subprocess.PIPE
@@ -107,8 +114,19 @@ class Git:
             raise SnapshotError(f"git could not be started: {error.strerror}") from error
 
 
-def finish(process: subprocess.Popen[bytes], name: str, stdin: bytes = b"") -> bytes:
+def finish(
+    process: subprocess.Popen[bytes],
+    name: str,
+    stdin: bytes = b"",
+    warn: Callable[[str], object] | None = None,
+) -> bytes:
     """Feed a started git command, wait for it and return its stdout.
+
+    Args:
+        process: What `Git.start` gave.
+        name: The subcommand, for messages.
+        stdin: What it is fed.
+        warn: Told each line of its stderr if it succeeds.
 
     Raises:
         GitError: It ended with another status than 0.
@@ -120,6 +138,9 @@ def finish(process: subprocess.Popen[bytes], name: str, stdin: bytes = b"") -> b
             process.kill()
             raise
     _insist_on_success(process, name, words)
+    if warn is not None:
+        for line in words.decode(errors="replace").splitlines():
+            warn(line)
     return output
 
 

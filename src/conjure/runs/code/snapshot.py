@@ -9,6 +9,7 @@ and given back byte for byte.
 Main entries: `snapshot`, `checkout`. Invariant: a tree that has a reference is complete in ``code.git``.
 """
 
+import errno
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conjure.core.dir_fd import Folder
-from conjure.core.files import real_path
+from conjure.core.files import os_error_words, real_path
 from conjure.core.home import Home
 from conjure.core.units import format_size
 from conjure.errors import SnapshotError, UsageError, option
@@ -91,13 +92,19 @@ def snapshot(
         UsageError: A commit is asked for that is not there.
     """
     folder = real_path(folder)
-    repository = find_repository(folder, home)
-    with store_in_use(home):
-        if committed or commit is not None:
-            taken = _take_commit(home, folder, repository, commit)
-        else:
-            taken = _take_work_tree(home, folder, repository)
-        keep_tree(home, number, taken.tree)
+    try:
+        repository = find_repository(folder, home)
+        with store_in_use(home):
+            if committed or commit is not None:
+                taken = _take_commit(home, folder, repository, commit)
+            else:
+                taken = _take_work_tree(home, folder, repository)
+            keep_tree(home, number, taken.tree)
+    except OSError as error:
+        raise SnapshotError(
+            f"the code in {folder} could not be recorded: {os_error_words(error)}",
+            hint="free space, for example with `conjure prune`" if error.errno == errno.ENOSPC else None,
+        ) from error
     return taken
 
 
@@ -139,6 +146,15 @@ def keep_tree(home: Home, number: int, tree: str) -> None:
         SnapshotError: The tree is not there.
     """
     _own(home)("update-ref", reference(number), tree)
+
+
+def holds(home: Home, tree: str, path: Path) -> bool:
+    """Whether a snapshot has anything at this path, relative to its root."""
+    try:
+        _own(home)("cat-file", "-e", f"{tree}:{'' if path == Path() else path.as_posix()}")
+    except GitError:
+        return False
+    return True
 
 
 def release_tree(home: Home, number: int) -> None:

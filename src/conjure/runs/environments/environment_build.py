@@ -13,10 +13,11 @@ built; one that was changed is built again, beside it where other runs use that 
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ from conjure.runs.environments.environment_locks import (
     mark_in_use,
     unused,
 )
-from conjure.runs.environments.interpreter import Interpreter, find_current, find_version
-from conjure.runs.environments.local_packages import with_absolute_paths
+from conjure.runs.environments.imported_code import places_outside
+from conjure.runs.environments.interpreter import Interpreter, find_current, find_version, inspect
+from conjure.runs.environments.local_packages import as_lines, with_absolute_paths
 from conjure.runs.environments.pip_config import UvSettings, settings_digest, uv_settings
 from conjure.runs.environments.pip_requirements import canonical_name, has_versions
 from conjure.runs.environments.uv import run_uv
@@ -58,6 +60,7 @@ class Environment:
         packages: Version of every package that can be imported.
         prefix: Its folder if it was built, None for the caller's own environment.
         resolved: Which of the packages were added in a version that uv chose; None if nobody knows.
+        imports: Places outside of it from which a command may import, too.
     """
 
     digest: str
@@ -66,6 +69,7 @@ class Environment:
     packages: Mapping[str, str]
     prefix: Path | None = None
     resolved: tuple[str, ...] | None = None
+    imports: tuple[Path, ...] = ()
 
     def activate(self, variables: Mapping[str, str]) -> dict[str, str]:
         """`variables` with this environment in front; the caller's own needs no change."""
@@ -105,8 +109,17 @@ def build(
     folder = Path.cwd() if folder is None else folder
     variables = with_absolute_paths(os.environ if variables is None else variables, folder)
     wish = _BuildRequest.of(home, choice, variables, folder)
-    if wish.is_current:
-        return _current(wish.interpreter)
+    environment = (
+        _current(wish.interpreter) if wish.is_current else _find_or_build(home, wish, variables, report)
+    )
+    imports = places_outside(home, wish.interpreter if wish.is_layer else None, variables)
+    return replace(environment, imports=imports)
+
+
+def _find_or_build(
+    home: Home, wish: "_BuildRequest", variables: Mapping[str, str], report: Callable[[str], None]
+) -> Environment:
+    """It counts as in use until this process ends."""
     environment = _find_built(home, wish)
     if environment is not None:
         return environment
@@ -166,7 +179,7 @@ class _BuildRequest:
     def of(
         cls, home: Home, choice: EnvironmentChoice, variables: Mapping[str, str], folder: Path
     ) -> "_BuildRequest":
-        current = find_current(home, variables, folder)
+        current = find_interpreter(home, choice, variables, folder)
         asked = {
             "format": _FORMAT,
             "base": choice.base,
@@ -185,6 +198,28 @@ class _BuildRequest:
             asked |= {} if decisive is None else {"settings": decisive}
         fixed = {"constraints": sorted(choice.constraints)} if choice.constraints else {}
         return cls(choice, current, _digest(asked | fixed), _digest(asked))
+
+
+def find_interpreter(
+    home: Home, choice: EnvironmentChoice, variables: Mapping[str, str], folder: Path
+) -> Interpreter:
+    """The interpreter that an environment is, or stands on.
+
+    Where nothing of the caller's own is used, it need not work: there is always the one that runs conjure.
+
+    Raises:
+        BuildError: There is none, or it does not start.
+    """
+    try:
+        return find_current(home, variables, folder)
+    except BuildError:
+        if choice.base != "none":
+            raise
+    clean = _clean(variables)
+    own_version = ".".join(map(str, sys.version_info[:3]))
+    if choice.python is None or _is_version(own_version, choice.python):
+        return inspect(home, Path(sys.executable), clean, folder)
+    return inspect(home, find_version(home, choice.python, clean, folder), clean, folder)
 
 
 def _digest(asked: Mapping[str, Any]) -> str:
@@ -293,15 +328,18 @@ def _fill(built: Path, wish: _BuildRequest, settings: UvSettings, report: Callab
         install = ["pip", "install", "--python", str(built / "bin" / "python")]
         # Hard links to uv's cache would carry a run's edits into every other environment.
         install += ["--link-mode", "copy", "--compile-bytecode", *settings.install_options]
-        requirements = wish.choice.requirements
-        if requirements:
-            (built.parent / "requirements.txt").write_text(requirements)
-            install += ["--requirement", "requirements.txt"]
+        for name, lines in (
+            ("requirements.txt", wish.choice.requirements),
+            ("packages.txt", "\n".join(as_lines(wish.choice.pip))),
+        ):
+            if lines:
+                (built.parent / name).write_text(lines)
+                install += ["--requirement", name]
         variables = dict(settings.variables)
         if wish.choice.constraints:
             (built.parent / "constraints.txt").write_text("\n".join(wish.choice.constraints))
             variables["UV_CONSTRAINT"] = f"{variables.get('UV_CONSTRAINT', '')} constraints.txt".strip()
-        run_uv([*install, "--", *wish.choice.pip], folder=built.parent, variables=variables, report=report)
+        run_uv(install, folder=built.parent, variables=variables, report=report)
     for stand_in in stand_ins:
         remove_tree(stand_in)
     if wish.is_layer:

@@ -31,7 +31,7 @@ from conjure.runs.environments.containers import (
 from conjure.runs.environments.environment_locks import building, mark_in_use
 from conjure.runs.environments.image_layers import Layer, find_layer, keep_layer
 from conjure.runs.environments.images import Image, find_image
-from conjure.runs.environments.local_packages import replace_path
+from conjure.runs.environments.local_packages import as_lines, replace_path
 from conjure.runs.environments.pip_config import pip_variables
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import EnvironmentChoice
@@ -179,17 +179,19 @@ def _install_debian_packages(request: LayerRequest) -> None:
 def _pip_arguments(choice: EnvironmentChoice, files: _MountedFiles, folder: Path) -> list[str]:
     """What pip is to install; `files` gets what it reads of this machine, and `folder` the requirements."""
     options = []
-    if choice.requirements:
-        file = folder / "requirements.txt"
-        lines = (replace_path(line, files.place) for line in choice.requirements.splitlines())
-        file.write_text("".join(f"{line}\n" for line in lines))
-        options = ["--requirement", files.place(str(file))]
+    for name, lines in (
+        ("requirements.txt", (choice.requirements or "").splitlines()),
+        ("packages.txt", as_lines(choice.pip)),
+    ):
+        if lines:
+            file = folder / name
+            file.write_text("".join(f"{replace_path(line, files.place)}\n" for line in lines))
+            options += ["--requirement", files.place(str(file))]
     if choice.constraints:
         file = folder / "constraints.txt"
         file.write_text("\n".join(choice.constraints))
         options += ["--constraint", files.place(str(file))]
-    packages = [replace_path(requirement, files.place) for requirement in choice.pip]
-    return [*options, "--", *packages] if choice.adds_python_packages else []
+    return options if choice.adds_python_packages else []
 
 
 def _install_python_packages(

@@ -30,7 +30,7 @@ _DECIDING_VARIABLES = (
     "PYENV_VERSION",
 )
 _TIMEOUT_S = 300.0  # on a network disk or a machine under load, a Python may start slowly
-_ANSWER_FORMAT = "3"  # answers that were kept in another form are not found
+_ANSWER_FORMAT = "4"  # answers that were kept in another form are not found
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class Interpreter:
         site_folders: Where its environment keeps packages, in order of search.
         packages: What is installed.
         search_path: Files and folders that it imports from, those of packages installed by reference too.
+        editable_folders: Only the latter: the folders in which such packages are edited.
     """
 
     found: Path
@@ -68,6 +69,7 @@ class Interpreter:
     site_folders: tuple[Path, ...]
     packages: tuple[Package, ...]
     search_path: tuple[Path, ...] = ()
+    editable_folders: tuple[Path, ...] = ()
 
     @property
     def versions(self) -> dict[str, str]:
@@ -116,7 +118,9 @@ def inspect(home: Home, found: Path, variables: Mapping[str, str], folder: Path)
     answer = read_answer(home, question)
     if answer is None:
         answer = _ask(found, variables, folder)
-        watched = [str(found), answer["executable"], f"{answer['prefix']}/pyvenv.cfg", *answer["search_path"]]
+        watched = [str(found), answer["executable"], f"{answer['prefix']}/pyvenv.cfg"]
+        # A user's site folder that is not there yet is not on the path either.
+        watched += [*answer["search_path"], *answer["site_folders"]]
         keep_answer(home, question, answer, watched)
     return _interpreter(found, answer)
 
@@ -193,14 +197,18 @@ def _ask(found: Path, variables: Mapping[str, str], folder: Path) -> dict[str, A
         )
         if done.returncode == 0:
             return parse_json(done.stdout.splitlines()[-1])  # before it, whatever a sitecustomize prints
-        words = done.stderr.decode(errors="replace").strip().splitlines()[:1] or [
-            f"exit status {done.returncode}"
-        ]
+        words = _telling_line(done.stderr) or [f"exit status {done.returncode}"]
     except subprocess.TimeoutExpired:
         words = [f"it did not answer within {format_duration(_TIMEOUT_S)}"]
     except (OSError, ValueError, IndexError) as error:
         words = [str(error)]
     raise BuildError(f"{found} does not work: {words[0]}", hint="`python --version` should print a version")
+
+
+def _telling_line(stderr: bytes) -> list[str]:
+    """The line that says what is wrong: the first, and of a traceback the last."""
+    lines = stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1:] if lines and lines[0].lstrip().startswith(("Traceback", "File ")) else lines[:1]
 
 
 def _without_relative_folders(variables: Mapping[str, str]) -> dict[str, str]:
@@ -223,6 +231,7 @@ def _interpreter(found: Path, answer: Mapping[str, Any]) -> Interpreter:
             for one in answer["packages"]
         ),
         search_path=tuple(map(Path, [*answer["search_path"], *answer["editable_folders"]])),
+        editable_folders=tuple(map(Path, answer["editable_folders"])),
     )
 
 
@@ -236,9 +245,12 @@ def find_version(home: Home, version: str, variables: Mapping[str, str], folder:
     for candidate in (*filter(None, candidates), _known_to_uv(version, variables)):
         if candidate is not None and _starts(candidate, variables):
             return candidate
-    current = find_current(home, variables, folder)
+    try:
+        here = f" (python is {find_current(home, variables, folder).version} here)"
+    except BuildError:
+        here = ""
     raise BuildError(
-        f"there is no Python {version} on this machine (python is {current.version} here)",
+        f"there is no Python {version} on this machine{here}",
         hint=f"install Python {version}, or omit {option('python')}",
     )
 

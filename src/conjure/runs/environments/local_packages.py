@@ -15,13 +15,15 @@ from uuid import uuid4
 from conjure.core.files import expand_user, sha256_file
 from conjure.core.home import Home
 from conjure.core.trees import clone_file
-from conjure.errors import NotFoundError, UsageError
+from conjure.errors import BuildError, NotFoundError, UsageError, option
 from conjure.runs.environments.pip_config import uv_settings
 from conjure.runs.environments.uv import run_uv
 from conjure.runs.schema.spec import EnvironmentChoice
 
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tgz")
 _EXTRAS = re.compile(r"(?P<path>.*?)(?P<extras>\[[\w\s,.-]*\])?")
+# Where conditions, digests and remarks begin that follow what a line of requirements installs.
+_REMARK = re.compile(r"\s+(?:;|#|--hash\b|\\$)")
 _PATH_OPTION = re.compile(
     r"(?P<option>--find-links|-f|--index-url|-i|--extra-index-url)(?P<between>\s*=\s*|\s+|(?<=-f|-i))(?P<path>\S+)"
 )
@@ -67,23 +69,45 @@ def keep_packages(home: Home, requirements: Iterable[str], folder: Path) -> tupl
     )
 
 
+def as_lines(packages: Iterable[str]) -> list[str]:
+    """Packages as lines of a requirements file, which only we can read: an address may hold a token.
+
+    Raises:
+        BuildError: One would be something else there: an option, a remark, several lines.
+    """
+    lines = [package.strip() for package in packages]
+    for line in lines:
+        if line.startswith(("-", "#")) or len(line.splitlines()) != 1:
+            raise BuildError(f"{option('pip', line)} is not a package")
+    return lines
+
+
+def split_remark(requirement: str) -> tuple[str, str]:
+    """What a line of requirements installs, and its conditions, digests and remark after that."""
+    text = requirement.strip()
+    remark = _REMARK.search(text)
+    return (text, "") if remark is None else (text[: remark.start()], text[remark.start() :])
+
+
 def _path_of(requirement: str) -> str:
-    match = _EXTRAS.fullmatch(requirement.strip().removeprefix("file:"))
-    return requirement.strip() if match is None else match["path"].strip()
+    what, _ = split_remark(requirement)
+    match = _EXTRAS.fullmatch(what.removeprefix("file:"))
+    return what if match is None else match["path"].strip()
 
 
 def _keep(home: Home, requirement: str, folder: Path) -> str:
-    match = _EXTRAS.fullmatch(requirement.removeprefix("file:"))
-    extras = (match and match["extras"]) or ""
+    what, remark = split_remark(requirement)
+    match = _EXTRAS.fullmatch(what.removeprefix("file:"))
+    rest = f"{(match and match['extras']) or ''}{remark}"
     path = folder / expand_user(_path_of(requirement))
     if path.is_dir():
         with tempfile.TemporaryDirectory() as built:
-            return f"{_keep_file(home, _build_wheel(path, Path(built)))}{extras}"
+            return f"{_keep_file(home, _build_wheel(path, Path(built)))}{rest}"
     if not path.is_file():
         raise NotFoundError(f"there is no file or folder {path} to install")
     if not path.name.endswith(_ARCHIVES):
         raise UsageError(f"{path} is neither a wheel nor an archive of a package ({' '.join(_ARCHIVES)})")
-    return f"{_keep_file(home, path)}{extras}"
+    return f"{_keep_file(home, path)}{rest}"
 
 
 def _build_wheel(folder: Path, into: Path) -> Path:
@@ -118,13 +142,14 @@ def absolute_option(line: str, folders: Iterable[Path]) -> str:
         line: Such as ``--find-links ./wheels``.
         folders: What the path may be relative to; the first in which it is there counts.
     """
-    match = _PATH_OPTION.fullmatch(line.strip())
+    what, remark = split_remark(line)
+    match = _PATH_OPTION.fullmatch(what)
     if match is None or "://" in match["path"]:
         return line
     for folder in folders:
         path = folder / expand_user(match["path"])
         if path.exists():
-            return f"{match['option']} {path.absolute()}"
+            return f"{match['option']} {path.absolute()}{remark}"
     return line
 
 
@@ -135,13 +160,14 @@ def replace_path(requirement: str, place: Callable[[str], str]) -> str:
         requirement: As `keep_packages`, `absolute_option` or pip's users write it.
         place: Gives the other path; it is asked about addresses too.
     """
-    option = _PATH_OPTION.fullmatch(requirement.strip())
+    what, remark = split_remark(requirement)
+    option = _PATH_OPTION.fullmatch(what)
     if option is not None:
-        return f"{option['option']} {place(option['path'])}"
+        return f"{option['option']} {place(option['path'])}{remark}"
     if not is_local(requirement):
         return requirement
-    path, bracket, extras = requirement.strip().partition("[")
-    return f"{place(path)}{bracket}{extras}"
+    path, bracket, extras = what.partition("[")
+    return f"{place(path)}{bracket}{extras}{remark}"
 
 
 def with_absolute_paths(variables: Mapping[str, str], folder: Path) -> dict[str, str]:

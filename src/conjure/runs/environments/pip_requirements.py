@@ -10,7 +10,12 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
-from conjure.runs.environments.local_packages import absolute_option, is_local, keep_packages
+from conjure.runs.environments.local_packages import (
+    absolute_option,
+    is_local,
+    keep_packages,
+    split_remark,
+)
 
 _INCLUDE = re.compile(r"(?:-r|--requirement)[\s=]+(?P<path>.+)|-r(?P<short>\S+)")
 _CONSTRAINT = re.compile(r"-c\b|--constraint\b")
@@ -70,7 +75,8 @@ def _requirement(home: Home, file: Path, text: str) -> str | None:
     if not is_local(what) or "://" in what.removeprefix("file://"):
         return absolute_option(f"{what}{remark}{comment}" if editable else text, (file.parent, Path.cwd()))
     folder = Path.cwd()  # as pip reads them
-    path = what.removeprefix("file://").removeprefix("file:").partition("[")[0].strip()
+    path, _ = split_remark(what.removeprefix("file://").removeprefix("file:"))
+    path = path.partition("[")[0].strip()
     if (folder / path).is_dir() and folder.resolve().is_relative_to((folder / path).resolve()):
         return None
     return keep_packages(home, [what.removeprefix("file://")], folder)[0]

@@ -24,7 +24,13 @@ def _distributions() -> list:
         from importlib.metadata import distributions
     except ImportError:  # before 3.8
         return []
-    return list(distributions())
+    # pip renames what it replaces to ``~umpy-2.1.dist-info``, and leaves that behind if it is interrupted.
+    return [each for each in distributions() if not _folder_name(each).startswith("~")]
+
+
+def _folder_name(distribution: object) -> str:
+    """Name of the folder that the metadata is in, where there is one."""
+    return getattr(getattr(distribution, "_path", None), "name", "")
 
 
 def _packages(distributions: list) -> list:

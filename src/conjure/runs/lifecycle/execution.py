@@ -53,7 +53,6 @@ from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.image_build import LayerRequest, build_layer
 from conjure.runs.environments.image_layers import layer_digest
 from conjure.runs.environments.images import Image, prepare_image
-from conjure.runs.environments.interpreter import find_current
 from conjure.runs.environments.local_packages import with_absolute_paths
 from conjure.runs.environments.pip_requirements import version_changes
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
@@ -91,6 +90,9 @@ from conjure.runs.telemetry.rungs import RungLadder
 _FEW_PACKAGES = 5
 _INSIST_S = 30.0
 _TRY_AGAIN_AFTER_S = 1.0
+_TOO_MUCH_IMPORTED = (
+    "identical runs cannot be recognized: there is too much to compare in editable packages and PYTHONPATH"
+)
 _Result = TypeVar("_Result")
 
 
@@ -296,7 +298,10 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
         built, facts = _environment(run, place)
     if record.rerun_of is not None:
         _note_other_packages(run, record.rerun_of, facts)
-    identity = identity_of(run.home, run.spec, record.code, facts.digest, record.mounts)
+    imports = built.imports if isinstance(built, Environment) else ()
+    identity = identity_of(run.home, run.spec, record.code, facts.digest, record.mounts, imports)
+    if identity is None and run.spec.idempotent:
+        run.log.note(_TOO_MUCH_IMPORTED)
     run.when_reachable(lambda: run.store.set_facts(run.number, environment=facts, identity=identity))
     return place, built
 
@@ -482,7 +487,7 @@ def ranks_of(spec: RunSpec, node: int, address: str | None) -> Ranks:
 def _sandboxed(run: RunContext, job: Job, environment: Environment, record: RunRecord) -> Job:
     """The same command, in a sandbox."""
     callers = {**os.environ, **run.spec.variables}
-    interpreter = find_current(run.home, callers, job.folder)
+    interpreter = environment_build.find_interpreter(run.home, run.spec.environment, callers, job.folder)
     metrics = RunFolder(run.folder).metrics
     metrics.touch(0o600)  # it is shown in the sandbox by itself, so it must be there
     sandbox = sandbox_of(

@@ -530,13 +530,14 @@ def find_identical_run(
         variables = with_absolute_paths({**os.environ, **spec.variables}, Path.cwd())
         if spec.environment.image is None:
             built = environment_build.build(home, spec.environment, variables=variables, folder=spec.folder)
-            digest = built.digest
+            digest, imports = built.digest, built.imports
         else:
             image = images.prepare_image(spec.environment)
-            digest = image_layers.layer_digest(home, image, spec.environment, variables)
+            digest, imports = image_layers.layer_digest(home, image, spec.environment, variables), ()
+        identity = identity_of(home, spec, taken, digest, mounted, imports)
     finally:
         snapshot.release_tree(home, provisional)
-    return store.completed_equal(identity_of(home, spec, taken, digest, mounted))
+    return None if identity is None else store.completed_equal(identity)
 
 
 def close_failed_submission(store: Database, number: int, error: BaseException) -> None:

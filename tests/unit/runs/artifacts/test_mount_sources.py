@@ -10,10 +10,13 @@ from conjure.errors import NotFoundError, UsageError, spell_in_python
 from conjure.runs.artifacts import mount_sources
 from conjure.runs.artifacts.mount_sources import identity_of, keep_file, locate, resolve_mounts
 from conjure.runs.artifacts.uploads import upload
+from conjure.runs.code import snapshot
 from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.environments import imported_code
 from conjure.runs.schema.record import CodeFacts, MountFacts
-from conjure.runs.schema.spec import Mount, RunSpec
+from conjure.runs.schema.spec import CodeChoice, Mount, RunSpec
 from support.homes import add_outputs
+from support.repositories import write_files
 
 
 @pytest.fixture
@@ -171,3 +174,25 @@ def test_a_local_file_or_folder_of_a_mount_s_name_is_told(home, tmp_path, monkey
         with pytest.raises(UsageError, match="src is a folder; upload a folder before") as caught:
             resolve_mounts(home, store, [Mount.parse("src")])
         assert caught.value.fix == "conjure upload src"
+
+
+def test_code_that_is_imported_from_elsewhere_counts(home, identity, tmp_path):
+    write_files(tmp_path / "code", {"a.py": "", "ignored/own.py": "", ".gitignore": "ignored/"})
+    write_files(tmp_path / "mylib", {"mylib.py": "1"})
+    spec = replace(SPEC, folder=tmp_path / "code")
+    taken = snapshot.snapshot(home, tmp_path / "code", number=1)
+    places = [tmp_path / "mylib", tmp_path / "code/ignored", tmp_path / "code"]
+    facts = CodeFacts(taken.tree)
+    of = {place: identity_of(home, spec, facts, "env", MOUNTS, [place]) for place in places}
+    none = identity_of(home, spec, facts, "env", MOUNTS)
+    assert [of[place] == none for place in places] == [False, False, True]
+    committed = replace(spec, code=CodeChoice(committed=True))  # the folder may differ from that
+    assert identity_of(home, committed, facts, "env", MOUNTS, [tmp_path / "code"]) != none
+    write_files(tmp_path / "mylib", {"mylib.py": "22"})
+    assert identity_of(home, spec, facts, "env", MOUNTS, [tmp_path / "mylib"]) != of[tmp_path / "mylib"]
+
+
+def test_too_much_imported_code_makes_no_run_equal(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(imported_code, "MOST_FILES", 1)
+    write_files(tmp_path / "mylib", {"mylib.py": "1"})
+    assert identity_of(home, SPEC, CodeFacts("tree"), "env", MOUNTS, [tmp_path / "mylib"]) is None

@@ -4,6 +4,7 @@ import mmap
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from conjure.core.dir_fd import Folder
 from conjure.runs.artifacts import outputs
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.outputs import Baseline
+from support.mounting import run_mounted
 from support.repositories import read_files, write_files
+
+_PROGRAM = Path(__file__).parents[3] / "support" / "collecting.py"
 
 
 @pytest.fixture
@@ -347,3 +351,47 @@ def test_removed_while_saving(work: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(outputs, "_save_file", save_and_remove)
     assert save(work, baseline)[0] == {"a": "a"}
+
+
+class TestMountPoints:
+    def test_what_is_mounted_stays_as_it_is(self, work: Path, tmp_path: Path) -> None:
+        theirs = tmp_path / "theirs"
+        write_files(theirs, {"big/a.bin": "a", "b.bin": "b", "one.txt": "1"})
+        theirs.chmod(0o500)
+        (work / "mounted").mkdir()
+        write_files(work, {"one.txt": ""})
+        facts = tree_facts(theirs)
+        scan(work).save(tmp_path / "before.json")
+        write_files(work, {"made.txt": "m", "later/x": "x"})
+        (work / "link").symlink_to("mounted/b.bin")
+        arguments = [work, tmp_path / "before.json", tmp_path / "outputs"]
+        mounts = [(theirs, work / "mounted"), (theirs / "one.txt", work / "one.txt")]
+        ended = run_mounted(mounts, sys.executable, _PROGRAM, *arguments)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert read_files(tmp_path / "outputs") == {"made.txt": "m", "later/x": "x"}
+        assert sorted(Manifest.load(tmp_path / "manifest.json").skipped) == [
+            "link is a link that points outside the working folder",
+            "mounted is a mount point",
+            "one.txt is a mount point",
+        ]
+        assert tree_facts(theirs) == facts
+
+    def test_mounted_in_the_place_of_the_outputs(self, work: Path, tmp_path: Path) -> None:
+        write_files(tmp_path / "theirs", {"a": "a"})
+        facts = tree_facts(tmp_path / "theirs")
+        scan(work).save(tmp_path / "before.json")
+        write_files(work, {"out/a": "new"})
+        (tmp_path / "outputs/out").mkdir(parents=True)
+        arguments = [work, tmp_path / "before.json", tmp_path / "outputs"]
+        mounts = [(tmp_path / "theirs", tmp_path / "outputs/out")]
+        ended = run_mounted(mounts, sys.executable, _PROGRAM, *arguments)
+        assert "the output folder of out/a was replaced by a link, a file or a mount" in ended.stderr
+        assert (tree_facts(tmp_path / "theirs"), read_files(work)["out/a"]) == (facts, "new")
+
+
+def tree_facts(folder: Path) -> dict[str, tuple[int, ...]]:
+    """What tells whether anything in a folder was written to, moved or given another mode."""
+    facts = {str(path): path.lstat() for path in (folder, *folder.rglob("*"))}
+    return {
+        path: (each.st_mode, each.st_ino, each.st_mtime_ns, each.st_ctime_ns) for path, each in facts.items()
+    }

@@ -2,6 +2,7 @@
 
 import os
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from conjure.errors import NotFoundError, StoreError, UsageError
 from conjure.runs.artifacts import upload_change_detection, uploads
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.resource_paths import resolve
-from conjure.runs.artifacts.uploads import list_uploads, read_upload, remove_upload, upload
+from conjure.runs.artifacts.uploads import is_file_elsewhere, list_uploads, read_upload, remove_upload, upload
 from conjure.runs.database.base import Database
 from conjure.runs.maintenance.pruning import find_leftovers
 from support.repositories import read_files, write_files
@@ -347,3 +348,21 @@ class TestRefusals:
         with pytest.raises(StoreError, match="could not be uploaded: No space left on device"):
             upload(home, images)
         assert list((home.uploads / "images").iterdir()) == []
+
+
+def test_a_file_whose_name_has_decomposed_letters_is_the_upload_itself(home: Home, tmp_path: Path) -> None:
+    file = tmp_path / unicodedata.normalize("NFD", "Café.txt")  # as macOS writes it
+    file.write_text("ours")
+    kept = upload(home, file).upload
+    assert kept.name == "Café.txt"
+    path = resolve(home, "uploads/Café.txt", lambda _: None)
+    assert (path.is_file(), path.read_text()) == (True, "ours")
+    assert not upload(home, file).is_new
+
+
+def test_such_a_file_that_is_not_here_is_listed_as_a_file(home: Home, tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / unicodedata.normalize("NFD", "Café.txt")
+    file.write_text("ours")
+    kept = upload(home, file).upload
+    monkeypatch.setattr(uploads, "upload_elsewhere", lambda _: object())
+    assert is_file_elsewhere(home, kept)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conjure.core.home import Home
-from conjure.runs.environments.image_build import _explanation, _MountedFiles
+from conjure.runs.environments.image_build import _explanation, _MountedFiles, _pip_arguments
 from conjure.runs.environments.image_layers import (
     Layer,
     PrunedLayers,
@@ -162,6 +162,20 @@ def test_files_of_this_machine_are_read_where_they_are_mounted(tmp_path):
         assert replace_path(same, files.place) == same
     assert [bound.source for bound in files.bound] == [wheel, tmp_path, tmp_path.parent, Path("/usr")]
     assert all(bound.read_only for bound in files.bound)
+
+
+def test_packages_are_named_in_files_not_on_the_command_line(tmp_path):
+    wheel = tmp_path / "x.whl"
+    wheel.touch()
+    files = _MountedFiles()
+    wanted = choice(requirements="tqdm\n", pip=("y @ https://token@host/y.whl", str(wheel)))
+    options = _pip_arguments(wanted, files, tmp_path)
+    places = ["/dev/conjure-build/0/requirements.txt", "/dev/conjure-build/2/packages.txt"]
+    assert options == ["--requirement", places[0], "--requirement", places[1]]
+    assert [bound.source.name for bound in files.bound] == ["requirements.txt", "x.whl", "packages.txt"]
+    lines = (tmp_path / "packages.txt").read_text().splitlines()
+    assert lines == ["y @ https://token@host/y.whl", "/dev/conjure-build/1/x.whl"]
+    assert _pip_arguments(choice(apt=("tree",)), files, tmp_path) == []
 
 
 @pytest.mark.parametrize(

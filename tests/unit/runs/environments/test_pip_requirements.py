@@ -4,8 +4,14 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
-from conjure.runs.environments.local_packages import keep_packages, with_absolute_paths
+from conjure.runs.environments.local_packages import (
+    keep_packages,
+    local_packages,
+    replace_path,
+    with_absolute_paths,
+)
 from conjure.runs.environments.pip_requirements import read_requirements
+from conjure.runs.schema.spec import EnvironmentChoice
 
 
 def test_files_are_put_together_and_includes_put_in_place(home, tmp_path):
@@ -33,7 +39,9 @@ def project(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("line", ["-e .", "--editable=.", ".", "./", ".[all]", "file:."])
+@pytest.mark.parametrize(
+    "line", ["-e .", "--editable=.", ".", "./", ".[all]", "file:.", '. ; python_version >= "3.9"']
+)
 def test_the_runs_own_code_is_left_out_with_a_note(home, tmp_path, line):
     file = tmp_path / "r.txt"
     file.write_text(f"tqdm\n{line}\n")
@@ -76,14 +84,32 @@ def test_a_wheel_is_kept_by_its_digest(home, project, tmp_path, line):
 
 
 @pytest.mark.parametrize(
-    "option", ["--find-links wheels", "-f ./wheels", "--find-links=wheels", "-i ./wheels"]
+    "option",
+    ["--find-links wheels", "-f ./wheels", "--find-links=wheels", "-i ./wheels", "-f wheels  # ours"],
 )
 def test_folders_of_wheels_are_named_in_full(home, project, tmp_path, option):
     (project / "wheels").mkdir()
     file = tmp_path / "r.txt"
     file.write_text(f"{option}\n")
     text, _ = read_requirements(home, [file])
-    assert text.split()[-1] == str(project / "wheels")
+    assert text.split()[1] == str(project / "wheels")
+    assert ("# ours" in text) == ("# ours" in option)
+
+
+@pytest.mark.parametrize(
+    "rest", [' ; python_version >= "3.9"', f" --hash=sha256:{'0' * 64}", " \\\n    --hash=sha256:0  # ours"]
+)
+def test_conditions_and_digests_of_a_wheel_stay(home, project, tmp_path, rest):
+    (project / WHEEL).write_bytes(b"one")
+    file = tmp_path / "r.txt"
+    file.write_text(f"./{WHEEL}{rest}\n")
+    text, _ = read_requirements(home, [file])
+    kept = text.split()[0]
+    assert Path(kept).read_bytes() == b"one"
+    assert text == f"{kept}{rest}\n"
+    assert local_packages(EnvironmentChoice(requirements=text)) == [WHEEL]
+    placed = replace_path(f"{kept}{rest}".partition("\n")[0], lambda path: f"/placed{path}")
+    assert placed == f"/placed{kept}{rest}".partition("\n")[0]
 
 
 def test_what_is_named_here_is_looked_for_here(home, project):

@@ -22,6 +22,7 @@ def test_names_versions_and_needs_are_read_from_the_head_alone(tmp_path: Path) -
         ("old.egg-info", "PKG-INFO", HEAD.format(name="old")),
         ("old.egg-info", "requires.txt", "herb>=1\n\n[cold]\nmint\n"),
         ("empty-1.0.dist-info", "METADATA", ""),
+        ("~rew-0.9.dist-info", "METADATA", HEAD.format(name="left behind")),
     ):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / file).write_text(text, encoding="utf-8")
@@ -34,7 +35,7 @@ def test_names_versions_and_needs_are_read_from_the_head_alone(tmp_path: Path) -
     found = {each["name"]: each for each in json.loads(done.stdout)["packages"]}
     assert set(found) == {"brew", "plain", "old"}
     for package in distributions(path=[str(tmp_path)]):
-        if package.metadata["Name"]:
+        if package.metadata["Name"] in found:
             assert found[package.metadata["Name"]] == {
                 "name": package.metadata["Name"],
                 "version": package.version,
@@ -67,3 +68,16 @@ def test_folders_on_pythonpath_count_where_python_leaves_its_own_folder_out(home
         "PYTHONSAFEPATH": "1",
     }
     assert interpreter.find_current(home, variables, tmp_path).versions["plain"] == "1.0"
+
+
+def test_a_package_in_a_user_folder_that_is_made_later_counts(home, tmp_path: Path) -> None:
+    home.create()
+    python = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    variables = {"PYTHONUSERBASE": str(tmp_path / "user")}
+    before = interpreter.inspect(home, python, variables, tmp_path)
+    user_folder = before.site_folders[0]
+    assert user_folder.is_relative_to(tmp_path)
+    metadata = user_folder / "plain-1.0.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(HEAD.format(name="plain"))
+    assert interpreter.inspect(home, python, variables, tmp_path).versions["plain"] == "1.0"
