@@ -715,24 +715,6 @@ class TestStore:
         finally:
             subprocess.run(["umount", disk], check=True)
 
-    @pytest.mark.parametrize(
-        ("number", "words", "hint"),
-        [
-            (errno.EIO, "Input/output error", None),
-            (errno.ENOSPC, "No space left on device", "free space, for example with `conjure prune`"),
-        ],
-    )
-    def test_failing_disk(
-        self, home: Home, project: Path, monkeypatch, number: int, words: str, hint: str | None
-    ) -> None:
-        def fail(*_: object) -> str:
-            raise OSError(number, words)
-
-        monkeypatch.setattr(snapshot, "hash_files", fail)
-        with pytest.raises(SnapshotError, match=rf"project could not be recorded: {words}") as caught:
-            snapshot.snapshot(home, project, number=1)
-        assert caught.value.hint == hint
-
     def test_many_at_once(self, home: Home, project: Path) -> None:
         script = (
             "import sys; from pathlib import Path\n"

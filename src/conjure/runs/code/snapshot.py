@@ -9,7 +9,6 @@ and given back byte for byte.
 Main entries: `snapshot`, `checkout`. Invariant: a tree that has a reference is complete in ``code.git``.
 """
 
-import errno
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conjure.core.dir_fd import Folder
-from conjure.core.files import os_error_words, real_path
+from conjure.core.files import real_path
 from conjure.core.home import Home
 from conjure.core.units import format_size
 from conjure.errors import SnapshotError, UsageError, option
@@ -92,19 +91,13 @@ def snapshot(
         UsageError: A commit is asked for that is not there.
     """
     folder = real_path(folder)
-    try:
-        repository = find_repository(folder, home)
-        with store_in_use(home):
-            if committed or commit is not None:
-                taken = _take_commit(home, folder, repository, commit)
-            else:
-                taken = _take_work_tree(home, folder, repository)
-            keep_tree(home, number, taken.tree)
-    except OSError as error:
-        raise SnapshotError(
-            f"the code in {folder} could not be recorded: {os_error_words(error)}",
-            hint="free space, for example with `conjure prune`" if error.errno == errno.ENOSPC else None,
-        ) from error
+    repository = find_repository(folder, home)
+    with store_in_use(home):
+        if committed or commit is not None:
+            taken = _take_commit(home, folder, repository, commit)
+        else:
+            taken = _take_work_tree(home, folder, repository)
+        keep_tree(home, number, taken.tree)
     return taken
 
 

@@ -68,7 +68,11 @@ def variables_inside(variables: Mapping[str, str], interpreter: Interpreter) -> 
     """A command's variables as they must be in the sandbox: its /tmp is private, its Python no wrapper."""
     kept = {name: value for name, value in variables.items() if name not in ("TMPDIR", "TEMP", "TMP")}
     if interpreter.found.resolve() != interpreter.executable.resolve():
-        kept["PATH"] = os.pathsep.join([str(interpreter.executable.parent), kept.get("PATH", "")])
+        folders = kept.get("PATH", "").split(os.pathsep)
+        # Before the wrapper, not before an environment that was built.
+        wrappers = (at for at, each in enumerate(folders) if Path(each) == interpreter.found.parent)
+        folders.insert(next(wrappers, 0), str(interpreter.executable.parent))
+        kept["PATH"] = os.pathsep.join(folders)
     return kept
 
 
