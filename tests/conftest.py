@@ -104,6 +104,14 @@ def no_file_left_open(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def handler_of_interrupts():
+    """Puts back what handles a ^C: a command that runs in the process of a test leaves its own handler."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """Only loopback can be reached."""
     connect = socket.socket.connect

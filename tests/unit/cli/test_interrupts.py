@@ -17,14 +17,6 @@ from support.casting import add_run, advance, finish
 from support.sweeps import grid
 
 
-@pytest.fixture(autouse=True)
-def handler():
-    """What handled a ^C before is put back."""
-    before = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture
 def store(home):
     with SqliteDatabase.open(home.create()) as store:
