@@ -5,6 +5,7 @@ and called again; a file is in the working folder or in the outputs, never nowhe
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from conjure.core.home import Home
@@ -81,7 +82,8 @@ def recover(home: Home, number: int, report: Callable[[str], None] = _say_nothin
                 if unsaved:
                     report(kept_words(home, number))
                 else:
-                    folders.remove_work()
+                    with suppress(OSError):  # as at an ordinary end: what was to be saved is saved
+                        folders.remove_work()
                 uploader.export_record()
         except OSError as error:
             raise StoreError(

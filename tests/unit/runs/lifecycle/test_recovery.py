@@ -1,14 +1,21 @@
 """Two who recover one run; recovering real runs is tried in `tests/integration/runs/test_life.py`."""
 
+import errno
+
 import pytest
 
 from conjure.errors import ConflictError, NotFoundError
+from conjure.runs.artifacts import run_folders
+from conjure.runs.artifacts.outputs import Baseline
+from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.schema.record import OutputFacts
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason
 from support.casting import add_run, finish
+from support.repositories import read_files, write_files
 
 
 @pytest.fixture
@@ -37,3 +44,18 @@ def test_a_run_that_another_has_just_recovered_does_not_need_to_be(home, run, mo
     monkeypatch.setattr(RunLock, "take_when_free", wait_for_the_other)
     with pytest.raises(NotFoundError, match="run 1 does not need to be recovered"):
         recover(home, run)
+
+
+def test_a_working_folder_that_cannot_be_removed_does_not_undo_what_was_recovered(home, run, monkeypatch):
+    files = RunFolder.of(home, run)
+    with RunFolders(files.path) as folders:
+        folders.make_work()
+        Baseline({}).save(files.baseline)
+    write_files(files.work, {"made": "m"})
+
+    def refuse(_):
+        raise OSError(errno.EXDEV, "it is a mount point")
+
+    monkeypatch.setattr(run_folders, "clear", refuse)
+    assert recover(home, run).outputs == OutputFacts(1, 1, recovered=True)
+    assert read_files(files.outputs) == {"made": "m"}
