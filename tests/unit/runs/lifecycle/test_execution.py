@@ -162,7 +162,7 @@ class TestWhatAnEarlierAttemptLeft:
         def remove_half(folder, name):
             if name == "work":
                 (folder.here / "work" / "state" / "0").unlink()
-                raise OSError("cut off")
+                raise EndRun(STOPPED)
 
         monkeypatch.setattr(attempts, "remove_entry", remove_half)
         self.mount_until(store, record, STOPPED)
