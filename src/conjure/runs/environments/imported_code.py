@@ -3,11 +3,12 @@
 It is edited in its place, so what was imported is told by the names, sizes and times of the files there.
 
 Main entries: `places_outside`, `digest_of_files`. Invariant: what changes a file changes the digest;
-where there are too many files to look at, there is none.
+where it would take too long to look at all files, there is none.
 """
 
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from conjure.core.home import Home
 from conjure.runs.environments.interpreter import Interpreter
 
 MOST_FILES = 10_000  # and folders, a tenth of a second; PYTHONPATH may name somebody's whole home folder
+LONGEST_S = 2.0  # on a disk that is slow or far away
 _LEFT_OUT = GlobSet(DEFAULT_EXCLUSIONS)
 
 
@@ -42,10 +44,14 @@ def places_outside(
 
 
 def digest_of_files(places: Iterable[Path]) -> str | None:
-    """What changes when a file in one of these places does: "" where there are none; None for too many."""
+    """What changes when a file in one of these places does: "" where there are none; None for too many.
+
+    Looking at them is given up after a while, too.
+    """
     lines = []
+    until = time.monotonic() + LONGEST_S
     for seen, (path, facts) in enumerate(_files(places)):
-        if seen >= MOST_FILES:
+        if seen >= MOST_FILES or time.monotonic() > until:
             return None
         if not stat.S_ISDIR(facts.st_mode):  # a folder changes when Python keeps bytecode in it
             lines.append(f"{path}\0{facts.st_size} {facts.st_mtime_ns}")

@@ -299,7 +299,8 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
     if record.rerun_of is not None:
         _note_other_packages(run, record.rerun_of, facts)
     imports = built.imports if isinstance(built, Environment) else ()
-    identity = identity_of(run.home, run.spec, record.code, facts.digest, record.mounts, imports)
+    with _interruptible(run):  # what it may import is looked at, which may be far away
+        identity = identity_of(run.home, run.spec, record.code, facts.digest, record.mounts, imports)
     if identity is None and run.spec.idempotent:
         run.log.note(_TOO_MUCH_IMPORTED)
     run.when_reachable(lambda: run.store.set_facts(run.number, environment=facts, identity=identity))

@@ -47,6 +47,11 @@ def test_too_many_files(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert digest_of_files([library]) is None
 
 
+def test_too_slow_files(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imported_code, "LONGEST_S", -1.0)
+    assert digest_of_files([library]) is None
+
+
 def test_places_outside(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     prefix, base, user, mine = (tmp_path / name for name in ("venv", "usr", "user", "mine"))

@@ -130,6 +130,23 @@ def test_the_log_of_a_rerun_names_the_packages_that_differ(store, monkeypatch, p
     assert [entry.text.rstrip("\n") for entry in log if entry.stream == NOTE] == notes
 
 
+def test_a_kill_is_heard_while_it_is_looked_at_what_a_command_may_import(store, monkeypatch):
+    record = add_run(store)
+    store.set_facts(record.number, code=CodeFacts(tree=""))
+    built = SimpleNamespace(digest="now", python="python", packages={}, resolved=None)
+    monkeypatch.setattr(execution.environment_build, "build", lambda *_, **__: built)
+    with supervising(store, record, store.begin_attempt(record.number, this_process())) as run:
+
+        def look(*_):
+            run.told_to_die = True
+            time.sleep(60.0)
+
+        monkeypatch.setattr(execution, "identity_of", look)
+        with pytest.raises(EndRun) as over:
+            build(run)
+        assert over.value.ending.reason is EndReason.KILL_REQUESTED
+
+
 class TestWhatAnEarlierAttemptLeft:
     @pytest.fixture
     def record(self, store):
