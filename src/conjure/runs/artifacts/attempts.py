@@ -1,8 +1,9 @@
 """The files of attempts at a run: each earlier one's are in ``attempts/A`` of the run's folder.
 
 Main entries: `archive_attempt`, `pass_checkpoints`, `remove_passed`, `copy_chosen`, `newest_kept_attempt`,
-`bring_back`. Invariant: each may be cut off and called again. An attempt whose baseline is there has every
-checkpoint of those before it, and theirs are removed only then: the newest with a baseline has all there is.
+`has_kept_work`, `bring_back`. Invariant: each may be cut off and called again. An attempt whose baseline is
+there has every checkpoint of those before it, and theirs are removed only then: the newest with a baseline
+has all there is.
 """
 
 import errno
@@ -84,6 +85,12 @@ def newest_kept_attempt(run_folder: Path) -> int | None:
         if (folder / BASELINE).is_file() and ((folder / WORK).is_dir() or run.work.is_dir())
     ]
     return max(kept, default=None)
+
+
+def has_kept_work(run_folder: Path) -> bool:
+    """Whether a working folder is kept of a run that has ended, from which its outputs can be saved."""
+    run = RunFolder(run_folder)
+    return (run.work.is_dir() and run.baseline.is_file()) or newest_kept_attempt(run_folder) is not None
 
 
 def bring_back(run_folder: Path, attempt: int) -> None:

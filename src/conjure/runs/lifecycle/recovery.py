@@ -21,7 +21,6 @@ from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.record import OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import BASELINE, MANIFEST, WORK, RunFolder
 from conjure.runs.schema.spec import RunSpec
-from conjure.runs.schema.status import RunStatus
 
 
 def _say_nothing(_line: str) -> None:
@@ -143,7 +142,7 @@ def _nothing_kept(folder: Path, record: RunRecord) -> NotFoundError:
             f"run {record.number} does not need to be recovered: its outputs were saved",
             fix=f"conjure ls runs/{record.number}",
         )
-    if RunStatus.RUNNING in record.facts.entered:
+    if record.is_unsaved:
         return NotFoundError(
             f"the files of run {record.number} are lost: {RunFolder(folder).work} no longer exists",
             fix=f"conjure logs {record.number}",
