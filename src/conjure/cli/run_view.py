@@ -19,6 +19,7 @@ from conjure.core.home import Home
 from conjure.core.home_selection import with_home
 from conjure.core.units import format_duration, format_size
 from conjure.recipes.report import learned_nothing
+from conjure.runs.artifacts.attempts import has_kept_work
 from conjure.runs.database.base import KILL, STOP
 from conjure.runs.lifecycle.log_following import (
     Ended,
@@ -371,7 +372,13 @@ def hints(record: RunRecord) -> list[str]:
         log, details = with_home(f"conjure logs {number}"), with_home(f"conjure info {number}")
         resume = with_home(f"conjure finetune --resume runs/{number}")
         return [f"Log: {log}   Details: {details}", *[f"To resume: {resume}"] * killed]
-    if status in _UNSAVED and record.is_unsaved:
+    if status in _UNSAVED and record.is_unsaved and _may_be_kept(number):
         recover = with_home(f"conjure recover {number}")
         return [f"Its working folder is kept; save its outputs: {recover}"]
     return []
+
+
+def _may_be_kept(number: int) -> bool:
+    """Whether a run's working folder is there, or on another machine as far as can be seen."""
+    home = Home.from_environment()
+    return home.is_elsewhere(number) or has_kept_work(home.run_folder(number))

@@ -9,9 +9,11 @@ from conjure.cli import run_termination
 from conjure.cli.run_view import details, ended, hints
 from conjure.runs.database.base import STOP
 from conjure.runs.schema.record import AttemptFacts, OutputFacts, RunRecord
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunProgress
 
+RECOVER = "Its working folder is kept; save its outputs: conjure recover 3"
 ATTEMPT = AttemptFacts(1, "host", 1.0, 2.0, "supervisor_died")
 
 
@@ -56,6 +58,16 @@ def test_a_killed_fine_tune_says_how_to_go_on():
     assert hints(record(EndReason.SIGNALLED, None, 9)) == [look]
 
 
+@pytest.fixture
+def kept(home):
+    """The kept working folder of an attempt at run 3."""
+    attempt = RunFolder.of(home, 3).attempt(1)
+    attempt.work.mkdir(parents=True)
+    attempt.baseline.touch()
+    return attempt.work
+
+
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("reason", [EndReason.STOP_REQUESTED, EndReason.KILL_REQUESTED])
 @pytest.mark.parametrize(
     ("known", "can_be_saved"),
@@ -69,15 +81,26 @@ def test_a_killed_fine_tune_says_how_to_go_on():
 def test_a_run_that_ended_while_it_waited_for_its_next_attempt_says_how_to_save_its_files(
     reason, known, can_be_saved
 ):
-    recover = "Its working folder is kept; save its outputs: conjure recover 3"
-    assert hints(replace(record(reason), **known)) == ([recover] if can_be_saved else [])
+    assert hints(replace(record(reason), **known)) == ([RECOVER] if can_be_saved else [])
 
 
+def test_a_working_folder_that_was_pruned_is_not_said_to_be_kept(home, kept):
+    stopped = replace(record(EndReason.STOP_REQUESTED), attempts=(ATTEMPT,))
+    assert hints(stopped) == [RECOVER]
+    kept.rmdir()
+    assert hints(stopped) == []
+    own = RunFolder.of(home, 3)
+    own.work.mkdir()
+    own.baseline.touch()
+    assert hints(stopped) == [RECOVER]
+
+
+@pytest.mark.usefixtures("kept")
 def test_what_stopping_could_not_save_is_told(monkeypatch, capsys):
     stopped = replace(record(EndReason.STOP_REQUESTED), attempts=(ATTEMPT,))
     monkeypatch.setattr(run_termination, "end_runs", lambda *_, **__: [(stopped, True)])
     run_termination.show_ending([3], STOP, as_json=False)
     assert capsys.readouterr().out.splitlines() == [
         "Run 3 stopped",
-        "Its working folder is kept; save its outputs: conjure recover 3",
+        RECOVER,
     ]

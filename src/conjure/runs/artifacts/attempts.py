@@ -1,10 +1,12 @@
 """The files of attempts at a run: each earlier one's are in ``attempts/A`` of the run's folder.
 
 Main entries: `archive_attempt`, `pass_checkpoints`, `remove_passed`, `copy_chosen`, `newest_kept_attempt`,
-`bring_back`. Invariant: each may be cut off and called again. An attempt whose baseline is there has every
-checkpoint of those before it, and theirs are removed only then: the newest with a baseline has all there is.
+`has_kept_work`, `bring_back`. Invariant: each may be cut off and called again. An attempt whose baseline is
+there has every checkpoint of those before it, and theirs are removed only then: the newest with a baseline
+has all there is.
 """
 
+import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conjure.core.dir_fd import Folder, FolderCursor, open_file, remove_entry, walk
+from conjure.core.dir_fd import Entry, Folder, FolderCursor, open_file, remove_entry, walk
 from conjure.core.globs import GlobSet
 from conjure.core.trees import clone_open_file, is_partial, partial_name
 from conjure.runs.schema.run_folder import (
@@ -83,6 +85,12 @@ def newest_kept_attempt(run_folder: Path) -> int | None:
         if (folder / BASELINE).is_file() and ((folder / WORK).is_dir() or run.work.is_dir())
     ]
     return max(kept, default=None)
+
+
+def has_kept_work(run_folder: Path) -> bool:
+    """Whether a working folder is kept of a run that has ended, from which its outputs can be saved."""
+    run = RunFolder(run_folder)
+    return (run.work.is_dir() and run.baseline.is_file()) or newest_kept_attempt(run_folder) is not None
 
 
 def bring_back(run_folder: Path, attempt: int) -> None:
@@ -156,6 +164,8 @@ def pass_checkpoints(
         run = stack.enter_context(Folder.open(run_folder))
         attempts = stack.enter_context(_subfolder(run, ATTEMPTS))
         folders = [stack.enter_context(_subfolder(attempts, str(each + 1))) for each in range(earlier)]
+        whole = [place for place, folder in enumerate(folders) if folder.id_of(BASELINE) is not None]
+        folders = folders[max(whole, default=0) :]  # what is left of those before could not be removed
         if needs_first and not any(_has_files(folder, globs[:1]) for folder in folders):
             globs = ()
         for folder in folders:  # the oldest first: a file of a later attempt takes its place
@@ -177,12 +187,14 @@ def remove_passed(run_folder: Path, earlier: int) -> None:
         earlier: How many attempts there were.
 
     Raises:
-        OSError: Something cannot be removed.
+        OSError: That by which an attempt's files are known to be whole cannot be removed.
     """
     for each in range(earlier):
         with _folders_of(run_folder, each + 1) as (_, own):
-            for name in (BASELINE, OUTPUTS, WORK):  # first that by which the others are known to be whole
-                remove_entry(own, name)
+            remove_entry(own, BASELINE)
+            for name in (OUTPUTS, WORK):
+                with suppress(OSError):  # something may be mounted there, or be another user's
+                    remove_entry(own, name)
 
 
 def _has_files(attempt: Folder, globs: Sequence[str]) -> bool:
@@ -192,9 +204,19 @@ def _has_files(attempt: Folder, globs: Sequence[str]) -> bool:
         if attempt.id_of(name) is not None:
             with attempt.open_in(name) as source:
                 source.give_owner_access()
-                if any(entry.is_file and chosen.matches(path) for path, entry in walk(source)):
+                if any(entry.is_file and chosen.matches(path) for path, entry in _walk_own(source)):
                     return True
     return False
+
+
+def _walk_own(folder: Folder) -> Iterator[tuple[str, Entry]]:
+    """What is in a folder that a command worked in, without what it mounted there, alive or dead."""
+
+    def pass_over(_: str, error: OSError) -> None:
+        if error.errno not in (errno.EXDEV, errno.ENOTCONN):
+            raise error
+
+    return walk(folder, on_error=pass_over, one_mount=True)
 
 
 def copy_chosen(
@@ -215,7 +237,7 @@ def copy_chosen(
     chosen = {glob: GlobSet([glob]) for glob in globs}
     source.give_owner_access()
     with FolderCursor(work) as target:
-        for name, entry in walk(source):
+        for name, entry in _walk_own(source):
             matching = [glob for glob, pattern in chosen.items() if entry.is_file and pattern.matches(name)]
             if not matching or is_partial(name):  # the latter was being copied for an attempt that was killed
                 continue

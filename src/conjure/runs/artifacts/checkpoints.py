@@ -93,7 +93,7 @@ class CheckpointSender:
         """What tells whether one of the files was written to, or another took its place."""
         chosen = GlobSet(self.globs)
         found: _State = {}
-        for name, entry in walk(work, on_error=lambda *_: None):
+        for name, entry in walk(work, on_error=lambda *_: None, one_mount=True):
             if entry.is_file and chosen.matches(name):
                 facts = entry.stat()
                 found[name] = (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)

@@ -80,7 +80,7 @@ from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import EnvironmentFacts, OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import BASELINE, RunFolder
 from conjure.runs.schema.spec import COMMAND, RunSpec
-from conjure.runs.schema.status import Ending, EndReason, RunStatus
+from conjure.runs.schema.status import PHASES, Ending, EndReason, RunStatus
 from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
 from conjure.runs.telemetry.logs import LogWriter
 from conjure.runs.telemetry.metric_column_file import ColumnWriter
@@ -202,7 +202,7 @@ class RunContext:
 
     def note_usage(self, usage: Usage) -> None:
         """Write down what the run has used so far."""
-        with suppress(StoreError):
+        with suppress(StoreError, NotFoundError):  # the latter while a damaged database is being rebuilt
             self.store.set_facts(self.number, usage=usage)
 
     def note_rung(self, rung: int, value: float) -> None:
@@ -299,7 +299,8 @@ def build(run: RunContext) -> tuple[WorkingDirectory, Environment | Image]:
     if record.rerun_of is not None:
         _note_other_packages(run, record.rerun_of, facts)
     imports = built.imports if isinstance(built, Environment) else ()
-    identity = identity_of(run.home, run.spec, record.code, facts.digest, record.mounts, imports)
+    with _interruptible(run):  # what it may import is looked at, which may be far away
+        identity = identity_of(run.home, run.spec, record.code, facts.digest, record.mounts, imports)
     if identity is None and run.spec.idempotent:
         run.log.note(_TOO_MUCH_IMPORTED)
     run.when_reachable(lambda: run.store.set_facts(run.number, environment=facts, identity=identity))
@@ -444,9 +445,13 @@ def _regain_access(run: RunContext) -> None:
 
 
 def _enter(run: RunContext, phase: RunStatus) -> None:
-    """Enter a phase, unless that was done when the database's server went away."""
-    if run.store.facts(run.number).status is not phase:
-        run.store.move(run.number, phase)
+    """Enter a phase, unless that was done when the database's server went away.
+
+    A database that was rebuilt meanwhile knows only how the run began, so the phases between are entered too.
+    """
+    furthest = run.store.facts(run.number).phase
+    for following in PHASES[PHASES.index(furthest) + 1 : PHASES.index(phase) + 1]:
+        run.store.move(run.number, following)
 
 
 def _job(run: RunContext, place: WorkingDirectory, environment: Environment | Image) -> Job | NotStartedError:
@@ -714,13 +719,17 @@ def _after_start(run: RunContext, act: Callable[[], _Result]) -> _Result:
 
 
 def _write_result(run: RunContext, act: Callable[[], object]) -> None:
-    """Do it, waiting for room on a full disk, or for a server that is away: what comes now is the result."""
+    """Do it, waiting for room on a full disk, a server that is away, or a database that is being rebuilt.
+
+    What comes now is the result.
+    """
     until = time.monotonic() + (run.heartbeat.give_up_after_s if run.store.is_shared else _INSIST_S)
     while True:
         try:
             act()
-        except StoreError:
-            if time.monotonic() > until:
+        except (StoreError, NotFoundError) as error:
+            was_removed = isinstance(error, NotFoundError) and not run.folder.is_dir()
+            if was_removed or time.monotonic() > until:
                 raise
             time.sleep(_TRY_AGAIN_AFTER_S)
             _reconnect(run.store)

@@ -5,6 +5,7 @@ and called again; a file is in the working folder or in the outputs, never nowhe
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from conjure.core.home import Home
@@ -20,7 +21,6 @@ from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.schema.record import OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import BASELINE, MANIFEST, WORK, RunFolder
 from conjure.runs.schema.spec import RunSpec
-from conjure.runs.schema.status import RunStatus
 
 
 def _say_nothing(_line: str) -> None:
@@ -81,7 +81,8 @@ def recover(home: Home, number: int, report: Callable[[str], None] = _say_nothin
                 if unsaved:
                     report(kept_words(home, number))
                 else:
-                    folders.remove_work()
+                    with suppress(OSError):  # as at an ordinary end: what was to be saved is saved
+                        folders.remove_work()
                 uploader.export_record()
         except OSError as error:
             raise StoreError(
@@ -141,7 +142,7 @@ def _nothing_kept(folder: Path, record: RunRecord) -> NotFoundError:
             f"run {record.number} does not need to be recovered: its outputs were saved",
             fix=f"conjure ls runs/{record.number}",
         )
-    if RunStatus.RUNNING in record.facts.entered:
+    if record.is_unsaved:
         return NotFoundError(
             f"the files of run {record.number} are lost: {RunFolder(folder).work} no longer exists",
             fix=f"conjure logs {record.number}",

@@ -1,13 +1,16 @@
 """Files of attempts: moved aside, handed on, and removed only when the next one has them."""
 
+import errno
 import json
 import os
+import sys
 import time
 from contextlib import suppress
 from itertools import count
 
 import pytest
 
+from conjure.core import dir_fd
 from conjure.core.dir_fd import Folder
 from conjure.core.trees import partial_name
 from conjure.runs.artifacts import attempts
@@ -19,6 +22,8 @@ from conjure.runs.artifacts.attempts import (
     pass_checkpoints,
     remove_passed,
 )
+from conjure.runs.artifacts.checkpoints import CheckpointSender
+from support.mounting import run_mounted
 from support.repositories import read_files
 
 
@@ -247,3 +252,75 @@ def test_without_the_files_that_are_needed_first_everything_begins_anew(run, sav
     give(run, 1, "state", "best", needs_first=True)
     assert read_files(run / "work") == kept
     assert (run / "metrics.jsonl").exists() == bool(kept)
+
+
+_PASS_ON = """
+import sys
+from pathlib import Path
+from conjure.core.dir_fd import Folder
+from conjure.runs.artifacts.attempts import pass_checkpoints, remove_passed
+from conjure.runs.artifacts.checkpoints import CheckpointSender
+
+run, work = Path(sys.argv[1]), Path(sys.argv[1], "work")
+(run / "attempts/1/work").rename(work)
+staged = CheckpointSender(run, 7, 1, 1, ["**/*.pt"]).stage()
+print(sorted(staged.state))
+work.rename(run / "attempts/1/work")
+work.mkdir()
+with Folder.open(work) as opened:
+    pass_checkpoints(run, 1, ["**/*.pt"], opened, needs_first=True)
+remove_passed(run, 1)
+"""
+
+
+class TestWhatACommandMounted:
+    def test_is_not_passed_on_and_keeps_no_attempt_from_beginning(self, run, tmp_path):
+        write(tmp_path, "theirs/big.pt", "somebody's")
+        write(run, "work/own/a.pt", "a")
+        write(run, "before.json", "{}")
+        (run / "work/mounted").mkdir()
+        archive_attempt(run, 1)
+        kept = run / "attempts/1/work"
+        ended = run_mounted([(tmp_path / "theirs", kept / "mounted")], sys.executable, "-c", _PASS_ON, run)
+        assert (ended.stdout, ended.stderr) == ("['own/a.pt']\n", "")
+        assert read_files(run / "work") == {"own/a.pt": "a"}
+        assert read_files(run / "checkpoint") == {"own/a.pt": "a"}
+        assert not (run / "attempts/1/before.json").exists()
+        assert read_files(tmp_path / "theirs") == {"big.pt": "somebody's"}
+
+    def test_and_is_dead_is_passed_over(self, run, monkeypatch):
+        write(run, "work/own/a.pt", "a")
+        (run / "work/dead").mkdir()
+        open_below = dir_fd._open_below
+
+        def open_dead(folder, name):
+            if name == "dead":
+                raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+            return open_below(folder, name)
+
+        monkeypatch.setattr(dir_fd, "_open_below", open_dead)
+        assert CheckpointSender(run, 7, 1, 1, ["**/*.pt"]).stage() is not None
+        archive_attempt(run, 1)
+        assert give(run, 1, "**/*.pt", needs_first=True).files == 1
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(run, monkeypatch):
+    write(run, "work/own/a.pt", "a")
+    archive_attempt(run, 1)
+
+    def refuse(_cursor, name, **_):
+        raise OSError(errno.EIO, "the disk is failing", name)
+
+    monkeypatch.setattr(dir_fd.FolderCursor, "down", refuse)
+    with pytest.raises(OSError, match="the disk is failing"):
+        give(run, 1, "**/*.pt")
+
+
+def test_what_could_not_be_removed_of_an_attempt_does_not_come_back(run):
+    write(run, "work/step-1", "1")
+    archive_attempt(run, 1)
+    write(run, "work/step-2", "2")
+    write(run, "before.json", "{}")
+    archive_attempt(run, 2)
+    give(run, 2, "step-*")
+    assert read_files(run / "work") == {"step-2": "2"}

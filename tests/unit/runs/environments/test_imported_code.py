@@ -40,10 +40,33 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert digest_of_files([tmp_path / "lib.zip"]) != ""
 
 
+def test_links_are_followed_once(library: Path, tmp_path: Path) -> None:
+    write_files(tmp_path / "dev", {"mypkg/a.py": "1", "one.py": "1"})
+    write_files(tmp_path / "far", {"b.py": "1"})
+    (library / "mypkg").symlink_to(tmp_path / "dev/mypkg")
+    (library / "again").symlink_to(tmp_path / "dev/mypkg")
+    (library / "one.py").symlink_to(tmp_path / "dev/one.py")
+    (library / "itself").symlink_to(library)
+    (library / "dangling").symlink_to(tmp_path / "none")
+    (tmp_path / "dev/mypkg/far").symlink_to(tmp_path / "far")
+    seen = [digest_of_files([library])]
+    for edited in ("dev/mypkg/a.py", "dev/one.py"):
+        write_files(tmp_path, {edited: "22"})
+        seen.append(digest_of_files([library]))
+    assert len(set(seen)) == 3
+    write_files(tmp_path / "far", {"b.py": "22"})
+    assert digest_of_files([library]) == seen[-1]
+
+
 def test_too_many_files(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imported_code, "MOST_FILES", 4)
     assert digest_of_files([library])  # two files in two folders
     write_files(library, {"mylib/one_more.py": ""})
+    assert digest_of_files([library]) is None
+
+
+def test_too_slow_files(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imported_code, "LONGEST_S", -1.0)
     assert digest_of_files([library]) is None
 
 

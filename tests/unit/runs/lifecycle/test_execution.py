@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from conjure.errors import StoreError
+from conjure.core.trees import remove_tree
+from conjure.errors import NotFoundError, StoreError
 from conjure.runs.artifacts import attempts
 from conjure.runs.artifacts.attempts import archive_attempt
 from conjure.runs.artifacts.manifest import Manifest
@@ -14,23 +15,30 @@ from conjure.runs.artifacts.outputs import Baseline
 from conjure.runs.artifacts.team_upload import RunUploader
 from conjure.runs.database.base import STOP, DatabaseAwayError
 from conjure.runs.database.open_database import open_database
-from conjure.runs.executors.command import Job
+from conjure.runs.database.record_files import read_record
+from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.executors.command import Exit, Job
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle import execution, heartbeat
+from conjure.runs.lifecycle.command_monitor import CommandResult
 from conjure.runs.lifecycle.execution import EndRun, RunContext, build, close, how_it_ended, mount, save
 from conjure.runs.lifecycle.heartbeat import Heartbeat
 from conjure.runs.lifecycle.recovery import recover
+from conjure.runs.maintenance.doctor import rebuild
 from conjure.runs.scheduling.scheduler_start import this_queue
+from conjure.runs.schema.process_facts import Usage
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.telemetry.logs import NOTE, LogTail
+from conjure.runs.telemetry.metrics import Summary
 from support.casting import add_run, advance
 from support.repositories import read_files, write_files
 
 FAILED = Ending(EndReason.BUILD_FAILED, message="no such package")
 STOPPED = Ending(EndReason.STOP_REQUESTED)
 DIED = Ending(EndReason.SUPERVISOR_DIED)
+DONE = CommandResult(Exit(code=0), None, None, 1.0, Usage())
 CHECKPOINTS = {f"state/{number}": str(number) for number in range(3)}
 
 
@@ -122,6 +130,23 @@ def test_the_log_of_a_rerun_names_the_packages_that_differ(store, monkeypatch, p
     assert [entry.text.rstrip("\n") for entry in log if entry.stream == NOTE] == notes
 
 
+def test_a_kill_is_heard_while_it_is_looked_at_what_a_command_may_import(store, monkeypatch):
+    record = add_run(store)
+    store.set_facts(record.number, code=CodeFacts(tree=""))
+    built = SimpleNamespace(digest="now", python="python", packages={}, resolved=None)
+    monkeypatch.setattr(execution.environment_build, "build", lambda *_, **__: built)
+    with supervising(store, record, store.begin_attempt(record.number, this_process())) as run:
+
+        def look(*_):
+            run.told_to_die = True
+            time.sleep(60.0)
+
+        monkeypatch.setattr(execution, "identity_of", look)
+        with pytest.raises(EndRun) as over:
+            build(run)
+        assert over.value.ending.reason is EndReason.KILL_REQUESTED
+
+
 class TestWhatAnEarlierAttemptLeft:
     @pytest.fixture
     def record(self, store):
@@ -154,7 +179,7 @@ class TestWhatAnEarlierAttemptLeft:
         def remove_half(folder, name):
             if name == "work":
                 (folder.here / "work" / "state" / "0").unlink()
-                raise OSError("cut off")
+                raise EndRun(STOPPED)
 
         monkeypatch.setattr(attempts, "remove_entry", remove_half)
         self.mount_until(store, record, STOPPED)
@@ -245,6 +270,54 @@ def running(store, **spec):
     advance(store, record.number, RunStatus.RUNNING)
     with supervising(store, record, attempt) as run:
         yield run
+
+
+class TestADatabaseThatIsRebuiltWhileACommandRuns:
+    @pytest.fixture
+    def run(self, store):
+        with running(store) as run:
+            run.folders.make_work()
+            write_files(run.work, {"made": "m"})
+            store._session.connection.close()  # as good as a damaged file
+            store.home.database.write_bytes(b"damaged" * 1000)
+            yield run
+
+    def test_still_records_how_the_run_ended(self, home, store, run):
+        rebuild(home)
+        assert run.requested_end() is None  # by which it is opened anew
+        assert store.facts(run.number).status is RunStatus.REQUESTED
+        run.note_usage(Usage(cpu_s=1.0))
+        save(run, Baseline({}), DONE)
+        close(run, how_it_ended(DONE), DONE)
+        assert store.get(run.number).status is RunStatus.COMPLETE
+        assert read_files(RunFolder(run.folder).outputs) == {"made": "m"}
+
+    def test_is_waited_for_while_it_lacks_the_run(self, home, store, run, monkeypatch):
+        record = read_record(run.folder)
+        monkeypatch.setattr(SqliteDatabase, "reindex", lambda _: ([], []))  # which is yet to come
+        rebuild(home)
+        assert run.requested_end() is None
+        run.note_usage(Usage(cpu_s=1.0))
+        run.index([Summary("loss", 1, 1, 1.0, 1.0, 1.0)])
+        run.note_rung(0, 1.0)
+
+        def rebuild_row(_):
+            with open_database(home) as doctors:
+                doctors.put_record(record)
+
+        monkeypatch.setattr(execution, "time", SimpleNamespace(monotonic=time.monotonic, sleep=rebuild_row))
+        save(run, Baseline({}), DONE)
+        assert store.get(run.number).status is RunStatus.SAVING
+
+    def test_is_not_waited_for_once_the_run_was_removed(self, home, run, monkeypatch):
+        monkeypatch.setattr(SqliteDatabase, "reindex", lambda _: ([], []))
+        rebuild(home)
+        assert run.requested_end() is None
+        remove_tree(run.folder)
+        clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: pytest.fail("it is waited for"))
+        monkeypatch.setattr(execution, "time", clock)
+        with pytest.raises(NotFoundError):
+            save(run, Baseline({}), DONE)
 
 
 class TestAServerThatGoesAwayOnceACommandIsRunning:
