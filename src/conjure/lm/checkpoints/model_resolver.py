@@ -363,10 +363,10 @@ def _download(repository: str, revision: str | None) -> Path:
 
 def _check_files(repository: str, names: set[str]) -> None:
     if ADAPTER_FILE in names and not names & _WEIGHTS:
+        download = shell_words("hf", "download", repository, "--local-dir", "FOLDER")
         raise CheckpointError(
             f"{repository!r} on Hugging Face is an adapter, not a model",
-            hint=f"hf download {repository} --local-dir FOLDER, then give its base model and"
-            f" {option('adapter', './FOLDER')}",
+            hint=f"{download}, then give its base model and {option('adapter', './FOLDER')}",
         )
     if CONFIG_FILE not in names:
         raise CheckpointError(f"{repository!r} on Hugging Face is not a model: it has no {CONFIG_FILE}")
