@@ -341,12 +341,8 @@ def _style_of(head: Sequence[str], delimiter: str, quoting: str) -> _Style:
     if quoting != "auto":
         return _PLAIN
     style = _Style(skips_spaces=_has_spaced_quotes("".join(head), delimiter))
-    if any(_ESCAPED_QUOTE in line for line in head):
-        escaping = style._replace(escapes=True)
-        faults = _faults(head, delimiter, escaping)
-        if faults <= 1 and faults < _faults(head, delimiter, style):  # the last row may go on after the head
-            return escaping
-    return style
+    escapes = any(_ESCAPED_QUOTE in line for line in head) and _escapes_save_rows(head, delimiter, style)
+    return style._replace(escapes=escapes)
 
 
 def _has_spaced_quotes(text: str, delimiter: str) -> bool:
@@ -357,8 +353,28 @@ def _has_spaced_quotes(text: str, delimiter: str) -> bool:
     return bool(spaces) and all(spaces) and len(fields) >= max(1, len(spaces) - 1)
 
 
-def _faults(head: Sequence[str], delimiter: str, style: _Style) -> int:
-    return sum(fault is not None for _, _, fault in _csv_rows(iter(head), delimiter, "auto", style))
+def _escapes_save_rows(head: Sequence[str], delimiter: str, style: _Style) -> bool:
+    """Whether more rows are read only with backslashes as escapes than would say something else with them."""
+    plain = _rows_by_number(head, delimiter, style)
+    escaped = _rows_by_number(head, delimiter, style._replace(escapes=True))
+    if list(escaped.values()).count(None) > 1:  # the last row may go on after the head
+        return False
+    saved = changed = 0
+    for number, fields in escaped.items():
+        as_text = plain.get(number)
+        if fields is None:
+            continue
+        if as_text is None:
+            saved += 1
+        else:  # one bad row is no reason to halve \\ in all others
+            changed += fields != [field.replace(_ESCAPED_QUOTE, '"') for field in as_text]
+    return saved > changed
+
+
+def _rows_by_number(head: Sequence[str], delimiter: str, style: _Style) -> dict[int, list[str] | None]:
+    """The fields of every row; None for a faulty one."""
+    rows = _csv_rows(iter(head), delimiter, "auto", style)
+    return {number: fields if fault is None else None for number, fields, fault in rows}
 
 
 def _usable(rows: Iterable[_Fields]) -> list[list[str]]:

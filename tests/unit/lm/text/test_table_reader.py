@@ -253,6 +253,15 @@ class TestSeparated:
             (4, None, Fault.STRAY_QUOTE),
         ]
 
+    def test_one_row_does_not_decide_that_backslashes_of_all_others_are_escapes(self, path):
+        latex = [rf"We have $a_{n} \\ b_{n}$, and so on." for n in range(20)]
+        content = "a,b\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(latex))
+        assert csv_rows(path, content + '20,"He said \\"no\\"."\n') == [
+            *((number, text, None) for number, text in enumerate(latex, start=2)),
+            (22, None, Fault.STRAY_QUOTE),
+        ]
+        assert not open_table(path, "csv").remarks
+
     def test_a_conversation_that_would_lose_text_is_left_out(self, path):
         path.write_text("prompt,completion\nName two fruits:,apple,\nWhere?,Here.\n")
         assert [(record, fault) for _, record, fault in open_table(path, "csv").records()] == [
