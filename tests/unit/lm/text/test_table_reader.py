@@ -262,14 +262,22 @@ class TestSeparated:
         ]
         assert not open_table(path, "csv").remarks
 
-    def test_a_conversation_that_would_lose_text_is_left_out(self, path):
+    def test_a_text_of_a_record_that_may_be_cut_is_told(self, path):
         path.write_text("prompt,completion\nName two fruits:,apple,\nWhere?,Here.\n")
         assert [(record, fault) for _, record, fault in open_table(path, "csv").records()] == [
-            ({}, Fault.TOO_MANY_FIELDS),
+            ({"prompt": "Name two fruits:", "completion": Fault.TOO_MANY_FIELDS}, None),
             ({"prompt": "Where?", "completion": "Here."}, None),
         ]
         path.write_text("prompt,completion\nWhy?,So.,\nWhere?,Here.,\n")
-        assert [fault for _, _, fault in open_table(path, "csv").records()] == [None, None]
+        texts = [list(record.values()) for _, record, _ in open_table(path, "csv").records()]
+        assert texts == [["Why?", "So."], ["Where?", "Here."]]
+
+    def test_a_row_without_the_padding_of_all_others_does_not_spoil_them(self, path):
+        rows = [f"{number},He left," for number in range(150)]
+        rows[70] = "70,He left"
+        assert {text for _, text, _ in csv_rows(path, "\n".join(["a,b", *rows]))} == {"He left"}
+        rows[::4] = [row.removesuffix(",") for row in rows[::4]]  # as verse may be written
+        assert sum(text is None for _, text, _ in csv_rows(path, "\n".join(["a,b", *rows]))) == 111
 
 
 class TestJson:

@@ -87,6 +87,9 @@ _OF_MESSAGES = {
     **_MEDIA,
 }
 _SYSTEM = ("system", "system_prompt")  # keys of a record
+# Those of which nothing may be cut.
+_READ = ("messages", "conversations", "prompt", "completion", "instruction", "input", "output", "history",
+         *_SYSTEM, *_OF_RECORDS)  # fmt: skip
 _SAYS_NOTHING = ("", "[]", "{}", "null")  # of a text that is JSON itself
 
 
@@ -117,7 +120,8 @@ def find_format(samples: Mapping[str, ColumnSample]) -> ChatFormat | None:
 
 def read_conversation(record: Mapping[str, Any], format_: ChatFormat) -> tuple[Message, ...] | Fault:
     """The messages of a record, or the fault that it has instead."""
-    fault = _unkept(record, _OF_RECORDS)
+    cut = next((value for value in map(record.get, _READ) if isinstance(value, Fault)), None)
+    fault = cut if cut is not None else _unkept(record, _OF_RECORDS)
     if fault is not None:
         return fault
     found = _turns(record, format_)

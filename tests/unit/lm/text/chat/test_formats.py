@@ -53,6 +53,19 @@ def test_json_parquet_and_csv_hold_conversations_too(tmp_path):
     assert [piece.conversation.messages for piece in records.pieces()] == [(USER, ANSWER)] * 3
 
 
+def test_a_conversation_that_may_be_cut_is_left_out_but_not_for_another_column(tmp_path):
+    rows = "Where?,Here.,web\nHow?,Thus.,web,\n"
+    (tmp_path / "source.csv").write_text(f"prompt,completion,source\n{rows}")
+    records = read_records([tmp_path / "source.csv"])
+    assert [piece.text for piece in records.pieces()] == ["Where?\nHere.", "How?\nThus."]
+    assert not records.bad_rows
+    for last in ("system", "tools"):
+        (tmp_path / "last.csv").write_text(f"prompt,completion,{last}\nWhere?,Here.,\nHow?,Thus.,Be brief,\n")
+        records = read_records([tmp_path / "last.csv"])
+        assert [piece.text for piece in records.pieces()] == ["Where?\nHere."]
+        assert records.bad_rows[Fault.TOO_MANY_FIELDS].number == 3
+
+
 def test_what_is_plain_text_is_no_conversation(tmp_path):
     text = ColumnSample(["a"], holds_text=True)
     assert find_format({"messages": text, "text": text}) is None
