@@ -5,6 +5,7 @@ has an answer to learn, and its roles are in order: a system message may come fi
 take turns; and nothing that is part of a conversation is left out of it: what cannot be kept is a fault.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -130,8 +131,8 @@ def read_conversation(record: Mapping[str, Any], format_: ChatFormat) -> tuple[M
     for said in filter(_is_given, map(record.get, _SYSTEM)):
         if not isinstance(said, str):
             return Fault.NOT_TEXT
-        system = Message("system", said)
-        found = found if found[0] == system else (system, *found)
+        if found[0].role != "system" or found[0].content.strip() != said.strip():
+            found = (Message("system", said), *found)
     return _checked(found)
 
 
@@ -168,7 +169,7 @@ def _unkept(values: Mapping[str, Any], faults: Mapping[str, Fault]) -> Fault | N
 
 
 def _is_given(value: Any) -> bool:
-    """Whether a value says anything: tables fill what a record does not have with nulls and empty lists."""
+    """Whether a value says anything: tables fill what a record lacks with nulls, NaN and empty lists."""
     match value:
         case str():
             return value.strip() not in _SAYS_NOTHING
@@ -178,6 +179,8 @@ def _is_given(value: Any) -> bool:
             return any(map(_is_given, value.values()))
         case bool():
             return value
+        case float():
+            return not math.isnan(value)
     return value is not None
 
 
@@ -224,12 +227,12 @@ def _of_alpaca(record: Mapping[str, Any]) -> tuple[Message, ...] | Fault:
         return Fault.NO_ANSWER if output is None else Fault.MISSING_COLUMN
     if not isinstance(instruction, str) or not isinstance(output, str):
         return Fault.NOT_TEXT
-    if given is not None and not isinstance(given, str):
+    if _is_given(given) and not isinstance(given, str):
         return Fault.NOT_TEXT
     earlier = _of_history(record.get("history"))
     if isinstance(earlier, Fault):
         return earlier
-    asked = f"{instruction}\n\n{given}" if given and given.strip() else instruction
+    asked = f"{instruction}\n\n{given}" if isinstance(given, str) and given.strip() else instruction
     return *earlier, Message("user", asked), Message("assistant", output)
 
 
