@@ -20,7 +20,7 @@ import json, sys
 from conjure.errors import ConjureError
 from conjure.lm.checkpoints.model_resolver import resolve_model
 try:
-    found = resolve_model(sys.argv[1], fetch=sys.argv[2] == "fetch")
+    found = resolve_model(sys.argv[1], fetch="fetch" in sys.argv, with_card="with card" in sys.argv)
     answer = {"folder": str(found.folder), "kind": found.kind, "revision": found.revision, "text": str(found)}
 except ConjureError as error:
     answer = {"error": type(error).__name__, "message": str(error), "fix": error.fix, "hint": error.hint}
@@ -48,11 +48,18 @@ Resolve = Callable[..., Answer]
 def resolve(tmp_path: Path) -> Resolve:
     """Resolves a name in a process of its own, against a hub's address, with an empty cache to begin with."""
 
-    def run(name: str, url: str = "http://127.0.0.1:9", *, fetch: bool = True, **variables: str) -> Answer:
+    def run(
+        name: str,
+        url: str = "http://127.0.0.1:9",
+        *,
+        fetch: bool = True,
+        with_card: bool = False,
+        **variables: str,
+    ) -> Answer:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         settings = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, name, "fetch" if fetch else "look"],
+            [sys.executable, "-c", PROGRAM, name, *["fetch"] * fetch, *["with card"] * with_card],
             env={**inherited, **settings, **variables},
             cwd=tmp_path,
             capture_output=True,
@@ -118,9 +125,17 @@ class TestFetching:
         folder = Path(first.folder or "")
         for name in ("tokenizer_config.json", "README.md"):
             (folder / name).unlink()
-            assert resolve("some/model") == first  # no network: as far as it goes
-            assert resolve("some/model", hub.url) == first
+            assert resolve("some/model", with_card=True) == first  # no network: as far as it goes
+            assert resolve("some/model", hub.url, with_card=True) == first
             assert (folder / name).exists()
+
+    def test_a_card_is_asked_for_only_where_it_is_needed(self, hub: FakeHub, resolve: Resolve) -> None:
+        (hub.repositories["some/model"] / "README.md").write_text("---\nlicense: mit\n---\n")
+        first = resolve("some/model", hub.url)
+        (Path(first.folder or "") / "README.md").unlink()
+        hub.requests.clear()
+        assert resolve("some/model", hub.url) == first
+        assert hub.requests == []
 
     def test_what_a_repository_does_not_have_is_asked_for_once(self, hub: FakeHub, resolve: Resolve) -> None:
         (hub.repositories["some/model"] / "tokenizer_config.json").unlink()
@@ -134,9 +149,9 @@ class TestFetching:
         first = resolve("some/model", hub.url)
         (Path(first.folder or "") / "README.md").unlink()
         hub.gated.add("some/model")
-        assert resolve("some/model", hub.url) == first
+        assert resolve("some/model", hub.url, with_card=True) == first
         del hub.repositories["some/model"]
-        assert resolve("some/model", hub.url) == first
+        assert resolve("some/model", hub.url, with_card=True) == first
 
     def test_a_moved_model_is_completed_under_the_name_it_has(self, hub: FakeHub, resolve: Resolve) -> None:
         served = hub.repositories["some/model"]

@@ -31,7 +31,11 @@ def texts(value):
         yield value.value
     elif isinstance(value, ast.JoinedStr):
         first = value.values[0]
-        yield first.value if isinstance(first, ast.Constant) else ""
+        yield first.value if isinstance(first, ast.Constant) else "--" if names_an_option(first) else ""
+
+
+def names_an_option(part):
+    return isinstance(part.value, ast.Call) and ast.unparse(part.value.func) == "option"
 
 
 # An f-string that begins with a name chosen elsewhere: what opens an archive, and the program's own name.

@@ -69,6 +69,7 @@ class LanguageModel:
         self.model = model.eval()
         self.origin = origin
         self._tokenizer = tokenizer
+        self._scorer: TorchScorer | None = None
 
     def __repr__(self) -> str:
         return f"<LanguageModel {self.origin}, {self.config.parameter_count:,} parameters>"
@@ -165,7 +166,9 @@ class LanguageModel:
             UsageError: `context` or `stride` is out of range.
             CheckpointError: The model has no tokenizer.
         """
-        return score(TorchScorer(self.model), self.tokenizer, text, context=context, stride=stride)
+        if self._scorer is None or not self._scorer.fits(self.model):
+            self._scorer = TorchScorer(self.model)
+        return score(self._scorer, self.tokenizer, text, context=context, stride=stride)
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint folder that conjure, transformers, vLLM and llama.cpp's converter read.

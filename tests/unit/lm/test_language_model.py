@@ -19,6 +19,7 @@ from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.generation.score import score
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.language_model import LanguageModel
+from conjure.lm.nn.centred_head import scoring_head
 from support.models import TINY_VOCAB_SIZE, tiny_checkpoint, tiny_model, tiny_tokenizer
 
 IDS = torch.tensor([[1, 2, 3], [4, 5, 6]])
@@ -133,6 +134,32 @@ class TestDelegation:
             TorchScorer(model.model), model.tokenizer, text, context=8, stride=2
         )
         assert model.score(text).total == pytest.approx(sum(model.score(text).token_logprobs), rel=1e-6)
+
+    def test_score_makes_its_copy_of_a_head_once_for_as_long_as_it_is_the_same(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = []
+
+        def counted(weight: torch.Tensor) -> torch.Tensor:
+            made.append(weight.shape)
+            return scoring_head(weight)
+
+        monkeypatch.setattr("conjure.lm.generation.torch_scorer.scoring_head", counted)
+        half = conjure.load(folder, precision="bfloat16")
+        first = half.score("My dog ate the clock.")
+        assert half.score("My dog ate the clock.") == first
+        assert len(made) == 1
+        with torch.no_grad():
+            half.model.head_weight[5:].mul_(-2)
+        assert half.score("My dog ate the clock.").total == pytest.approx(
+            score(TorchScorer(half.model), half.tokenizer, "My dog ate the clock.").total
+        )
+        half.model.float()
+        assert half.score("My dog ate the clock.").total != first.total
+        half.model = tiny_model(seed=1)
+        assert half.score("My dog ate the clock.").total == pytest.approx(
+            score(TorchScorer(half.model), half.tokenizer, "My dog ate the clock.").total
+        )
 
 
 class TestWithoutTokenizer:

@@ -118,7 +118,7 @@ def export(
             if chosen in TYPES
             else shell_words("conjure", "export", str(name), f"./{folder}"),
         )
-    base = resolve_model(name, lookups=lookups)
+    base = resolve_model(name, lookups=lookups, with_card=True)
     facts = BaseFacts.of(base.name, base.folder)
     source = apply_adapter(base, adapter)
     folder = real_path(folder)

@@ -77,9 +77,11 @@ _WANTED = [
     "README.md",
     LICENSE_FILES,
 ]
-# Without the one a model has no chat template, without the other no license.
-_OFTEN_LEFT_OUT = ("tokenizer_config.json", "README.md")
+# What other programs leave out: without the one a model has no chat template, without the other no license.
+_CHAT_FILE, _CARD_FILE = "tokenizer_config.json", "README.md"
 _WEIGHTS = frozenset({WEIGHTS_FILE, INDEX_FILE, *PICKLE_FILES})  # a model has one of them
+# Snapshots whose missing files were asked for: a hub that does not answer is waited for once in a process.
+_asked_to_complete: set[Path] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +119,16 @@ class ModelSource:
         return weights_digest(self.folder)
 
 
-def resolve_model(name: str | Path, *, lookups: Iterable[Lookup] = (), fetch: bool = True) -> ModelSource:
+def resolve_model(
+    name: str | Path, *, lookups: Iterable[Lookup] = (), fetch: bool = True, with_card: bool = False
+) -> ModelSource:
     """Find the checkpoint folder a name means.
 
     Args:
         name: What the user wrote.
         lookups: Asked first, in turn.
         fetch: Download a hub model that is not cached; False only looks at this machine.
+        with_card: Try to get the card of a cached hub model that lacks it, for whoever passes its license on.
 
     Raises:
         UsageError: The name cannot be one.
@@ -142,7 +147,7 @@ def resolve_model(name: str | Path, *, lookups: Iterable[Lookup] = (), fetch: bo
         return ModelSource(text, _embedded_folder(text), "embedded")
     if text in PACKAGED_MODELS:
         return _packaged(text)
-    return _local(text) or _from_hub(text, fetch=fetch)
+    return _local(text) or _from_hub(text, fetch=fetch, with_card=with_card)
 
 
 def models_here() -> list[ModelSource]:
@@ -244,7 +249,7 @@ def _holds_model(folder: Path) -> bool:
     return any((folder / name).exists() for name in (CONFIG_FILE, *_WEIGHTS))
 
 
-def _from_hub(name: str, *, fetch: bool) -> ModelSource:
+def _from_hub(name: str, *, fetch: bool, with_card: bool) -> ModelSource:
     repository, revision = _parse_hub_name(name)
     candidates = [repository, *([_MOVED[repository]] if repository in _MOVED else [])]
     here = {each: folder for each in candidates if (folder := _cached(each, revision)) is not None}
@@ -252,7 +257,8 @@ def _from_hub(name: str, *, fetch: bool) -> ModelSource:
     # A branch or tag that was named on purpose may have moved on, so it is looked up.
     settled = not revision or _COMMIT.fullmatch(revision) is not None
     usable = cached if settled and cached is not None and has_tokenizer(cached) else None
-    if cached is not None and (not fetch or (usable is not None and _has_other_files(repository, usable))):
+    is_whole = usable is not None and _is_whole(repository, usable, with_card=with_card)
+    if cached is not None and (is_whole or not fetch):
         return ModelSource(name, cached, "hub", cached.name)
     if not fetch:
         raise NotFoundError(
@@ -270,15 +276,17 @@ def _from_hub(name: str, *, fetch: bool) -> ModelSource:
         if usable is None:
             raise
         folder = usable  # only what it can do without is missing
+    _asked_to_complete.add(folder)
     return ModelSource(name, folder, "hub", folder.name)
 
 
-def _has_other_files(repository: str, folder: Path) -> bool:
-    """Whether what other programs leave out when they fetch a model is there, or is known not to exist."""
+def _is_whole(repository: str, folder: Path, *, with_card: bool) -> bool:
+    """Whether what other programs leave out is there, or known not to exist, or was asked for already."""
     from huggingface_hub import try_to_load_from_cache
 
-    return all(
-        try_to_load_from_cache(repository, name, revision=folder.name) is not None for name in _OFTEN_LEFT_OUT
+    names = (_CHAT_FILE, _CARD_FILE) if with_card else (_CHAT_FILE,)
+    return folder in _asked_to_complete or all(
+        try_to_load_from_cache(repository, name, revision=folder.name) is not None for name in names
     )
 
 
@@ -337,7 +345,7 @@ def _download(repository: str, revision: str | None) -> Path:
         _check_files(repository, names)
         config = hf_hub_download(repository, CONFIG_FILE, revision=revision)
         read_model_config(read_json_object(Path(config)))  # before gigabytes of another architecture
-        for absent in sorted({*_OFTEN_LEFT_OUT} - names):
+        for absent in sorted({_CHAT_FILE, _CARD_FILE} - names):
             with suppress(errors.EntryNotFoundError):  # which the cache remembers
                 hf_hub_download(repository, absent, revision=info.sha)
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED))
@@ -363,10 +371,10 @@ def _download(repository: str, revision: str | None) -> Path:
 
 def _check_files(repository: str, names: set[str]) -> None:
     if ADAPTER_FILE in names and not names & _WEIGHTS:
+        download = shell_words("hf", "download", repository, "--local-dir", "FOLDER")
         raise CheckpointError(
             f"{repository!r} on Hugging Face is an adapter, not a model",
-            hint=f"hf download {repository} --local-dir FOLDER, then give its base model and"
-            f" {option('adapter', './FOLDER')}",
+            hint=f"{download}, then give its base model and {option('adapter', './FOLDER')}",
         )
     if CONFIG_FILE not in names:
         raise CheckpointError(f"{repository!r} on Hugging Face is not a model: it has no {CONFIG_FILE}")

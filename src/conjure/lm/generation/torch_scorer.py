@@ -41,8 +41,15 @@ class TorchScorer:
     """
 
     def __init__(self, model: CausalLM) -> None:
-        self._model, self._head = model, scoring_head(model.head_weight)
+        self._model, self._weight = model, model.head_weight
+        self._head, self._state = scoring_head(self._weight), _state(self._weight)
         keep_freed_memory()
+
+    def fits(self, model: CausalLM) -> bool:
+        """Whether it scores with this model as it is: of a head in 16 bits it has a copy."""
+        weight = model.head_weight
+        same = model is self._model and weight is self._weight
+        return same and not weight.is_inference() and _state(weight) == self._state
 
     @property
     def context_length(self) -> int:
@@ -70,3 +77,8 @@ class TorchScorer:
             logprobs = token_logprobs(hidden[scored], self._head, targets[scored])
             parts = logprobs.cpu().split([row.length - row.first for row in rows])
             return [part.numpy() for part in parts]
+
+
+def _state(weight: torch.Tensor) -> tuple[int, int]:
+    """Where a weight lies and how often it changed, which tensors of inference mode do not count."""
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version

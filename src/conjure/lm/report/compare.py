@@ -20,7 +20,7 @@ from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.hardware import pick_device
 from conjure.lm.language_model import LanguageModel, load
 from conjure.lm.report.compared_records import (
-    HeldOutRecord,
+    ComparedRecord,
     TunedModel,
     TunedTexts,
     readable_by_all,
@@ -183,8 +183,8 @@ def compare(models: Sequence[TunedModel], *, tell: Tell = lambda _: None) -> Com
 
 
 def _questions(
-    records: Iterable[HeldOutRecord], encoders: Sequence[ConversationEncoder | None]
-) -> list[HeldOutRecord]:
+    records: Iterable[ComparedRecord], encoders: Sequence[ConversationEncoder | None]
+) -> list[ComparedRecord]:
     """The first different conversations that all models can be asked; none of plain text."""
     different = {record.question: record for record in records if record.question}
     return list(islice(readable_by_all(list(different.values()), encoders), SAMPLES))
@@ -193,7 +193,7 @@ def _questions(
 def _scores(
     own: LanguageModel,
     encoder: ConversationEncoder | None,
-    records: Sequence[HeldOutRecord],
+    records: Sequence[ComparedRecord],
     windows: Windows,
     *,
     allow_special: bool,
@@ -226,7 +226,7 @@ def _written(
     own: LanguageModel,
     encoder: ConversationEncoder | None,
     text: TunedTexts,
-    questions: Sequence[HeldOutRecord],
+    questions: Sequence[ComparedRecord],
 ) -> _Written:
     """What a model writes, beside what it was trained on."""
     samples = generate(own.model, own.tokenizer, _request(own, encoder, questions))
@@ -245,7 +245,7 @@ def _written(
 
 
 def _request(
-    own: LanguageModel, encoder: ConversationEncoder | None, questions: Sequence[HeldOutRecord]
+    own: LanguageModel, encoder: ConversationEncoder | None, questions: Sequence[ComparedRecord]
 ) -> GenerationRequest:
     """What each model is asked to write: starts of records, or an answer to each question."""
     if encoder is None or not questions:

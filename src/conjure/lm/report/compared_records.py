@@ -1,14 +1,15 @@
 """The records that fine-tunes are compared on: what each was trained on, and what none of them was.
 
 Main entries: `TunedTexts`, `unseen_records`. Invariant: a record comes out only if no record of its group was
-trained on by any of the models.
+trained on by any of the models; of conversations, none that gives the same answer.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,21 +19,24 @@ import numpy.typing as npt
 from conjure.errors import DataError, UsageError
 from conjure.lm.report.measure_model import record_texts
 from conjure.lm.text.chat.encoding import ConversationEncoder, conversation_encoder
-from conjure.lm.text.chat.formats import ChatFormat, Message
-from conjure.lm.text.near_duplicates import GroupBuilder
+from conjure.lm.text.chat.formats import ChatFormat, Conversation, Message
+from conjure.lm.text.near_duplicates import GroupBuilder, Numbers
 from conjure.lm.text.read_options import ReadOptions
 from conjure.lm.text.records import RecordSet, read_records
+from conjure.lm.text.repeated_answers import AnswerComparison
 from conjure.lm.text.split import (
     Split,
     TokenStream,
     all_records,
     overlapping_training,
+    repeating_training,
     split_records,
     train_part_of_0_1,
 )
 from conjure.lm.text.token_cache import TokenisedText, tokenise
 from conjure.lm.text.tokenizer import Tokenizer
 
+_TOGETHER = 1000  # records whose answers are taken in at once
 MOST_CHARACTERS = 200_000  # of the records that are scored: about 50,000 tokens
 
 
@@ -69,8 +73,8 @@ class TunedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOutRecord:
-    """A record in no model's tokens, so that every model can read it.
+class ComparedRecord:
+    """A record, trained on or held out, in no model's tokens, so that every model can read it.
 
     Attributes:
         text: What it says: by this, records are compared.
@@ -89,11 +93,11 @@ class HeldOutRecord:
 class ComparedTexts(Protocol):
     """The records of one model."""
 
-    def trained_on(self) -> Iterator[str]:
-        """What the records say that it was trained on, and before it the model it started from."""
+    def trained_on(self) -> Iterator[ComparedRecord]:
+        """The records that it was trained on, and before it the model it started from."""
         ...
 
-    def held_out(self) -> Iterator[HeldOutRecord]:
+    def held_out(self) -> Iterator[ComparedRecord]:
         """The records that its own training held out."""
         ...
 
@@ -118,17 +122,17 @@ class RemadeSplit:
     measured: RecordSet
     measured_text: TokenisedText
 
-    def trained_on(self, tokenizer: Tokenizer) -> Iterator[str]:
-        """What the records say that were trained on."""
-        yield from _said(self.records, self.text, self.trained, tokenizer)
+    def trained_on(self, tokenizer: Tokenizer) -> Iterator[ComparedRecord]:
+        """The records that were trained on."""
+        yield from _records_of(self.records, self.text, self.trained, tokenizer)
 
-    def held_out(self, tokenizer: Tokenizer) -> Iterator[HeldOutRecord]:
+    def held_out(self, tokenizer: Tokenizer) -> Iterator[ComparedRecord]:
         """The records that were held out; of conversations, those that were held out as a whole."""
         stream = self.split.heldout
         if stream is None:
             return
         if stream.kinds is None:
-            yield from map(HeldOutRecord, record_texts(stream, tokenizer))
+            yield from map(ComparedRecord, record_texts(stream, tokenizer))
             return
         chosen = _record_numbers(self.measured_text, stream)
         if self.measured is self.records:
@@ -136,15 +140,14 @@ class RemadeSplit:
         yield from _conversations(self.measured, self.measured_text, chosen)
 
 
-def _said(
+def _records_of(
     records: RecordSet, text: TokenisedText, stream: TokenStream, tokenizer: Tokenizer
-) -> Iterator[str]:
-    """What the records of a stream say; of conversations, all that is said in them."""
+) -> Iterator[ComparedRecord]:
+    """The records of a stream; conversations that are partly in it as a whole."""
     if stream.kinds is None:
-        yield from record_texts(stream, tokenizer)
+        yield from map(ComparedRecord, record_texts(stream, tokenizer))
         return
-    chosen = _record_numbers(text, stream)
-    yield from (record.text for record in _conversations(records, text, chosen))
+    yield from _conversations(records, text, _record_numbers(text, stream))
 
 
 def _record_numbers(text: TokenisedText, stream: TokenStream) -> set[int]:
@@ -152,11 +155,11 @@ def _record_numbers(text: TokenisedText, stream: TokenStream) -> set[int]:
     return set(np.searchsorted(text.ends, stream.starts, side="right").tolist())
 
 
-def _conversations(records: RecordSet, text: TokenisedText, chosen: set[int]) -> Iterator[HeldOutRecord]:
+def _conversations(records: RecordSet, text: TokenisedText, chosen: set[int]) -> Iterator[ComparedRecord]:
     for number, piece in enumerate(records.pieces(without=text.refused)):
         if number in chosen:
             assert piece.conversation is not None
-            yield HeldOutRecord(piece.text, piece.conversation.messages)
+            yield ComparedRecord(piece.text, piece.conversation.messages)
 
 
 class TunedTexts:
@@ -177,12 +180,12 @@ class TunedTexts:
         """Those of the conversations that it was tuned on last; none where that was plain text."""
         return self._splits[-1].records.chat_formats
 
-    def trained_on(self) -> Iterator[str]:
-        """What the records say that it was trained on, and before it the model it started from."""
+    def trained_on(self) -> Iterator[ComparedRecord]:
+        """The records that it was trained on, and before it the model it started from."""
         for split in self._splits:
             yield from split.trained_on(self._tokenizer)
 
-    def held_out(self) -> Iterator[HeldOutRecord]:
+    def held_out(self) -> Iterator[ComparedRecord]:
         """The records that its own training held out."""
         yield from self._splits[-1].held_out(self._tokenizer)
 
@@ -275,15 +278,39 @@ def seen_in_training(
     Raises:
         ConjureError: What it was trained on is no longer there, or cannot be read.
     """
-    builder, trained = GroupBuilder(), 0
-    for training in trainings:
-        for said in remake_split(training, tokenizer).trained_on(tokenizer):
-            builder.add(said)
-            trained += 1
-    for said in _said(records, text, stream, tokenizer):
-        builder.add(said)
-    groups = builder.build()
-    return overlapping_training(groups, np.arange(len(groups.labels)) < trained)[trained:]
+    trained = (
+        record for training in trainings for record in remake_split(training, tokenizer).trained_on(tokenizer)
+    )
+    return _seen(trained, _records_of(records, text, stream, tokenizer))[0]
+
+
+def _seen(
+    trained: Iterable[ComparedRecord], others: Iterable[ComparedRecord]
+) -> tuple[npt.NDArray[np.bool_], Numbers]:
+    """Which of the others are like those trained on, and a number each, equal where they say the same."""
+    builder, answers = GroupBuilder(), AnswerComparison()
+    are_chats: list[bool] = []
+
+    def add(records: Iterable[ComparedRecord]) -> int:
+        left = iter(records)
+        while batch := list(islice(left, _TOGETHER)):
+            for record in batch:
+                builder.add(record.text)
+            answers.add([Conversation(record.messages, "") for record in batch])
+            are_chats.extend(bool(record.messages) for record in batch)
+        return len(are_chats)
+
+    first = add(trained)
+    add(others)
+    groups, chats = builder.build(), np.array(are_chats, bool)
+    was_trained = np.arange(len(chats)) < first
+    if not chats.any():
+        return overlapping_training(groups, was_trained)[first:], groups.labels[first:]
+    found = answers.build(groups.labels)
+    groups = replace(groups, repeats=found.numbers, givers=found.givers)
+    seen = repeating_training(groups, was_trained & chats)
+    seen |= overlapping_training(groups, was_trained & ~chats)  # a base model that was tuned on plain text
+    return seen[first:], groups.repeat_numbers[first:]
 
 
 def _trained_on(training: Training, text: TokenisedText, split: Split) -> TokenStream:
@@ -319,20 +346,11 @@ def refuse_mixed_kinds(runs: Sequence[int], texts: Sequence[TunedTexts]) -> None
         )
 
 
-def unseen_records(texts: Sequence[ComparedTexts]) -> tuple[int, list[HeldOutRecord]]:
-    """How many groups of records were held out by any, and one record of each that none was trained on."""
+def unseen_records(texts: Sequence[ComparedTexts]) -> tuple[int, list[ComparedRecord]]:
+    """How many records that differ were held out by any, and those of them that none was trained on."""
     held_out = list({record.text: record for text in texts for record in text.held_out()}.values())
-    builder, trained = GroupBuilder(), 0
-    for text in texts:
-        for record in text.trained_on():
-            builder.add(record)
-            trained += 1
-    for record in held_out:
-        builder.add(record.text)
-    groups = builder.build()
-    seen = overlapping_training(groups, np.arange(len(groups.labels)) < trained)[trained:]
-    labels = groups.labels[trained:]
-    firsts: dict[int, HeldOutRecord] = {}
+    seen, labels = _seen((record for text in texts for record in text.trained_on()), held_out)
+    firsts: dict[int, ComparedRecord] = {}
     for record, label, known in zip(held_out, labels.tolist(), seen.tolist(), strict=True):
         if not known:
             firsts.setdefault(label, record)
@@ -340,8 +358,8 @@ def unseen_records(texts: Sequence[ComparedTexts]) -> tuple[int, list[HeldOutRec
 
 
 def readable_by_all(
-    records: Sequence[HeldOutRecord], encoders: Sequence[ConversationEncoder | None]
-) -> list[HeldOutRecord]:
+    records: Sequence[ComparedRecord], encoders: Sequence[ConversationEncoder | None]
+) -> list[ComparedRecord]:
     """The records that every model's chat template accepts; plain text is always read."""
     return [
         record
@@ -350,18 +368,18 @@ def readable_by_all(
     ]
 
 
-def _accepts(encoder: ConversationEncoder, record: HeldOutRecord) -> bool:
+def _accepts(encoder: ConversationEncoder, record: ComparedRecord) -> bool:
     try:
         return any(encoder.encode(record.messages).answers())
     except DataError:
         return False
 
 
-def some_records(records: Sequence[HeldOutRecord]) -> list[HeldOutRecord]:
+def some_records(records: Sequence[ComparedRecord]) -> list[ComparedRecord]:
     """All records, or as many as have `MOST_CHARACTERS`, chosen by hash."""
     if sum(len(record.text) for record in records) <= MOST_CHARACTERS:
         return list(records)
-    chosen: list[HeldOutRecord] = []
+    chosen: list[ComparedRecord] = []
     size = 0
     for record in sorted(records, key=_hash):
         size += len(record.text)
@@ -371,5 +389,5 @@ def some_records(records: Sequence[HeldOutRecord]) -> list[HeldOutRecord]:
     return chosen
 
 
-def _hash(record: HeldOutRecord) -> bytes:
+def _hash(record: ComparedRecord) -> bytes:
     return hashlib.blake2b(record.text.encode("utf-8", "surrogatepass")).digest()

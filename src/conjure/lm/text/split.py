@@ -298,7 +298,7 @@ def hold_out_file(
         labels=groups.labels[count:],
         repeats=groups.repeat_numbers[count:],
     )
-    kept = ~_repeating_training(groups, np.arange(len(groups.labels)) < count)[count:]
+    kept = ~repeating_training(groups, np.arange(len(groups.labels)) < count)[count:]
     excluded = int((~kept).sum())
     remaining = held_out.select(kept)
     if len(remaining) < 2:
@@ -389,7 +389,7 @@ def overlapping_training(groups: DuplicateGroups, trained: Mask) -> Mask:
     return (found[groups.labels] | _near_training(groups, groups.labels, trained)) & ~trained
 
 
-def _repeating_training(groups: DuplicateGroups, trained: Mask) -> Mask:
+def repeating_training(groups: DuplicateGroups, trained: Mask) -> Mask:
     """As `overlapping_training`; of conversations, those that give an answer which one of the mask gives."""
     if groups.givers is None:
         return overlapping_training(groups, trained)

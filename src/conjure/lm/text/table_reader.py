@@ -25,6 +25,7 @@ from conjure.lm.text.read_options import ReadOptions
 STANDARD_INPUT_NAME = "standard input"  # of what has no file that a person could name
 _SAMPLE_ROWS = 1000
 _HEAD_CHARACTERS = 1 << 20  # of the rows by which a delimiter is chosen
+_NEARLY_ALL = 0.99  # of the first rows; of verse, most rows may end with a comma of their own
 _LISTED, _LISTED_CHARACTERS = 8, 40  # columns named in a message
 _NO_DELIMITER = "\x1f"  # for a table of one column: a character of no text
 _ESCAPED_QUOTE = r"\""
@@ -111,7 +112,8 @@ class _Style(NamedTuple):
 
 _PLAIN = _Style()
 _Fields = tuple[int, list[str], Fault | None]  # number of the row's first line, its fields, or its fault
-Record = tuple[int, dict[str, Any], Fault | None]  # number of the row, its values by name, or its fault
+# Number of the row, its values by name (for one that may be cut: the fault), or the row's fault.
+Record = tuple[int, dict[str, Any], Fault | None]
 
 
 class Table(Protocol):
@@ -234,9 +236,10 @@ class SeparatedTable:
         """Every row with its texts by column, in order; blank lines are no rows."""
         width = len(self._names)
         for number, fields, fault in self._body():
-            is_cut = any(fields[width:]) or self._may_be_cut(len(fields) - width, width - 1)
-            if fault is None and is_cut:
+            if any(fields[width:]):
                 fault = Fault.TOO_MANY_FIELDS
+            elif self._may_be_cut(len(fields) - width, width - 1):
+                fields[width - 1] = Fault.TOO_MANY_FIELDS
             if fields or fault is not None:
                 yield number, dict(zip(self._names, fields, strict=False)) if fault is None else {}, fault
 
@@ -341,12 +344,8 @@ def _style_of(head: Sequence[str], delimiter: str, quoting: str) -> _Style:
     if quoting != "auto":
         return _PLAIN
     style = _Style(skips_spaces=_has_spaced_quotes("".join(head), delimiter))
-    if any(_ESCAPED_QUOTE in line for line in head):
-        escaping = style._replace(escapes=True)
-        faults = _faults(head, delimiter, escaping)
-        if faults <= 1 and faults < _faults(head, delimiter, style):  # the last row may go on after the head
-            return escaping
-    return style
+    escapes = any(_ESCAPED_QUOTE in line for line in head) and _escapes_save_rows(head, delimiter, style)
+    return style._replace(escapes=escapes)
 
 
 def _has_spaced_quotes(text: str, delimiter: str) -> bool:
@@ -357,8 +356,28 @@ def _has_spaced_quotes(text: str, delimiter: str) -> bool:
     return bool(spaces) and all(spaces) and len(fields) >= max(1, len(spaces) - 1)
 
 
-def _faults(head: Sequence[str], delimiter: str, style: _Style) -> int:
-    return sum(fault is not None for _, _, fault in _csv_rows(iter(head), delimiter, "auto", style))
+def _escapes_save_rows(head: Sequence[str], delimiter: str, style: _Style) -> bool:
+    """Whether more rows are read only with backslashes as escapes than would say something else with them."""
+    plain = _rows_by_number(head, delimiter, style)
+    escaped = _rows_by_number(head, delimiter, style._replace(escapes=True))
+    if list(escaped.values()).count(None) > 1:  # the last row may go on after the head
+        return False
+    saved = changed = 0
+    for number, fields in escaped.items():
+        as_text = plain.get(number)
+        if fields is None:
+            continue
+        if as_text is None:
+            saved += 1
+        else:  # one bad row is no reason to halve \\ in all others
+            changed += fields != [field.replace(_ESCAPED_QUOTE, '"') for field in as_text]
+    return saved > changed
+
+
+def _rows_by_number(head: Sequence[str], delimiter: str, style: _Style) -> dict[int, list[str] | None]:
+    """The fields of every row; None for a faulty one."""
+    rows = _csv_rows(iter(head), delimiter, "auto", style)
+    return {number: fields if fault is None else None for number, fields, fault in rows}
 
 
 def _usable(rows: Iterable[_Fields]) -> list[list[str]]:
@@ -366,10 +385,10 @@ def _usable(rows: Iterable[_Fields]) -> list[list[str]]:
 
 
 def _padding(rows: Sequence[Sequence[str]], width: int) -> int:
-    """Empty fields that every row has after the last column; 0 where they differ."""
-    extras = {len(row) - width for row in rows}
-    (extra,) = extras if len(extras) == 1 else (0,)
-    return extra if extra > 0 and not any(any(row[width:]) for row in rows) else 0
+    """Empty fields that rows have after the last column, all or nearly all; 0 where they differ."""
+    extras = Counter(len(row) - width for row in rows if not any(row[width:]))
+    extra, count = extras.most_common(1)[0] if extras else (0, 0)
+    return extra if extra > 0 and count >= _NEARLY_ALL * len(rows) else 0
 
 
 def _unquoted_rows(lines: Iterator[str], delimiter: str) -> Iterator[_Fields]:

@@ -184,7 +184,7 @@ def prepare(
     validation = _read(request, [request.validation]) if request.validation is not None else None
     if not records.chat_formats and (validation is None or not validation.chat_formats):
         request.refuse_chat_settings()
-    named = resolve_model(request.model, lookups=lookups)
+    named = resolve_model(request.model, lookups=lookups, with_card=True)
     if writes and real_path(named.folder) == real_path(output):
         raise UsageError(
             f"{option('output')} is the folder of the model to start from", hint="use another folder"

@@ -162,6 +162,20 @@ class TestDownloads:
         with pytest.raises(NotFoundError, match=r"cannot be reached \(Data processing error: Task runtime"):
             resolve_model("some/model")
 
+    def test_the_hub_is_asked_once_for_what_a_cached_model_lacks(
+        self, here: Path, failing: Callable[[Exception], None]
+    ) -> None:
+        cached = here / "hub" / "models--some--model"
+        folder = tiny_checkpoint(cached / "snapshots" / ("1" * 40))
+        (folder / "tokenizer_config.json").unlink()
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text(folder.name)
+        failing(OSError("no route to host"))
+        assert resolve_model("some/model").folder == folder
+        failing(AssertionError("asked again"))
+        assert resolve_model("some/model").folder == folder
+        assert resolve_model("some/model", with_card=True).folder == folder
+
     def test_no_memory_is_not_the_network_s_fault(self, failing: Callable[[Exception], None]) -> None:
         failing(RuntimeError("out of memory: 9 bytes are too many"))
         with pytest.raises(RuntimeError, match="9 bytes are too many"):

@@ -18,7 +18,7 @@ from conjure.lm.report.compare import (
     rank,
 )
 from conjure.lm.report.compared_records import (
-    HeldOutRecord,
+    ComparedRecord,
     Training,
     remake_split,
     some_records,
@@ -40,10 +40,10 @@ class Texts:
     read: int = field(default=0)
 
     def trained_on(self):
-        return iter(self.trained)
+        return map(ComparedRecord, self.trained)
 
     def held_out(self):
-        return map(HeldOutRecord, self.others)
+        return map(ComparedRecord, self.others)
 
 
 def run(number: int, **changes) -> ComparedRun:
@@ -93,7 +93,7 @@ def test_what_any_of_them_was_trained_on_is_left_out():
 
 def test_records_that_say_the_same_count_once():
     one = Texts(TRAINING, (*OWN_LINES[:3], OWN_LINES[0].lower(), OWN_LINES[0].replace(".", "!")))
-    records = [HeldOutRecord(line) for line in OWN_LINES[:3]]
+    records = [ComparedRecord(line) for line in OWN_LINES[:3]]
     assert unseen_records([one, Texts(TRAINING, OWN_LINES[:3])]) == (3, records)
 
 
@@ -104,13 +104,13 @@ def test_nothing_is_left_where_each_was_trained_on_what_the_other_held_out():
 
 def test_of_many_records_some_are_compared_the_same_each_time(monkeypatch):
     monkeypatch.setattr(compared_records, "MOST_CHARACTERS", 35)
-    records = [HeldOutRecord(f"record {number:02}!") for number in range(20)]  # 10 characters each
+    records = [ComparedRecord(f"record {number:02}!") for number in range(20)]  # 10 characters each
     chosen = some_records(records)
     assert len(chosen) == 3
     assert chosen == some_records(records[::-1])
     assert set(chosen) <= set(records)
     assert some_records(records[:3]) == records[:3]
-    assert some_records([HeldOutRecord("x" * 100)]) == [HeldOutRecord("x" * 100)]
+    assert some_records([ComparedRecord("x" * 100)]) == [ComparedRecord("x" * 100)]
 
 
 def scores(*losses: float) -> list[Tally]:
@@ -188,7 +188,7 @@ def test_what_is_not_known_to_be_unseen_counts_as_trained_on(tmp_path):
     def trained(settings, digest=None):
         training = Training(data=(str(tmp_path / "lines.txt"),), settings=settings, train_sha256=digest)
         made = remake_split(training, tokenizer)
-        return made.split.train.digest, list(made.trained_on(tokenizer))
+        return made.split.train.digest, [record.text for record in made.trained_on(tokenizer)]
 
     digest, everything = trained(now)
     assert everything == [*lines, *lines[:30]]

@@ -7,7 +7,15 @@ import pytest
 from conjure.errors import UsageError
 from conjure.lm.language_model import load
 from conjure.lm.report.compare import compare
-from conjure.lm.report.compared_records import Training, TunedModel, remake_split, unseen_records
+from conjure.lm.report.compared_records import (
+    ComparedRecord,
+    Training,
+    TunedModel,
+    remake_split,
+    seen_in_training,
+    unseen_records,
+)
+from conjure.lm.text.chat.formats import Message
 from conjure.lm.training.finetune import run_training
 from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
@@ -64,7 +72,7 @@ def test_the_split_is_made_again_by_conversation(tmp_path, base):
     tokenizer = load(one.folder).tokenizer
     made = remake_split(one.trainings[0], tokenizer)
     held_out = list(made.held_out(tokenizer))
-    trained = list(made.trained_on(tokenizer))
+    trained = [record.text for record in made.trained_on(tokenizer)]
     assert len(held_out) + len(trained) == len(ONE_LINERS)
     assert {record.messages[-1].content for record in held_out} <= set(ONE_LINERS)
     assert all("Be brief." not in text for text in [*trained, *(record.text for record in held_out)])
@@ -145,3 +153,51 @@ def test_conversations_count_once_however_many_runs_hold_them_out(tmp_path, base
             return self._split.held_out(tokenizer)
 
     assert unseen_records([Texts(), Texts()]) == unseen_records([Texts()])
+
+
+class TestConversationsOfOneTask:
+    TASKS = tuple(" ".join(ONE_LINERS[first : first + 3]) for first in (30, 33, 36))
+
+    def of_task(self, lines):
+        return [
+            {"messages": [{"role": "user", "content": f"{self.TASKS[len(line) % 3]} {line}"},
+                          {"role": "assistant", "content": f"It is about {line}"}]}
+            for line in lines
+        ]  # fmt: skip
+
+    def records(self, lines):
+        for row in self.of_task(lines):
+            messages = tuple(Message(each["role"], each["content"]) for each in row["messages"])
+            yield ComparedRecord("\n".join(each.content for each in messages), messages)
+
+    def unseen(self, trained):
+        held_out = list(self.records(ONE_LINERS[15:30]))
+
+        class Texts:
+            def trained_on(self):
+                return iter(trained)
+
+            def held_out(self):
+                return iter(held_out)
+
+        candidates, unseen = unseen_records([Texts()])
+        assert candidates == 15
+        return unseen
+
+    def test_only_what_gives_an_answer_trained_on_counts_as_seen(self):
+        unseen = self.unseen(self.records(ONE_LINERS[:20]))
+        assert unseen == list(self.records(ONE_LINERS[20:30]))
+
+    def test_what_was_trained_on_as_plain_text_counts_as_seen(self):
+        assert not self.unseen(ComparedRecord(each.text) for each in self.records(ONE_LINERS[:20]))
+
+    def test_a_base_tuned_on_the_same_task_has_not_seen_all(self, tmp_path, base):
+        first = written(tmp_path / "first.jsonl", self.of_task(ONE_LINERS[:20]))
+        second = written(tmp_path / "second.jsonl", self.of_task(ONE_LINERS[15:30]))
+        one = tuned(tmp_path, 1, base, first, holdout=0)
+        made = remake_split(
+            Training(data=(str(second),), settings={**one.trainings[0].settings, "holdout": 0}),
+            tokenizer := load(one.folder).tokenizer,
+        )
+        seen = seen_in_training(one.trainings, made.records, made.text, made.split.train, tokenizer)
+        assert seen.tolist() == [True] * 5 + [False] * 10

@@ -253,14 +253,31 @@ class TestSeparated:
             (4, None, Fault.STRAY_QUOTE),
         ]
 
-    def test_a_conversation_that_would_lose_text_is_left_out(self, path):
+    def test_one_row_does_not_decide_that_backslashes_of_all_others_are_escapes(self, path):
+        latex = [rf"We have $a_{n} \\ b_{n}$, and so on." for n in range(20)]
+        content = "a,b\n" + "".join(f'{n},"{text}"\n' for n, text in enumerate(latex))
+        assert csv_rows(path, content + '20,"He said \\"no\\"."\n') == [
+            *((number, text, None) for number, text in enumerate(latex, start=2)),
+            (22, None, Fault.STRAY_QUOTE),
+        ]
+        assert not open_table(path, "csv").remarks
+
+    def test_a_text_of_a_record_that_may_be_cut_is_told(self, path):
         path.write_text("prompt,completion\nName two fruits:,apple,\nWhere?,Here.\n")
         assert [(record, fault) for _, record, fault in open_table(path, "csv").records()] == [
-            ({}, Fault.TOO_MANY_FIELDS),
+            ({"prompt": "Name two fruits:", "completion": Fault.TOO_MANY_FIELDS}, None),
             ({"prompt": "Where?", "completion": "Here."}, None),
         ]
         path.write_text("prompt,completion\nWhy?,So.,\nWhere?,Here.,\n")
-        assert [fault for _, _, fault in open_table(path, "csv").records()] == [None, None]
+        texts = [list(record.values()) for _, record, _ in open_table(path, "csv").records()]
+        assert texts == [["Why?", "So."], ["Where?", "Here."]]
+
+    def test_a_row_without_the_padding_of_all_others_does_not_spoil_them(self, path):
+        rows = [f"{number},He left," for number in range(150)]
+        rows[70] = "70,He left"
+        assert {text for _, text, _ in csv_rows(path, "\n".join(["a,b", *rows]))} == {"He left"}
+        rows[::4] = [row.removesuffix(",") for row in rows[::4]]  # as verse may be written
+        assert sum(text is None for _, text, _ in csv_rows(path, "\n".join(["a,b", *rows]))) == 111
 
 
 class TestJson:

@@ -5,6 +5,7 @@ has an answer to learn, and its roles are in order: a system message may come fi
 take turns; and nothing that is part of a conversation is left out of it: what cannot be kept is a fault.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -87,6 +88,9 @@ _OF_MESSAGES = {
     **_MEDIA,
 }
 _SYSTEM = ("system", "system_prompt")  # keys of a record
+# Those of which nothing may be cut.
+_READ = ("messages", "conversations", "prompt", "completion", "instruction", "input", "output", "history",
+         *_SYSTEM, *_OF_RECORDS)  # fmt: skip
 _SAYS_NOTHING = ("", "[]", "{}", "null")  # of a text that is JSON itself
 
 
@@ -117,7 +121,8 @@ def find_format(samples: Mapping[str, ColumnSample]) -> ChatFormat | None:
 
 def read_conversation(record: Mapping[str, Any], format_: ChatFormat) -> tuple[Message, ...] | Fault:
     """The messages of a record, or the fault that it has instead."""
-    fault = _unkept(record, _OF_RECORDS)
+    cut = next((value for value in map(record.get, _READ) if isinstance(value, Fault)), None)
+    fault = cut if cut is not None else _unkept(record, _OF_RECORDS)
     if fault is not None:
         return fault
     found = _turns(record, format_)
@@ -126,8 +131,8 @@ def read_conversation(record: Mapping[str, Any], format_: ChatFormat) -> tuple[M
     for said in filter(_is_given, map(record.get, _SYSTEM)):
         if not isinstance(said, str):
             return Fault.NOT_TEXT
-        system = Message("system", said)
-        found = found if found[0] == system else (system, *found)
+        if found[0].role != "system" or found[0].content.strip() != said.strip():
+            found = (Message("system", said), *found)
     return _checked(found)
 
 
@@ -164,7 +169,7 @@ def _unkept(values: Mapping[str, Any], faults: Mapping[str, Fault]) -> Fault | N
 
 
 def _is_given(value: Any) -> bool:
-    """Whether a value says anything: tables fill what a record does not have with nulls and empty lists."""
+    """Whether a value says anything: tables fill what a record lacks with nulls, NaN and empty lists."""
     match value:
         case str():
             return value.strip() not in _SAYS_NOTHING
@@ -174,6 +179,8 @@ def _is_given(value: Any) -> bool:
             return any(map(_is_given, value.values()))
         case bool():
             return value
+        case float():
+            return not math.isnan(value)
     return value is not None
 
 
@@ -220,12 +227,12 @@ def _of_alpaca(record: Mapping[str, Any]) -> tuple[Message, ...] | Fault:
         return Fault.NO_ANSWER if output is None else Fault.MISSING_COLUMN
     if not isinstance(instruction, str) or not isinstance(output, str):
         return Fault.NOT_TEXT
-    if given is not None and not isinstance(given, str):
+    if _is_given(given) and not isinstance(given, str):
         return Fault.NOT_TEXT
     earlier = _of_history(record.get("history"))
     if isinstance(earlier, Fault):
         return earlier
-    asked = f"{instruction}\n\n{given}" if given and given.strip() else instruction
+    asked = f"{instruction}\n\n{given}" if isinstance(given, str) and given.strip() else instruction
     return *earlier, Message("user", asked), Message("assistant", output)
 
 

@@ -53,6 +53,19 @@ def test_json_parquet_and_csv_hold_conversations_too(tmp_path):
     assert [piece.conversation.messages for piece in records.pieces()] == [(USER, ANSWER)] * 3
 
 
+def test_a_conversation_that_may_be_cut_is_left_out_but_not_for_another_column(tmp_path):
+    rows = "Where?,Here.,web\nHow?,Thus.,web,\n"
+    (tmp_path / "source.csv").write_text(f"prompt,completion,source\n{rows}")
+    records = read_records([tmp_path / "source.csv"])
+    assert [piece.text for piece in records.pieces()] == ["Where?\nHere.", "How?\nThus."]
+    assert not records.bad_rows
+    for last in ("system", "tools"):
+        (tmp_path / "last.csv").write_text(f"prompt,completion,{last}\nWhere?,Here.,\nHow?,Thus.,Be brief,\n")
+        records = read_records([tmp_path / "last.csv"])
+        assert [piece.text for piece in records.pieces()] == ["Where?\nHere."]
+        assert records.bad_rows[Fault.TOO_MANY_FIELDS].number == 3
+
+
 def test_what_is_plain_text_is_no_conversation(tmp_path):
     text = ColumnSample(["a"], holds_text=True)
     assert find_format({"messages": text, "text": text}) is None
@@ -127,6 +140,8 @@ def test_other_formats_have_faults_too():
     assert read_conversation({"instruction": 1, "output": "a"}, ChatFormat.ALPACA) is Fault.NOT_TEXT
     asked = read_conversation({"instruction": "a", "input": "b", "output": "c"}, ChatFormat.ALPACA)
     assert asked == (Message("user", "a\n\nb"), Message("assistant", "c"))
+    empty = {**RECORDS[ChatFormat.ALPACA], "input": float("nan")}
+    assert read_conversation(empty, ChatFormat.ALPACA) == (USER, ANSWER)
     lists = {"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}
     assert read_conversation(lists, ChatFormat.PROMPT) == (USER, ANSWER)
 
@@ -145,17 +160,19 @@ def test_a_system_message_and_a_history_apart_from_the_turns_are_part_of_the_con
     for format_, record in RECORDS.items():
         for key in ("system", "system_prompt"):
             assert read_conversation({**record, key: "Be brief."}, format_) == (system, USER, ANSWER)
-            for nothing in (None, "", " "):
+            for nothing in (None, "", " ", float("nan")):
                 assert read_conversation({**record, key: nothing}, format_) == (USER, ANSWER)
             assert read_conversation({**record, key: ["a"]}, format_) is Fault.NOT_TEXT
     twice = chat(("s", "a", {}), ("u", "b", {}), ("a", "c", {}), system="d")
     assert read_conversation(twice, ChatFormat.MESSAGES) is Fault.ROLES
     same = chat(("s", "d", {}), ("u", "Where?", {}), ("a", "Here.", {}), system="d", system_prompt="d")
     assert read_conversation(same, ChatFormat.MESSAGES) == (Message("system", "d"), USER, ANSWER)
+    spaced = {**same, "system": "d\n", "system_prompt": " d"}
+    assert read_conversation(spaced, ChatFormat.MESSAGES) == (Message("system", "d"), USER, ANSWER)
     alpaca = {**RECORDS[ChatFormat.ALPACA], "system": "Be brief."}
     found = read_conversation({**alpaca, "history": [["Who?", "I."]]}, ChatFormat.ALPACA)
     assert found == (system, *earlier, USER, ANSWER)
-    for nothing in (None, [], "", "[]"):
+    for nothing in (None, [], "", "[]", float("nan")):
         assert read_conversation({**alpaca, "history": nothing}, ChatFormat.ALPACA) == (system, USER, ANSWER)
     for bad, fault in (
         ("Who?", Fault.NOT_PAIRS),
