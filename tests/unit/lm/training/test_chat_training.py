@@ -407,7 +407,7 @@ def test_conversations_that_cannot_be_masked_are_left_out_and_told(tmp_path, thi
     settings = {"holdout": 0.2, "dedup": "keep"}
     digest = hold_out(text, 0.2, groups=groups).train.digest
     made = remake_split(Training(data=(str(path),), settings=settings, train_sha256=digest), thinking)
-    asked = [*made.trained_on(thinking), *(record.text for record in made.held_out(thinking))]
+    asked = [record.text for record in (*made.trained_on(thinking), *made.held_out(thinking))]
     assert sorted(asked) == sorted(f"What is {n}?\nA {n * n}." for n in range(40))
     held_out = "".join(record_texts_of(made.split.heldout, thinking))
     assert all(record.messages[-1].content in held_out for record in made.held_out(thinking))
