@@ -23,7 +23,7 @@ _BUSY_S = 60.0
 _BUSY_TRIES = 5
 _NO_ROOM = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL)
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_NO_ROOM_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 _UNDECODABLE = "Could not decode"  # of the sqlite3 module's own errors, which have no code
 
 
@@ -143,7 +143,7 @@ def translate_errors(home: Home) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, FileExistsError):
             raise
-        if error.errno in _NO_ROOM_ERRORS:
+        if error.errno in NO_ROOM_ERRORS:
             raise full_disk(home) from error
         raise _not_writable(home, error.strerror or str(error)) from error
 

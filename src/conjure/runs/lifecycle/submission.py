@@ -6,7 +6,6 @@ Main entries: `submit`, `rerun`; the steps stand below them. Invariant: a run th
 after all is closed before its lock is let go.
 """
 
-import errno
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ from conjure.runs.artifacts.mount_sources import active_sources, identity_of, re
 from conjure.runs.artifacts.team_transfer import bring_code, send_inputs
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
-from conjure.runs.database.sqlite_connection import full_disk
+from conjure.runs.database.sqlite_connection import NO_ROOM_ERRORS, full_disk
 from conjure.runs.database.sweep_rows import TrialClaim, TrialRefusedError
 from conjure.runs.environments import image_layers, images
 from conjure.runs.environments.container_engine import require_engine
@@ -492,7 +491,7 @@ def snapshot_code(home: Home, store: Database, number: int, spec: RunSpec) -> Co
     try:
         return _take_code(home, store, number, spec)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_ROOM_ERRORS:
             raise full_disk(home) from error
         raise SnapshotError(f"the code cannot be recorded: {os_error_words(error)}") from error
 
