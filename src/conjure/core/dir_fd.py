@@ -21,6 +21,7 @@ from typing import NamedTuple, Self
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME_ONLY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_REMOVAL_ATTEMPTS = 5  # of a folder into which another process writes
 _OPEN_LEVELS = 64  # descriptors held at once on the way down; folders may be nested deeper than a process has
 
 
@@ -410,17 +411,28 @@ def _kind(entry: os.DirEntry[str]) -> int:
 def remove_entry(folder: Folder, name: str) -> None:
     """Remove what has this name, with everything in it, read-only folders too; nothing there is fine.
 
+    What another process puts into it meanwhile, such as a lock that it looks for, is removed as well.
+
     Raises:
         OSError: Something in it cannot be removed, or is a mount point.
     """
     try:
         _unlink(folder.descriptor, name)
     except IsADirectoryError:
-        give_owner_access(folder.descriptor, name)
-        with folder.open_in(name) as opened:
-            _refuse_other_mount(opened.descriptor, mount_id(folder.descriptor), name)
-            clear(opened)
-        os.rmdir(name, dir_fd=folder.descriptor)
+        for attempt in range(1, _REMOVAL_ATTEMPTS + 1):
+            try:
+                return _remove_folder(folder, name)
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY or attempt == _REMOVAL_ATTEMPTS:
+                    raise
+
+
+def _remove_folder(folder: Folder, name: str) -> None:
+    give_owner_access(folder.descriptor, name)
+    with folder.open_in(name) as opened:
+        _refuse_other_mount(opened.descriptor, mount_id(folder.descriptor), name)
+        clear(opened)
+    os.rmdir(name, dir_fd=folder.descriptor)
 
 
 def clear(folder: Folder) -> None:

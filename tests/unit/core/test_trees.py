@@ -226,6 +226,35 @@ remove_tree(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.parametrize("place", [".", "inner"])
+def test_what_another_process_puts_into_a_removed_folder_is_removed(
+    tmp_path: Path, monkeypatch, place: str
+) -> None:
+    folder = tmp_path / "gone"
+    write_files(folder, {"inner/file": ""})
+    rmdir, busy = os.rmdir, [True, True]
+
+    def rmdir_late(name: str, **of_folder: int) -> None:
+        if busy and name == (folder / place).name:
+            busy.pop()
+            (folder / place / "lock").touch()
+        rmdir(name, **of_folder)
+
+    monkeypatch.setattr(os, "rmdir", rmdir_late)
+    remove_tree(folder)
+    assert (busy, folder.exists()) == ([], False)
+
+
+def test_a_folder_that_never_gets_empty_is_not_waited_for(tmp_path: Path, monkeypatch) -> None:
+    def refuse(name: str, **_of_folder: int) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
+
+    (tmp_path / "busy").mkdir()
+    monkeypatch.setattr(os, "rmdir", refuse)
+    with pytest.raises(OSError, match="not empty"):
+        remove_tree(tmp_path / "busy")
+
+
 @pytest.mark.parametrize("point", ["gone", "gone/inner", "gone/deeper/inner"])
 def test_what_is_mounted_in_a_removed_folder_stays(tmp_path: Path, point: str) -> None:
     theirs = tmp_path / "theirs"
