@@ -5,10 +5,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from support.web_homes import small_home
 from support.web_sites import visiting
+
+# For what is expected to be seen: a page without active runs asks every three seconds, and the machine may be
+# busy. The contexts' own timeout is for what is done only.
+expect.set_options(timeout=30_000)
 
 AXE = Path(__file__).parents[2] / ".venv" / "axe-core-4.14.1" / "package" / "axe.min.js"
 

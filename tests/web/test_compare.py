@@ -12,7 +12,7 @@ from conjure.core.home import Home
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.schema.status import Ending, EndReason
 from conjure.runs.telemetry import metric_column_cache
-from support.casting import add_run, finish
+from support.casting import add_run, finish, wait_until
 from support.web_homes import log_points, loss_curve
 from support.web_sites import visiting
 
@@ -105,12 +105,13 @@ def test_a_zoom_is_seen_before_its_details_come(compared):
     expect(caption).to_contain_text("of 10,000 points")
     held = []
     page.route("**/curves.bin*", lambda route: held.append(route))
-    before = plot.locator("canvas").evaluate("canvas => canvas.toDataURL()")
+    picture = "canvas => canvas.toDataURL()"
+    before = plot.locator("canvas").evaluate(picture)
     plot.focus()
     page.keyboard.press("+")
     expect(page).to_have_url(re.compile("zoom="))
-    page.wait_for_timeout(600)
-    assert plot.locator("canvas").evaluate("canvas => canvas.toDataURL()") != before
+    wait_until(lambda: page.evaluate("true") and held, "the question for details")
+    wait_until(lambda: plot.locator("canvas").evaluate(picture) != before, "the zoom")
     expect(caption).to_contain_text("of 10,000 points")  # the details are on the way
     assert len(held) == 1
     held[0].continue_()
