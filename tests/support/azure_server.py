@@ -6,17 +6,16 @@ Main entry: `AzureServer`.
 import base64
 import hmac
 import secrets
-import socket
 import ssl
 import sys
 import urllib.parse
 import urllib.request
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
+from support.ports import free_ports
 from support.store_server import StoreServer
 
 _CONTAINER = "teams"
@@ -41,9 +40,7 @@ class AzureServer(StoreServer):
         self._tls = ["--cert", str(certificate), "--key", str(key)] if certificate is not None else []
         self.key = f"account{secrets.token_hex(4)}"
         self.secret = base64.b64encode(secrets.token_bytes(64)).decode()
-        with closing(socket.socket()) as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        (self._port,) = free_ports(1)
         self._endpoint = f"http{'s' if self._tls else ''}://127.0.0.1:{self._port}/{self.key}"
 
     def command(self) -> list[str]:

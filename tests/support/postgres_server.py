@@ -8,26 +8,20 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
 
 from support.certificates import Certificates
+from support.ports import free_ports
 
 _ORDINARY = "nobody"
 _CONNECTIONS = 600  # for a hundred runs at once, and those who ask for them
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def _binaries() -> Path:
@@ -47,7 +41,7 @@ class PostgresServer:
         self._folder = folder
         self._durable = durable
         self.certificates = certificates
-        self.port = 5432 if certificates is None else _free_port()
+        self.port = 5432 if certificates is None else free_ports(1)[0]
         self._bin = _binaries()
         self._databases = self._dumps = 0
         self._data = folder / "data"

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.runs.host.process import Process, descendants, find_process
+from support.ports import free_ports
 
 _PATIENCE_S = 240.0
 _BIN = Path(sys.executable).parent
@@ -203,12 +203,3 @@ class RayNodes:
         request = urllib.request.Request(f"{self.address}{path}", data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read())
-
-
-def free_ports(count: int) -> list[int]:
-    """So many ports that nobody listens at."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

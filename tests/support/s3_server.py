@@ -2,13 +2,12 @@
 
 import json
 import secrets
-import socket
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from support.certificates import Certificates
+from support.ports import free_ports
 from support.store_server import StoreServer
 
 
@@ -19,22 +18,6 @@ def _binary() -> Path:
     return found
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free, with the ones 10,000 above them, which SeaweedFS takes for itself."""
-    found: list[int] = []
-    while len(found) < count:
-        with closing(socket.socket()) as one, closing(socket.socket()) as other:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            try:
-                other.bind(("127.0.0.1", port - 10000))
-            except OSError:
-                continue
-            if port - 10000 not in found:
-                found.append(port - 10000)
-    return found
-
-
 class S3Server(StoreServer):
     """SeaweedFS; over TLS where it is given certificates, for the name ``localhost``."""
 
@@ -42,7 +25,7 @@ class S3Server(StoreServer):
         super().__init__(folder)
         self._certificates = certificates
         self.key, self.secret = f"key{secrets.token_hex(4)}", f"secret{secrets.token_hex(8)}"
-        self._ports = _free_ports(4)
+        self._ports = free_ports(4, above=10000)  # which it takes for itself
         self.port = self._ports[0]
         credentials = [{"accessKey": self.key, "secretKey": self.secret}]
         identity = {"name": "team", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}

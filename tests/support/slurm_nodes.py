@@ -22,7 +22,7 @@ from conjure.core.home import HOME_VARIABLE, Home
 from conjure.python_api import Run
 from conjure.runs.host.process import Process, descendants, with_variables
 from support.casting import supervisor_of
-from support.ray_nodes import free_ports
+from support.ports import free_ports
 
 _PATIENCE_S = 60.0
 _CONF = "SLURM_CONF"
