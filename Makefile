@@ -82,7 +82,7 @@ test-cluster: setup  ## a real PostgreSQL and Slurm (Debian's, installed if miss
 	scripts/install-programs $(CLUSTER_PROGRAMS)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group cluster
 	scripts/install-azurite
-	$(BIN)/pytest $(ON_TWO_CORES) --timeout 300 --maxfail 5 $(CLUSTER_TESTS)
+	$(BIN)/pytest $(ON_TWO_CORES) --timeout 900 --maxfail 5 $(CLUSTER_TESTS)
 
 soak-cluster: setup  ## the same at real lease times: 300 random kills, outages of a minute; some hours
 	scripts/install-programs $(CLUSTER_PROGRAMS)
@@ -96,7 +96,7 @@ test-web: setup  ## the pages in Chromium; fetches Playwright and axe-core, and 
 
 test-serve: setup  ## the openai client and lm-evaluation-harness against our server
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group serve
-	$(BIN)/pytest --timeout 280 tests/serve
+	$(BIN)/pytest --timeout 600 tests/serve
 
 fix: setup  ## what tools can mend
 	$(BIN)/ruff check --fix .

@@ -7,7 +7,6 @@ from support.pages import DOCS, blocks
 PAGE = DOCS / "python.md"
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("short_reports")
 def test_the_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
