@@ -16,6 +16,7 @@ from conjure.core.home import Home
 from conjure.runs.host.process import all_processes
 from conjure.runs.schema.status import RunStatus
 from support.casting import ending_runs, wait_until
+from support.repositories import files_with
 from support.terminal import conjure
 
 _ADDRESS = re.compile(r"JupyterLab: (http://127\.0\.0\.1:\d+)/lab\?token=([0-9a-f]{48})")
@@ -97,8 +98,7 @@ def test_nobody_gets_in_without_the_token_and_it_is_stored_nowhere(client):
     with caught.value as answer:  # it holds the connection
         assert answer.code == 403
     lab.run.stop()
-    for path in client.home.run_folder(lab.run.number).rglob("*"):
-        assert not path.is_file() or lab.token.encode() not in path.read_bytes()
+    assert files_with(client.home.run_folder(lab.run.number), lab.token) == []
     assert lab.token.encode() not in client.home.database.read_bytes()
 
 

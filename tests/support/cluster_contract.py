@@ -25,7 +25,7 @@ from conjure.runs.maintenance.team import join
 from conjure.runs.scheduling.scheduler_start import dispatcher_lock_path
 from conjure.runs.schema.status import RunStatus
 from support.casting import UNTIL_GO, is_running, nap, release, supervisor_of, wait_until
-from support.repositories import read_files, write_files
+from support.repositories import files_with, read_files, write_files
 from support.team_members import set_heartbeat
 from support.terminal import conjure
 
@@ -203,12 +203,8 @@ def test_no_secret_is_in_a_job_nor_in_what_stays(client, home, nodes, s3):
             told += files.objects.get(name).decode()
     for secret in (SECRET, nodes.token, s3.secret):
         assert secret not in told
-        assert not is_in_files(on_node.parent, secret)
-        assert not is_in_files(home.root, secret)
-
-
-def is_in_files(folder, text):
-    return any(text.encode() in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+        assert files_with(on_node.parent, secret) == []
+        assert files_with(home.root, secret) == []
 
 
 def test_what_waits_for_room_never_starts_once_it_is_stopped(client, home, occupy, tmp_path):

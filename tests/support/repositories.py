@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from conjure.core.dir_fd import Folder
@@ -45,6 +46,16 @@ def read_files(folder: Path) -> dict[str, str]:
             found[name] = f"-> {path.readlink()}"
         elif path.is_file():
             found[name] = path.read_bytes().decode(errors="backslashreplace")
+    return found
+
+
+def files_with(folder: Path, text: str) -> list[Path]:
+    """Files below `folder` that contain a text; one that somebody removes meanwhile is none."""
+    found = []
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            if path.is_file() and text.encode() in path.read_bytes():
+                found.append(path)
     return found
 
 
