@@ -13,6 +13,7 @@ import pytest
 
 from conjure.cli.main import _run
 from conjure.core.home import Home
+from support.casting import wait_for_supervisors
 from support.repositories import read_files, write_files
 from support.terminal import CONJURE, conjure, environment
 
@@ -41,6 +42,7 @@ def cast(tmp_path_factory: pytest.TempPathFactory) -> Path:
     got = conjure("cp", "runs/3/half.txt", root / "got", variables=settings)
     assert (got.returncode, read_files(root / "got")) == (0, {"half.txt": "half\n"})
     assert conjure("kill", "3", variables=settings).returncode == 0
+    wait_for_supervisors(Home(root / "home"))
     return root / "home"
 
 

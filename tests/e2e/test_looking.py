@@ -15,6 +15,7 @@ import pytest
 from conjure.cli.main import COMMANDS, _run
 from conjure.core.home import Home
 from conjure.runs.database.sqlite import SqliteDatabase
+from support.casting import wait_for_supervisors
 from support.repositories import make_repository, write_files
 from support.terminal import CONJURE, Terminal, conjure, environment
 
@@ -59,6 +60,7 @@ def cast(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cast("rerun", "2")
     cast("run", "conjure run -b true; conjure wait 8 > /dev/null")
     cast("archive", "8")
+    wait_for_supervisors(Home(root / "home"))
     return root / "home"
 
 

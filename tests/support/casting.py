@@ -10,6 +10,7 @@ from conjure.core.home import Home
 from conjure.python_api import Client, Run
 from conjure.runs.database.base import KILL, Database
 from conjure.runs.database.open_database import open_database
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import Process, find_process
 from conjure.runs.lifecycle.stop_requests import end_runs
 from conjure.runs.schema.process_facts import Owner
@@ -74,6 +75,16 @@ def supervisor_of(run: Run) -> Process:
         process = find_process(_owner(store, run.number))
     assert process is not None
     return process
+
+
+def wait_for_supervisors(home: Home) -> None:
+    """Wait until no run of a home has a supervisor: after a run's end it still frees and removes files."""
+    wait_until(lambda: all(map(_has_no_supervisor, home.runs.iterdir())), "the end of the supervisors")
+
+
+def _has_no_supervisor(folder: Path) -> bool:
+    with RunLock.possession(folder) as nobody_has_it:
+        return nobody_has_it
 
 
 def _owner(store: Database, number: int) -> int:

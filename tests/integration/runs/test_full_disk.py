@@ -13,13 +13,21 @@ from conjure.errors import StoreError
 from conjure.python_api import Client
 from conjure.runs.database.base import RunFilter
 from conjure.runs.database.record_files import read_record
-from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.recovery import recover
 from conjure.runs.maintenance.doctor import examine
 from conjure.runs.maintenance.pruning import prune
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
-from support.casting import add_run, ending_runs, finish, is_running, nap, supervisor_of, wait_until
+from support.casting import (
+    add_run,
+    ending_runs,
+    finish,
+    is_running,
+    nap,
+    supervisor_of,
+    wait_for_supervisors,
+    wait_until,
+)
 from support.terminal import conjure
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small filesystem")
@@ -55,16 +63,6 @@ def fill(disk: Path) -> Path:
     return reserve
 
 
-def wait_for_supervisor(run):
-    """Wait until a run's supervisor has gone: what it still frees or writes would change a full disk."""
-
-    def has_gone():
-        with RunLock.possession(run.home.run_folder(run.number)) as nobody_has_it:
-            return nobody_has_it
-
-    wait_until(has_gone, "the end of the supervisor")
-
-
 def test_a_run_that_fills_the_disk_is_closed_truthfully(client, disk):
     run = client.run("echo made > made.txt; head -c 20000000 /dev/zero > big").wait()
     record = run.record
@@ -78,6 +76,7 @@ def test_a_run_that_fills_the_disk_is_closed_truthfully(client, disk):
 
 def test_nothing_is_cast_on_a_full_disk(client, disk):
     client.run("true").wait(check=True)
+    wait_for_supervisors(client.home)
     reserve = fill(disk)
     with pytest.raises(StoreError) as caught:
         client.run("true")
@@ -230,7 +229,7 @@ def test_pruning_on_a_full_disk_frees_what_it_can(client, disk, write, lacks):
     run = client.run(f"head -c 300000 /dev/zero > made; echo ready; exec sleep {nap(89222)}")
     wait_until(lambda: list(run.logs()), "the command's start")
     run.kill()
-    wait_for_supervisor(run)
+    wait_for_supervisors(client.home)
     FULL[lacks](disk)
     with open_store(client.home) as store:
         freed = prune(client.home, store)
@@ -242,7 +241,8 @@ def test_pruning_on_a_full_disk_frees_what_it_can(client, disk, write, lacks):
 
 @pytest.mark.parametrize(("lacks", "words"), [("bytes", "is full"), ("inodes", "has no inodes left")])
 def test_a_full_disk_is_called_so(client, disk, write, lacks, words):
-    wait_for_supervisor(client.run("true").wait(check=True))
+    client.run("true").wait(check=True)
+    wait_for_supervisors(client.home)
     write("big", "x" * 5_000_000)
     FULL[lacks](disk)
     with pytest.raises(StoreError, match=words) as caught:
