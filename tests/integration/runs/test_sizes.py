@@ -8,7 +8,7 @@ import pytest
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.schema.run_folder import LOG_FILE
 from conjure.runs.telemetry.logs import LogTail
-from support.casting import supervisor_of, wait_until
+from support.casting import UNTIL_GO, release, supervisor_of, wait_until
 
 LARGE = [pytest.mark.large, pytest.mark.timeout(900)]
 MEGABYTE = 1_000_000
@@ -26,14 +26,12 @@ def peak_memory_bytes(pid):
     "source", ["head -c {size} /dev/zero | tr '\\0' x", "yes | head -c {size}", "head -c {size} /dev/urandom"]
 )
 def test_much_output_in_bounded_memory(client, home, size, source):
-    hold = "touch ../read; while [ -e ../wait ]; do sleep 0.05; done"
-    run = client.run(f"{source.format(size=size)} | tee out.bin; sleep 0.5; {hold}")
+    run = client.run(f"{source.format(size=size)} | tee out.bin; sleep 0.5; touch ../read; {UNTIL_GO}")
     supervisor = supervisor_of(run)
     folder = home.run_folder(run.number)
-    (folder / "wait").touch()
     wait_until((folder / "read").exists, "the end of the output")
     peak = peak_memory_bytes(supervisor.pid)
-    (folder / "wait").unlink()
+    release(run)
     run.wait(check=True)
     assert peak < 150 * MEGABYTE
     seen = hashlib.sha256()
