@@ -12,8 +12,8 @@ from conjure.runs.schema.status import EndReason, RunStatus
 from support.terminal import conjure as command_line
 from support.tuning import OPTIONS, tuning_inputs
 
-# Long enough that a process can be killed in the midst of it: 44 steps.
-LONG = {**OPTIONS, "split": "lines", "epochs": 1, "save_every": 10, "block_size": 8, "dropout": 0.1}
+# Long enough that a process can be killed in the midst of it, however late we are: 114 steps.
+LONG = {**OPTIONS, "split": "lines", "epochs": 3, "save_every": 10, "block_size": 8, "dropout": 0.1}
 
 
 def points(run):

@@ -154,7 +154,7 @@ def test_a_process_that_hangs_in_a_step_ends_the_training(how, words, tmp_path, 
 
 
 def test_asked_to_end_each_takes_its_own_time(start):
-    line = "trap 'sleep 0.$RANK; echo bye; exit $((3 + RANK))' TERM; echo $$; while :; do sleep 0.05; done"
+    line = "trap 'sleep $RANK; echo bye; exit $((3 + RANK))' TERM; echo $$; while :; do sleep 0.05; done"
     execution = start(line)
     pids(execution, 2)
     execution.terminate()

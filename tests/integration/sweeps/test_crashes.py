@@ -22,7 +22,7 @@ from support.casting import ending_runs, wait_until
 from support.sweeps import grid, searched
 
 pytestmark = pytest.mark.slow
-CELLS = 5
+CELLS = 9  # enough that some are left when the fourth was seen
 
 
 @pytest.fixture
