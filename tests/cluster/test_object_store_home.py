@@ -28,7 +28,7 @@ from conjure.runs.scheduling.scheduler_start import scheduler_of
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.status import RunStatus
 from support.casting import UNTIL_GO, add_run, release, wait_until
-from support.repositories import read_files, write_files
+from support.repositories import files_with, read_files, write_files
 from support.slurm_programs import SlurmPrograms
 from support.team_members import Member, make_team, running_team
 from support.terminal import conjure
@@ -243,7 +243,7 @@ def test_what_a_lost_attempt_left_does_not_stand_for_the_run(team, address):
     assert Path("out/made.txt").read_text() == "new\n"
 
 
-def test_what_is_printed_is_sent_while_inputs_are_still_under_way(team, monkeypatch):
+def test_what_is_printed_is_sent_while_inputs_are_still_under_way(team, address, monkeypatch):
     ada, bob = team
     is_sent, beats = threading.Event(), []
     monkeypatch.setattr(TeamRuns, "send_inputs", lambda *_: is_sent.wait(60))
@@ -256,6 +256,7 @@ def test_what_is_printed_is_sent_while_inputs_are_still_under_way(team, monkeypa
         uploader.start()
         with bob.files() as files:
             wait_until(lambda: files.index.streams(number), "the log")
+            wait_until(lambda: not unexported(address), "what the thread does before it sleeps")
             log.write_text("first\nlast\n")
             uploader.finish(0.5, lambda: beats.append("beat"))
             assert files.index.streams(number).log_bytes == len("first\nlast\n")
@@ -440,9 +441,7 @@ def test_keys_are_in_no_record_no_log_and_no_process_list(team, store, address):
     run.wait(check=True)
     bob.do("ps")
     for home in (ada.home, bob.home):
-        for path in home.root.rglob("*"):
-            if path.is_file():
-                assert store.secret.encode() not in path.read_bytes(), path
+        assert files_with(home.root, store.secret) == []
     with psycopg.connect(address) as connection:
         for table in ("runs", "team", "objects", "uploads"):
             assert store.secret not in str(connection.execute(f"SELECT * FROM {table}").fetchall())

@@ -102,7 +102,8 @@ def wait_for_attempt(run, number):
         record = run.record
         return record.status is RunStatus.RUNNING and len(record.attempts) == number - 1 and list(run.logs())
 
-    wait_until(has_started, f"attempt {number}")
+    # A cluster takes its time to find out that a node is lost.
+    wait_until(has_started, f"attempt {number}", patience_s=120.0)
 
 
 def wait_for_checkpoint(run):

@@ -50,7 +50,7 @@ SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=100
 GresTypes=gpu
 ReturnToService=2
-SlurmdTimeout=3
+SlurmdTimeout=15
 MessageTimeout=2
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
