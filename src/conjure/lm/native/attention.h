@@ -63,6 +63,9 @@ typedef struct {
 } Together;
 
 /* scores[q][s] = query q . key s for the blocks of keys that hold columns from … to - 1. */
+typedef void ScoreKeys(const Together *these, int queries, const HeadMemory *memory, int64_t from, int64_t to,
+                       float *scores, Format format);
+
 INLINE void score_keys(const Together *these, int queries, const HeadMemory *memory, int64_t from, int64_t to,
                        float *scores, Format format) {
     int64_t D = memory->head_size, bytes = bytes_remembered(format), ahead = memory->keys_ahead;
@@ -90,6 +93,9 @@ INLINE float softmax(float *scores, int64_t from, int64_t to) {
 }
 
 /* out[q] = sum over columns s of weights[q][s] values[s], for one or two chunks of the head's numbers. */
+typedef void MixValues(const float *weights, int queries, const HeadMemory *memory, int64_t start, int chunks,
+                       int64_t from, int64_t to, float out[][2 * CHUNK], Format format);
+
 INLINE void mix_values(const float *weights, int queries, const HeadMemory *memory, int64_t start, int chunks,
                        int64_t from, int64_t to, float out[][2 * CHUNK], Format format) {
     int64_t padded = round_up(memory->head_size, CHUNK), bytes = bytes_remembered(format);
@@ -112,14 +118,14 @@ INLINE void mix_values(const float *weights, int queries, const HeadMemory *memo
 
 /* Attention of some queries over one head; `scores` has room for QUERIES x capacity. */
 INLINE void attend_together(const Together *these, int queries, const HeadMemory *memory, float *scores,
-                            Format format) {
+                            ScoreKeys *score, MixValues *mix, Format format) {
     int64_t D = memory->head_size, padded = round_up(D, CHUNK), from = these->from[0], to = these->to[0];
     float sums[QUERIES], out[QUERIES][2 * CHUNK];
     for (int q = 1; q < queries; q++) {
         from = at_most(from, these->from[q]);
         to = at_least(to, these->to[q]);
     }
-    score_keys(these, queries, memory, from, to, scores, format);
+    score(these, queries, memory, from, to, scores, format);
     for (int q = 0; q < queries; q++) {
         float *own = scores + q * memory->capacity;
         for (int64_t s = from; s < these->from[q]; s++) own[s] = 0;
@@ -129,9 +135,9 @@ INLINE void attend_together(const Together *these, int queries, const HeadMemory
     for (int64_t start = 0, width; start < padded; start += width) {
         width = padded - start >= 2 * CHUNK ? 2 * CHUNK : CHUNK;
         if (width == CHUNK)
-            mix_values(scores, queries, memory, start, 1, from, to, out, format);
+            mix(scores, queries, memory, start, 1, from, to, out, format);
         else
-            mix_values(scores, queries, memory, start, 2, from, to, out, format);
+            mix(scores, queries, memory, start, 2, from, to, out, format);
         int64_t count = at_most(width, D - start);
         for (int q = 0; q < queries; q++)
             SIMD for (int64_t d = 0; d < count; d++) these->result[q][start + d] = out[q][d] / sums[q];

@@ -6,6 +6,7 @@
  * not depend, in any bit, on the rows beside it, on how its tokens are portioned, or on the number of threads.
  */
 #include "attention.h"
+#include "avx2_floats.h"
 #include "model.h"
 #include "tile_products.h"
 
@@ -234,7 +235,8 @@ INLINE Range heads_of(const Job *job, Range these, int64_t pieces) {
 
 typedef void Attend(const Job *job, int64_t layer, Range items, float *scores);
 
-INLINE void attend(const Job *job, int64_t number, Range items, float *scores, Format format) {
+INLINE void attend(const Job *job, int64_t number, Range items, float *scores, ScoreKeys *score, MixValues *mix,
+                   Format format) {
     const Layer *layer = &job->model->layer[number];
     int64_t heads = job->model->kv_heads, group = job->model->heads / heads;
     for (int64_t item = items.from; item < items.to; item++) {
@@ -250,7 +252,7 @@ INLINE void attend(const Job *job, int64_t number, Range items, float *scores, F
         for (int64_t first = 0; first < queries; first += QUERIES) {
             int together = (int)at_most(QUERIES, queries - first);
             Together these = queries_of(job, layer, row, head, first, together);
-#define CASE(n) if (together == n) attend_together(&these, n, &memory, scores, format)
+#define CASE(n) if (together == n) attend_together(&these, n, &memory, scores, score, mix, format)
             CASE(1); CASE(2); CASE(3); CASE(4);
 #undef CASE
         }
@@ -394,10 +396,10 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
 
 /* ---- one copy of all that per instruction set and number format ---- */
 
-#define COMPILE_ATTENTION(name, format, kind, target)                                                           \
+#define COMPILE_ATTENTION(name, format, kind, lanes, target)                                                    \
     target __attribute__((noinline)) static void attend_##kind##_##name(const Job *job, int64_t layer, Range items, \
                                                                         float *scores) {                        \
-        attend(job, layer, items, scores, format);                                                              \
+        attend(job, layer, items, scores, score_keys##lanes, mix_values##lanes, format);                        \
     }
 
 #define COMPILE_FORMAT(name, format, kind, most, target)                                                        \
@@ -411,26 +413,30 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
                 format == INT8 ? attend_narrow_##name : attend_float_##name, format);                           \
     }
 
-#define COMPILE_FLOATS(name, format, kind, most, tile, target)                                                  \
+#define FLOATS_IN_LANES(name, kind, format, tile, target)                                                       \
     target INLINE void kind##_##name(const Matrix *m, int64_t panel, const Activations *x, int64_t row, int rows, \
                                      float sums[][PANEL]) {                                                     \
         multiply_floats(m, panel, x, row, rows, sums, format, tile);                                            \
-    }                                                                                                           \
-    COMPILE_FORMAT(name, format, kind, most, target)
+    }
 
-/* As many rows of int8 and of float activations together, and outputs of float weights, as there are registers: with 32
- * of them, 6 x 4 sums need less of the caches than 4 x 4 for the same work. */
-#define COMPILE_FOR(name, rows, float_rows, tile, target)               \
-    COMPILE_ATTENTION(name, INT8, narrow, target)                       \
-    COMPILE_ATTENTION(name, FLOAT32, float, target)                     \
-    COMPILE_FORMAT(name, INT8, int8, rows, target)                      \
-    COMPILE_FLOATS(name, FLOAT32, float32, float_rows, tile, target)    \
-    COMPILE_FLOATS(name, BFLOAT16, bfloat16, float_rows, tile, target)
+/* As many rows of int8 and of float activations together as there are registers. */
+#define COMPILE_FOR(name, rows, float_rows, lanes, target)        \
+    COMPILE_ATTENTION(name, INT8, narrow, lanes, target)          \
+    COMPILE_ATTENTION(name, FLOAT32, float, lanes, target)        \
+    COMPILE_FORMAT(name, INT8, int8, rows, target)                \
+    COMPILE_FORMAT(name, FLOAT32, float32, float_rows, target)    \
+    COMPILE_FORMAT(name, BFLOAT16, bfloat16, float_rows, target)
 
-COMPILE_FOR(portable, 1, 1, 1, )
+FLOATS_IN_LANES(portable, float32, FLOAT32, 1, )
+FLOATS_IN_LANES(portable, bfloat16, BFLOAT16, 1, )
+COMPILE_FOR(portable, 1, 1, , )
 #if defined(__x86_64__)
-COMPILE_FOR(avx2, 2, 2, 2, AVX2_TARGET)
-COMPILE_FOR(avx512vnni, MAX_ROWS, 6, 4, AVX512_TARGET)
+COMPILE_FOR(avx2, 2, 6, _avx2, AVX2_TARGET)
+
+/* With 32 registers, 6 x 4 sums need less of the caches than 4 x 4 for the same work. */
+FLOATS_IN_LANES(avx512vnni, float32, FLOAT32, 4, AVX512_TARGET)
+FLOATS_IN_LANES(avx512vnni, bfloat16, BFLOAT16, 4, AVX512_TARGET)
+COMPILE_FOR(avx512vnni, MAX_ROWS, 6, , AVX512_TARGET)
 #endif
 
 #if defined(HAVE_TILES)

@@ -1,8 +1,9 @@
 /* Matrix products: a panel of 32 outputs at a time, for a few rows of activations.
  *
  * int8 weights are multiplied with int16 activations, exact integers within a group; float32 and bfloat16 weights with
- * float32 ones. Only `int8_*`, where nearly all time goes, are written by hand for each instruction set. Invariant: an
- * output's bits depend on its row's activations and its weights alone, not on what is computed together.
+ * float32 ones. `int8_*`, where nearly all time goes, are written by hand for each instruction set; for floats see
+ * avx2_floats.h. Invariant: an output's bits depend on its row's activations and its weights alone, not on what is
+ * computed together.
  */
 #ifndef CONJURE_PRODUCTS_H
 #define CONJURE_PRODUCTS_H
