@@ -22,7 +22,6 @@ from conjure.lm.generation.engine_loading import (
 from conjure.lm.generation.engines.all_logits import PIECE, NativePositions, PositionReader
 from conjure.lm.generation.score import PositionScorer, Scorer
 from conjure.lm.native import status
-from conjure.lm.native.library import INSTRUCTIONS
 from conjure.lm.text.tokenizer import Tokenizer
 
 Precision = Literal["float32", "bfloat16"]
@@ -85,12 +84,12 @@ def load_scorer(
 def _torch_is_faster(folder: Path) -> bool:
     """Whether torch is here, and scores a model's texts in float32 faster than the native engine.
 
-    Which it does where registers are narrow, and where the engine does not support the model.
+    Which it does where the engine is portable C only, and where it does not support the model.
     """
     if find_spec("torch") is None:
         return False
     native = status()
-    if native.library is None or INSTRUCTIONS.index(native.instructions) < INSTRUCTIONS.index("avx512vnni"):
+    if native.library is None or native.instructions == "portable":
         return True
     return native_format(read_config(folder), "float32", PIECE, native) is None
 

@@ -42,10 +42,9 @@ def test_bfloat16_needs_torch(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
 @pytest.mark.parametrize("much", [False, True])
-def test_torch_scores_many_texts_where_registers_are_narrow(instructions, much, monkeypatch):
+def test_torch_scores_many_texts_where_the_engine_is_portable(instructions, much, monkeypatch):
     native_status(instructions, monkeypatch)
-    wide = INSTRUCTIONS.index(instructions) >= INSTRUCTIONS.index("avx512vnni")
-    expected = PositionScorer if wide or not much else TorchScorer
+    expected = TorchScorer if much and instructions == "portable" else PositionScorer
     assert isinstance(load_scorer("sprite", much=much).scorer, expected)
 
 
