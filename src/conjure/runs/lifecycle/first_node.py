@@ -24,7 +24,7 @@ from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
 from conjure.errors import ConjureError
 from conjure.metric_logging import OWN_VARIABLES
-from conjure.runs.artifacts.team_transfer import is_left_over, move_to_cache, shared_files
+from conjure.runs.artifacts.team_transfer import is_left_over, move_to_cache, remove_from_cache, shared_files
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.database.open_database import open_database
@@ -104,13 +104,14 @@ def _take_folder(home: Home, number: int) -> RunLock | None:
     """Possession of a run's folder, which is made where the machine that asked for the run has its own."""
     if objects_team(home) is None:
         return RunLock.take_when_free(home.run_folder(number))
-    remove_tree(home.fetched / str(number))  # what was brought here of an attempt on another node
     folder = home.runs / str(number)
     try:
         lock = RunLock.create(folder)
+        RunFolder(folder).log.touch(mode=0o600)
     except FileExistsError:  # of an earlier attempt here
-        return RunLock.take_when_free(folder)
-    RunFolder(folder).log.touch(mode=0o600)
+        lock = RunLock.take_when_free(folder)
+    if lock is not None:
+        remove_from_cache(home, number)  # what was brought here of an attempt on another node
     return lock
 
 

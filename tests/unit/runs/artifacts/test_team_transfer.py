@@ -1,12 +1,20 @@
-"""Which folders of a team's home are those of attempts that another machine has followed."""
+"""Whose folder of a run counts in a team's home: the one it has itself, or what was brought of others."""
 
 from dataclasses import replace
 
 import pytest
 
-from conjure.runs.artifacts.team_transfer import is_left_over
+from conjure.core.trees import remove_tree
+from conjure.runs.artifacts.team_transfer import StreamFollower, is_left_over
+from conjure.runs.database.record_files import write_record
+from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.host.process import this_process
+from conjure.runs.lifecycle.first_node import _take_folder
+from conjure.runs.objects.base import segment
+from conjure.runs.objects.index import Streams
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunProgress
+from conjure.runs.schema.run_folder import LOG_FILE, RunFolder
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from support.casting import add_run
 
@@ -28,3 +36,50 @@ def test_a_folder_is_left_over_once_another_machine_has_the_run(store, entered, 
     record = replace(add_run(store, on="gpu"), facts=facts, owner=owner)
     assert record.status.is_final is (ending is not None)
     assert is_left_over(store.home, record) is is_so
+
+
+def log_here(home, number):
+    return RunFolder.of(home, number).log.read_text()
+
+
+def send_log(team, home, number, attempt, text):
+    """What the supervisor of an attempt on another machine sends."""
+    with team.files(home) as files:
+        files.objects.put(segment(number, attempt, LOG_FILE, 0), text.encode())
+    team.index.set_streams(number, Streams(attempt, len(text), 0))
+
+
+def test_who_follows_a_run_leaves_its_folder_to_the_supervisor_that_takes_it_up_here(
+    team, member, shared_store
+):
+    number = add_run(shared_store, on="gpu").number
+    remove_tree(member.runs / str(number))  # it waits for a cluster, of which this machine may be a node
+    with StreamFollower(member, number) as follower:
+        follower.bring()
+        assert member.is_elsewhere(number)
+        lock = _take_folder(member, number)
+        shared_store.begin_attempt(number, this_process(member))
+        RunFolder.of(member, number).log.write_text("printed here\n")
+        send_log(team, member, number, 1, "printed")
+        follower.bring()
+        assert member.run_folder(number) == member.runs / str(number)
+        assert log_here(member, number) == "printed here\n"
+        lock.release()
+        follower.bring()  # and it stays so once the supervisor is gone
+        assert not member.is_elsewhere(number)
+
+
+def test_who_follows_a_run_has_what_its_next_attempt_prints_elsewhere(team, member, shared_store):
+    record = add_run(shared_store, on="gpu", retry=1)
+    here = member.runs / str(record.number)
+    write_record(member, record)
+    lock = RunLock.take_if_free(here)
+    with StreamFollower(member, record.number) as follower:
+        follower.bring()
+        shared_store.begin_attempt(record.number, Owner("another machine", "boot", 7, "then"))
+        send_log(team, member, record.number, 1, "second attempt\n")
+        follower.bring()  # the supervisor of the first one here is still to hear that
+        assert not member.is_elsewhere(record.number)
+        lock.release()
+        follower.bring()
+        assert log_here(member, record.number) == "second attempt\n"
