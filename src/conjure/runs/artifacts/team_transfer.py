@@ -293,6 +293,7 @@ class StreamFollower:
             _begin_attempt(folder, streams.attempt)
             for name, length in ((LOG_FILE, streams.log_bytes), (METRICS_FILE, streams.metrics_bytes)):
                 bring_stream(self._files.objects, self._number, streams.attempt, folder / name, length)
+            os.utime(folder)  # it is in use, which adding to a file in it does not show
 
 
 def _begin_attempt(folder: Path, attempt: int) -> None:
@@ -542,6 +543,8 @@ def evict(
             continue
         if everything and each.used_at > long_ago:
             continue
+        if is_locked(each.path / _LOCK):
+            continue  # it is being filled
         remove_tree(each.path)
         size -= each.size_bytes
         freed += each.size_bytes
@@ -574,7 +577,8 @@ def move_to_cache(home: Home, number: int) -> None:
 def _cached(home: Home) -> Iterator[_Cached]:
     for path in home.fetched.glob("*") if home.fetched.is_dir() else ():
         if path.name.isdecimal():
-            yield _Cached(path, path.stat().st_mtime, tree_size_bytes(path))
+            with suppress(FileNotFoundError):  # another process makes room as well
+                yield _Cached(path, path.stat().st_mtime, tree_size_bytes(path))
 
 
 def _mounted_by_active(files: "TeamRuns") -> set[int]:

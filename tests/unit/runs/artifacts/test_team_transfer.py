@@ -1,11 +1,14 @@
 """Whose folder of a run counts in a team's home: the one it has itself, or what was brought of others."""
 
+import os
 from dataclasses import replace
 
 import pytest
 
+from conjure.core.files import locked
 from conjure.core.trees import remove_tree
-from conjure.runs.artifacts.team_transfer import StreamFollower, is_left_over
+from conjure.runs.artifacts import team_transfer
+from conjure.runs.artifacts.team_transfer import StreamFollower, evict, is_left_over
 from conjure.runs.database.record_files import write_record
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import this_process
@@ -17,6 +20,7 @@ from conjure.runs.schema.record import RunProgress
 from conjure.runs.schema.run_folder import LOG_FILE, RunFolder
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from support.casting import add_run
+from support.repositories import write_files
 
 STOPPED = Ending(EndReason.STOP_REQUESTED)
 
@@ -83,3 +87,48 @@ def test_who_follows_a_run_has_what_its_next_attempt_prints_elsewhere(team, memb
         lock.release()
         follower.bring()
         assert log_here(member, record.number) == "second attempt\n"
+
+
+@pytest.fixture
+def full_cache(home):
+    """A home whose cache has two runs where there is room for none: 1 was used before 2."""
+    home.create().config_file.write_text('[team]\ncache = "1KB"\n')
+    for number in (1, 2):
+        write_files(home.fetched / str(number), {"outputs/f": "x" * 1500})
+        os.utime(home.fetched / str(number), (number, number))
+    return home
+
+
+def cached(home):
+    return sorted(path.name for path in home.fetched.iterdir())
+
+
+def test_what_another_process_removes_from_the_cache_meanwhile_is_passed_over(full_cache, monkeypatch):
+    measure = team_transfer.tree_size_bytes
+
+    def measure_while_another_removes(folder):
+        for other in full_cache.fetched.iterdir():
+            if other != folder:
+                remove_tree(other)
+        return measure(folder)
+
+    monkeypatch.setattr(team_transfer, "tree_size_bytes", measure_while_another_removes)
+    assert evict(full_cache, set()) == 1500
+    assert cached(full_cache) == []
+
+
+def test_what_is_being_fetched_is_not_removed_from_the_cache(full_cache):
+    with locked(full_cache.fetched / "1" / ".lock"):
+        assert evict(full_cache, set()) == 1500
+    assert cached(full_cache) == ["1"]
+
+
+def test_what_is_followed_is_not_what_was_used_longest_ago(team, member, shared_store):
+    number = add_run(shared_store, on="gpu").number
+    remove_tree(member.runs / str(number))
+    send_log(team, member, number, 1, "printed\n")
+    with StreamFollower(member, number) as follower:
+        follower.bring()
+        os.utime(member.fetched / str(number), (1, 1))
+        follower.bring()
+    assert (member.fetched / str(number)).stat().st_mtime > 1
