@@ -216,7 +216,14 @@ def _share(
             if files.new_upload(kind=content.name, manifest=digest, **asdict(kept)):
                 break
     write_atomically(built / _SUMMARY, json.dumps(asdict(kept), indent=1))
-    built.rename(home.uploads / name / str(number))
+    place = home.uploads / name / str(number)
+    try:
+        built.rename(place)
+    except OSError:
+        if (
+            not place.is_dir()
+        ):  # not noted here by another process, which brings the files where they are needed
+            raise
     return kept
 
 

@@ -8,7 +8,14 @@ import pytest
 from conjure.core.files import locked
 from conjure.core.trees import remove_tree
 from conjure.runs.artifacts import team_transfer
-from conjure.runs.artifacts.team_transfer import StreamFollower, evict, is_left_over
+from conjure.runs.artifacts.team_transfer import (
+    StreamFollower,
+    bring_files,
+    bring_upload_list,
+    evict,
+    is_left_over,
+)
+from conjure.runs.artifacts.uploads import upload
 from conjure.runs.database.record_files import write_record
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import this_process
@@ -17,6 +24,7 @@ from conjure.runs.objects.base import segment
 from conjure.runs.objects.index import Streams
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunProgress
+from conjure.runs.schema.resource import Resource
 from conjure.runs.schema.run_folder import LOG_FILE, RunFolder
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from support.casting import add_run
@@ -132,3 +140,20 @@ def test_what_is_followed_is_not_what_was_used_longest_ago(team, member, shared_
         os.utime(member.fetched / str(number), (1, 1))
         follower.bring()
     assert (member.fetched / str(number)).stat().st_mtime > 1
+
+
+def test_an_upload_that_another_process_lists_before_it_is_in_place_has_succeeded(
+    team, member, tmp_path, monkeypatch
+):
+    write_files(tmp_path, {"data/a.txt": "a"})
+    add_upload = team.index.add_upload
+
+    def list_at_once(row):
+        added = add_upload(row)
+        bring_upload_list(member)  # as `conjure ls uploads` in another terminal
+        return added
+
+    monkeypatch.setattr(team.index, "add_upload", list_at_once)
+    assert upload(member, tmp_path / "data").upload.version == 1
+    bring_files(member, Resource.of_source("uploads/data@1"))
+    assert (member.uploads / "data" / "1" / "folder" / "a.txt").read_text() == "a"
