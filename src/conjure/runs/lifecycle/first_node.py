@@ -58,10 +58,15 @@ def main_on_first_node(home: Home, number: int, attempt: int) -> None:
         attempt: The attempt that this job was handed over for; another one ends at once.
     """
     patience_s = GIVE_UP_AFTER * heartbeat_interval_s(home)
-    request = when_reachable(lambda: _request_for(home, number, attempt), patience_s)
-    if request is None:
-        return
-    lock = _take_folder(home, number)
+    until = time.monotonic() + patience_s
+    while True:
+        request = when_reachable(lambda: _request_for(home, number, attempt), patience_s)
+        if request is None:
+            return
+        lock = _take_folder(home, number)
+        # The supervisor of the attempt before has it for as long as it waits for a store that is away.
+        if lock is not None or time.monotonic() > until:
+            break
     if lock is not None and lock.descriptor is not None:
         supervise_below(lock, lambda: become_supervisor(home, number, lock, request, attempt))
 

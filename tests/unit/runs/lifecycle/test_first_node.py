@@ -9,6 +9,7 @@ from conjure.runs.database.base import STOP
 from conjure.runs.database.open_database import open_database, share
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import this_process
+from conjure.runs.lifecycle import first_node
 from conjure.runs.lifecycle.first_node import find_out, main_on_first_node
 from conjure.runs.lifecycle.submission import request_of_this_process
 from conjure.runs.scheduling.scheduler_start import close_queued
@@ -28,8 +29,6 @@ DIGEST = "0" * 64
 @pytest.fixture
 def supervised(monkeypatch):
     """The runs that jobs here come to supervise, in place of their supervisors."""
-    from conjure.runs.lifecycle import first_node
-
     begun = []
 
     def note(lock, _become):
@@ -89,8 +88,38 @@ def test_a_job_that_comes_too_late_does_nothing(member, shared_store, supervised
     assert not member.run_folder(number).exists()
 
 
+def test_a_job_waits_for_the_attempt_before_to_let_go(member, shared_store, supervised, monkeypatch):
+    number = hand_over(shared_store)
+    lock, tries = RunLock.create(member.run_folder(number)), []
+
+    def take(folder):
+        if tries:
+            lock.release()
+        tries.append(folder)
+        return RunLock.take_if_free(folder)
+
+    monkeypatch.setattr(RunLock, "take_when_free", take)
+    main_on_first_node(member, number, 1)
+    assert (len(tries), len(supervised)) == (2, 1)
+
+
+def test_a_job_waits_no_longer_once_its_run_was_ended(member, shared_store, supervised, monkeypatch):
+    number = hand_over(shared_store)
+    lock = RunLock.create(member.run_folder(number))
+
+    def take(_):
+        shared_store.request_end(number, STOP)
+        assert close_queued(shared_store, number, Ending(EndReason.STOP_REQUESTED))
+
+    monkeypatch.setattr(RunLock, "take_when_free", take)
+    main_on_first_node(member, number, 1)
+    assert supervised == []
+    lock.release()
+
+
 def test_a_run_that_somebody_has_here_is_not_taken(member, shared_store, supervised, monkeypatch):
     number = hand_over(shared_store)
+    monkeypatch.setattr(first_node, "GIVE_UP_AFTER", 0)
     monkeypatch.setattr(RunLock, "take_when_free", RunLock.take_if_free)  # it would wait a while
     lock = RunLock.create(member.run_folder(number))
     main_on_first_node(member, number, 1)
