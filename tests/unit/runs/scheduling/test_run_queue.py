@@ -6,6 +6,7 @@ from conjure.errors import ExecutorError
 from conjure.runs.lifecycle.submission import request_of_this_process
 from conjure.runs.scheduling import run_queue
 from conjure.runs.scheduling.run_queue import read_request, write_request
+from conjure.runs.scheduling.scheduler_start import scheduler_is_missing
 from support.casting import add_run
 
 
@@ -27,6 +28,7 @@ def test_a_run_is_queued_while_another_one_removes_the_folder(home, request_of_r
     write_request(home, 1, request_of_run)
     assert removed
     assert read_request(home, 1) is not None
+    assert scheduler_is_missing(home)  # its supervisor may have found no room, in a home without a scheduler
     home.queued_request(1).unlink()
     home.queued_requests.rmdir()
 
