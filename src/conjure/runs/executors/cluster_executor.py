@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from conjure.core.config import ExecutorSettings, read_executors
 from conjure.core.files import sha256_bytes
@@ -37,7 +38,7 @@ from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.executors.slurm import SlurmCluster
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.schema.process_facts import Owner
-from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.schema.run_folder import REMOVED, RunFolder
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
 
 # Of jobs for one attempt that end without claiming it, which makes them no attempt: such as ended by
@@ -117,8 +118,9 @@ class ClusterExecutor(Executor):
         """Leave the lock with the caller until the run waits in the queue: free before, it means a loss."""
 
         def start() -> None:
-            self.start(number, request)
+            self._enqueue(number, request)
             lock.release()  # for its supervisor, where the nodes share the folder
+            self._remove_what_was_here(number)  # NFS lets nobody remove the folder of a file that is open
             with open_database(self._home, must_exist=True) as store, suppress(ExecutorError):
                 self.submit_waiting(store)  # else it waits; whoever looks after the queue tries again
 
@@ -130,13 +132,26 @@ class ClusterExecutor(Executor):
         Raises:
             ExecutorError: The run cannot be left there.
         """
+        self._enqueue(number, request)
+        self._remove_what_was_here(number)
+
+    def _enqueue(self, number: int, request: SupervisorRequest) -> None:
         with open_database(self._home, must_exist=True) as store:
             store.set_request(number, self.request_text(request))
             if objects_team(self._home) is None:
                 RunFolder.of(self._home, number).log.touch(mode=0o600)
             store.enqueue(number, self.queue)
             if objects_team(self._home) is not None:
-                remove_tree(self._home.runs / str(number))  # from now on it is another machine's run
+                # In one step, and whatever comes of it: from now on it is another machine's run.
+                with suppress(OSError):
+                    (self._home.runs / str(number)).rename(self._removed(number))
+
+    def _remove_what_was_here(self, number: int) -> None:
+        with suppress(OSError):  # `conjure prune` tries it again
+            remove_tree(self._removed(number))
+
+    def _removed(self, number: int) -> Path:
+        return self._home.runs / f"{REMOVED}{number}"
 
     def state(self, number: int) -> SupervisorState:
         """What the cluster knows of the newest job for a run."""

@@ -43,6 +43,7 @@ from conjure.runs.schema.run_folder import (
     OUTPUTS,
     PARTIAL_FILE,
     RECORD_FILE,
+    REMOVED,
     SUPERVISOR_LOG,
     WORK,
 )
@@ -55,11 +56,11 @@ _UNFINISHED = (
     "git/tmp*",
     "import/.conjure.*",
     f"{KEPT_FILES}/.*.part",
+    f"runs/{REMOVED}*",
     "sweeps/.*.json.*",
     "uploads/*/.new-*",
     "uploads/*/*/.*.json.*",
 )
-_REMOVED = ".removed-"
 # What most folders hold, and nothing else.
 _ORDINARY = {
     RECORD_FILE,
@@ -303,7 +304,7 @@ def _is_leftover(name: str) -> bool:
     """Whether a file in the folder of a run that has ended is none that it keeps."""
     return (
         name in (BALLAST_FOLDER, MARKS_FILE)
-        or name.startswith(_REMOVED)
+        or name.startswith(REMOVED)
         or PARTIAL_FILE.fullmatch(name) is not None
     )
 

@@ -23,7 +23,7 @@ from conjure.runs.database.base import Database
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.schema.record import OutputFacts, RunRecord
 from conjure.runs.schema.resource import LAST, Resource
-from conjure.runs.schema.run_folder import BASELINE, OUTPUTS, WORK
+from conjure.runs.schema.run_folder import BASELINE, OUTPUTS, REMOVED, WORK
 
 _FILES = (OUTPUTS, WORK, BASELINE)
 _PATIENCE_S = 10.0
@@ -122,7 +122,7 @@ def _stored_size(record: RunRecord) -> int:
 def _remove_at_once(folder: Folder, name: str) -> None:
     """Take it out of sight in one step, then remove it; of a link, the link."""
     if folder.id_of(name) is not None:
-        aside = f".removed-{name}"
+        aside = f"{REMOVED}{name}"
         remove_entry(folder, aside)
         os.rename(name, aside, src_dir_fd=folder.descriptor, dst_dir_fd=folder.descriptor)
         remove_entry(folder, aside)
