@@ -172,7 +172,7 @@ def prune(home: Home, store: Database, *, everything: bool = False, now: float |
     long_ago = _long_ago(now)
     not_done: list[str] = []
     seen = _look_into_run_folders(home)
-    left, size = _prune_left_over(home, _left_over(home, store, seen), seen, not_done)
+    left, size = _prune_left_over(home, store, _left_over(home, store, seen), seen, not_done)
     folders, others, more = _prune_run_folders(home, store, seen, not_done)
     left, size = left + others, size + more
     unlisted = _unlisted(home, store)
@@ -230,14 +230,16 @@ def _prune_copies(home: Home, store: Database) -> int:
 
 
 def _prune_left_over(
-    home: Home, numbers: set[int], seen: _InRunFolders, not_done: list[str]
+    home: Home, store: Database, numbers: set[int], seen: _InRunFolders, not_done: list[str]
 ) -> tuple[int, int]:
     """Remove what lost attempts left of runs that other machines have: how many folders, bytes."""
     left = size = 0
     for number in sorted(numbers):
         folder = home.runs / str(number)
         with RunLock.possession(folder) as ours:
-            freed = _attempt(lambda folder=folder: _remove(folder), not_done) if ours else None
+            # Removing others may have taken long, and a later attempt been carried out here.
+            is_so = ours and is_left_over(home, store.get(number))
+            freed = _attempt(lambda folder=folder: _remove(folder), not_done) if is_so else None
         if freed is not None:
             snapshot.release_tree(home, number)
             left, size = left + 1, size + freed
