@@ -6,6 +6,7 @@ PostgreSQL alone, is kept in memory here.
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,12 @@ class MemoryIndex:
 
     def uploads(self, name: str | None = None) -> list[UploadRow]:
         return [row for row in self._uploads if name in (None, row.name)]
+
+    def remove_upload(self, name: str, version: int) -> None:
+        self._uploads = [
+            replace(row, removed=row.removed or (row.name, row.version) == (name, version))
+            for row in self._uploads
+        ]
 
     def note_upload_exported(self, _row: UploadRow) -> None:
         pass

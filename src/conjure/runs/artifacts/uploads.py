@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from conjure.core.dir_fd import Folder, change_mode, walk
-from conjure.core.files import lock_folder, parse_json, write_atomically
+from conjure.core.files import is_locked, lock_folder, parse_json, write_atomically
 from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings, objects_team
 from conjure.core.trees import Copied, Found, copy_entry, remove_tree
@@ -292,5 +292,7 @@ def remove_upload(home: Home, name: str, version: int | None) -> None:
         with suppress(FileNotFoundError):  # another process is removing it
             (home.uploads / name / str(number)).rename(aside / str(number))
     remove_tree(aside)
-    if team is not None and not versions(home, name):
-        remove_tree(home.uploads / name)
+    folder = home.uploads / name
+    is_in_use = any(is_locked(each) for each in folder.glob(".new-*"))  # another version is being copied
+    if team is not None and not versions(home, name) and not is_in_use:
+        remove_tree(folder)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from conjure.core.files import locked
+from conjure.core.files import lock_folder, locked
 from conjure.core.trees import remove_tree
 from conjure.runs.artifacts import team_transfer
 from conjure.runs.artifacts.team_transfer import (
@@ -15,7 +15,7 @@ from conjure.runs.artifacts.team_transfer import (
     evict,
     is_left_over,
 )
-from conjure.runs.artifacts.uploads import upload
+from conjure.runs.artifacts.uploads import remove_upload, upload
 from conjure.runs.database.record_files import write_record
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import this_process
@@ -157,3 +157,16 @@ def test_an_upload_that_another_process_lists_before_it_is_in_place_has_succeede
     assert upload(member, tmp_path / "data").upload.version == 1
     bring_files(member, Resource.of_source("uploads/data@1"))
     assert (member.uploads / "data" / "1" / "folder" / "a.txt").read_text() == "a"
+
+
+def test_who_removes_an_upload_leaves_a_version_that_is_being_copied(member, tmp_path):
+    write_files(tmp_path, {"data/a.txt": "a"})
+    upload(member, tmp_path / "data")
+    copied = member.uploads / "data" / ".new-copied"
+    copied.mkdir()
+    with lock_folder(copied):
+        remove_upload(member, "data", None)
+        assert copied.is_dir()
+    upload(member, tmp_path / "data")
+    remove_upload(member, "data", None)
+    assert not copied.exists()
