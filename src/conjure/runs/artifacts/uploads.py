@@ -263,8 +263,17 @@ def list_uploads(home: Home) -> list[Upload]:
     """The newest version of every upload, by name."""
     bring_upload_list(home)
     names = sorted(path.name for path in home.uploads.iterdir()) if home.uploads.is_dir() else []
-    newest = ((name, latest_version(home, name)) for name in names)
-    return [read_upload(home, name, version) for name, version in newest if version is not None]
+    found: list[Upload] = []
+    for name in names:
+        version = latest_version(home, name)
+        if version is None:
+            continue
+        try:
+            found.append(read_upload(home, name, version))
+        except NotFoundError:
+            if (home.uploads / name / str(version)).is_dir():  # else it was removed meanwhile
+                raise
+    return found
 
 
 def remove_upload(home: Home, name: str, version: int | None) -> None:
