@@ -84,6 +84,19 @@ def test_an_error_of_the_system_ends_no_driver_but_is_in_its_log(start, store, m
     assert "stale file handle" in capfd.readouterr().err
 
 
+def test_a_sweep_that_gets_more_trials_as_it_ends_goes_on(start, store, monkeypatch):
+    driven = start(grid(2))
+    store.continue_sweep(1, trials=0)
+
+    def is_done(*_):
+        store.continue_sweep(1, trials=1)  # `conjure sweep resume --more 1` on another machine
+        return True
+
+    monkeypatch.setattr(driven, "_is_done", is_done)
+    driven._step(store)
+    assert store.sweep(1).state is SweepState.RUNNING
+
+
 def test_no_more_trials_are_added_than_a_sweep_may_begin_with(home, store):
     request = searched({"x": Choice(("1", "2"))}, cells=1)
     number = store.create_sweep(request.to_dict(), trials=1, parallel=1, rung_metric=None)
