@@ -31,7 +31,7 @@ from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.environments.uv import uv_program
 from conjure.runs.executors.cluster import JOB_VARIABLE
-from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.executors.run_lock import RunLock, take_out_of_sight
 from conjure.runs.executors.supervisor_request import Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import boot_id
@@ -127,13 +127,14 @@ def _tidy(home: Home, store: Database) -> None:
     followed by one elsewhere goes.
     """
     for number in folder_numbers(home.runs):
-        with (
-            suppress(ConjureError, OSError),  # the next job here tries it again
-            RunLock.possession(home.runs / str(number)) as nobody_has_it,
-        ):
-            record = store.get(number)
-            if nobody_has_it and record.spec.on is not None:
-                _release(home, record)
+        with suppress(ConjureError, OSError):  # the next job here tries it again
+            useless = None
+            with RunLock.possession(home.runs / str(number)) as nobody_has_it:
+                record = store.get(number)
+                if nobody_has_it and record.spec.on is not None:
+                    useless = _release(home, record)
+            if useless is not None:
+                remove_tree(useless)
     tidy_part_folders(home)
 
 
@@ -157,18 +158,22 @@ def tidy_part_folders(home: Home) -> None:
         home.node_parts_lock
     ):  # one that is being made, maybe on another node, is not yet locked itself
         for folder in home.node_parts.iterdir():
-            with suppress(OSError), RunLock.possession(folder) as nobody_has_it:
-                if nobody_has_it:
+            with suppress(OSError):
+                with RunLock.possession(folder) as nobody_has_it:
+                    pass
+                if nobody_has_it:  # and nobody will; NFS removes no folder in which a file is open
                     remove_tree(folder)
 
 
-def _release(home: Home, record: RunRecord) -> None:
+def _release(home: Home, record: RunRecord) -> Path | None:
+    """Keep of a run what others may ask for here; what nobody can any more is to be removed."""
     folder = RunFolder(home.runs / str(record.number))
     if is_left_over(home, record):
         snapshot.release_tree(home, record.number)
-        remove_tree(folder.path)
-    elif record.outputs is not None and record.outputs.manifest is not None and not folder.work.exists():
+        return take_out_of_sight(folder.path)
+    if record.outputs is not None and record.outputs.manifest is not None and not folder.work.exists():
         move_to_cache(home, record.number)
+    return None
 
 
 def as_here(request: SupervisorRequest, home: Home) -> SupervisorRequest:

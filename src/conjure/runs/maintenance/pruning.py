@@ -26,7 +26,7 @@ from conjure.runs.code import code_store, mirrors, snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.database.record_files import folder_numbers, read_record
 from conjure.runs.environments import environment_build, image_layers
-from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.executors.run_lock import RunLock, take_out_of_sight
 from conjure.runs.host.disk_reserve import BALLAST_FOLDER
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import KEPT_FILES, Resource
@@ -239,7 +239,8 @@ def _prune_left_over(
         with RunLock.possession(folder) as ours:
             # Removing others may have taken long, and a later attempt been carried out here.
             is_so = ours and is_left_over(home, store.get(number))
-            freed = _attempt(lambda folder=folder: _remove(folder), not_done) if is_so else None
+            aside = _attempt(lambda folder=folder: take_out_of_sight(folder), not_done) if is_so else None
+        freed = None if aside is None else _attempt(lambda aside=aside: _remove(aside), not_done)
         if freed is not None:
             snapshot.release_tree(home, number)
             left, size = left + 1, size + freed

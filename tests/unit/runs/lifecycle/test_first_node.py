@@ -146,6 +146,27 @@ def test_the_next_job_tidies_what_earlier_ones_left(member, shared_store, superv
     assert list(member.node_parts.iterdir()) == []
 
 
+def test_what_is_tidied_away_is_let_go_of_before(member, shared_store, supervised, monkeypatch):
+    """NFS removes no folder in which a file is open."""
+    elsewhere, own = (hand_over(shared_store) for _ in range(2))
+    shared_store.begin_attempt(elsewhere, ELSEWHERE)
+    give_folder(member, elsewhere)
+    write_files(member.node_parts, {"9-1-1/lock": ""})
+    remove, removed = first_node.remove_tree, []
+
+    def remove_if_free(folder):
+        lock = RunLock.take_if_free(folder)
+        if lock is not None:
+            lock.release()
+            removed.append(folder.name)
+            remove(folder)
+
+    monkeypatch.setattr(first_node, "remove_tree", remove_if_free)
+    main_on_first_node(member, own, 1)
+    assert removed == [f".removed-{elsewhere}", "9-1-1"]
+    assert [each.name for each in member.runs.iterdir()] == [str(own)]
+
+
 def test_a_part_that_goes_on_is_not_tidied_away(member, shared_store, supervised):
     lock = RunLock.create(member.node_parts / "7-1-1")
     main_on_first_node(member, hand_over(shared_store), 1)
