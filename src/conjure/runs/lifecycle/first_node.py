@@ -115,6 +115,8 @@ def _take_folder(home: Home, number: int) -> RunLock | None:
         RunFolder(folder).log.touch(mode=0o600)
     except FileExistsError:  # of an earlier attempt here
         lock = RunLock.take_when_free(folder)
+        if lock is not None and lock.descriptor is None:  # of who asked for it here, and has just removed it
+            return _take_folder(home, number)
     if lock is not None:
         remove_from_cache(home, number)  # what was brought here of an attempt on another node
     return lock

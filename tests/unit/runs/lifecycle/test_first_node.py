@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from conjure.core.team_settings import TeamSettings
+from conjure.core.trees import remove_tree
 from conjure.runs.database.base import STOP
 from conjure.runs.database.open_database import open_database, share
 from conjure.runs.executors.run_lock import RunLock
@@ -101,6 +102,22 @@ def test_a_job_waits_for_the_attempt_before_to_let_go(member, shared_store, supe
     monkeypatch.setattr(RunLock, "take_when_free", take)
     main_on_first_node(member, number, 1)
     assert (len(tries), len(supervised)) == (2, 1)
+
+
+def test_a_job_makes_the_folder_that_its_submitter_here_has_just_removed(
+    member, shared_store, supervised, monkeypatch
+):
+    number = hand_over(shared_store)
+    give_folder(member, number)
+
+    def take_too_late(folder):
+        remove_tree(folder)
+        return RunLock.take_if_free(folder)
+
+    monkeypatch.setattr(RunLock, "take_when_free", take_too_late)
+    main_on_first_node(member, number, 1)
+    assert supervised != [None]
+    assert RunFolder.of(member, number).log.exists()
 
 
 def test_a_job_waits_no_longer_once_its_run_was_ended(member, shared_store, supervised, monkeypatch):
