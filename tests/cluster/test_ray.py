@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from conjure.python_api import Run
+from conjure.core.team_settings import read_team
+from conjure.python_api import Client, Run
 from conjure.runs.artifacts.uploads import upload
 from conjure.runs.host.process import descendants
 from conjure.runs.schema.run_folder import LOG_FILE
@@ -23,6 +24,7 @@ from support.casting import (
 from support.cluster_contract import *  # noqa: F403
 from support.cluster_contract import (
     CORES,
+    define_executor,
     folder_on_node,
     jobs_of,
     join_nodes,
@@ -60,6 +62,18 @@ def test_runs_wait_for_room_in_their_order(client, home, nodes, occupy):
     let_go(nodes, first)
     started = [run.wait(check=True).record.facts.entered[RunStatus.BUILDING] for run in runs]
     assert started == sorted(started)
+
+
+def test_a_node_carries_out_what_was_asked_for_and_is_followed_there(home, nodes, tmp_path):
+    own = nodes.worker.home.named(read_team(home).identity)
+    define_executor(own, nodes, tmp_path)
+    run = Client(own.root).run(f"echo begun; {UNTIL_GO}; echo gone; echo > made.txt", on="gpu", cpus=2)
+    printed = run.logs(follow=True)
+    assert next(printed) == "begun"
+    (own.runs / str(run.number) / "go").touch()
+    assert list(printed) == ["gone"]
+    run.wait(check=True)
+    assert outputs(run, tmp_path) == {"made.txt": "\n"}
 
 
 def test_a_killed_supervisor_is_followed_by_another_attempt(client, home, nodes, tmp_path):

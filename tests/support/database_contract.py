@@ -646,7 +646,8 @@ def test_what_a_trial_came_to_and_its_rungs_are_written_down(store):
 
 def test_a_sweep_ends_once_and_can_go_on(store):
     sweep = store.create_sweep({"asked": 1}, trials=1, parallel=1, rung_metric=None)
-    assert store.end_sweep(sweep, SweepState.STOPPED, "because")
+    assert not store.end_sweep(sweep, SweepState.STOPPED, "because", trials=2)
+    assert store.end_sweep(sweep, SweepState.STOPPED, "because", trials=1)
     assert not store.end_sweep(sweep, SweepState.COMPLETE)
     with pytest.raises(TrialRefusedError, match="is stopped"):
         start_trial(store, sweep, 0)

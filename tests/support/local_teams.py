@@ -6,6 +6,7 @@ PostgreSQL alone, is kept in memory here.
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from conjure.runs.database.migrations import migrate
 from conjure.runs.database.open_database import share
 from conjure.runs.database.sqlite import SqliteDatabase, SqliteSession
 from conjure.runs.database.sqlite_connection import connect, translate_errors
-from conjure.runs.objects.index import Place, Streams
+from conjure.runs.objects.index import Place, Streams, UploadRow
 
 
 class SharedSqlite(SqliteDatabase):
@@ -51,6 +52,7 @@ class MemoryIndex:
     def __init__(self) -> None:
         self._places: dict[str, Place] = {}
         self._streams: dict[int, Streams] = {}
+        self._uploads: list[UploadRow] = []
         self.changed: set[int] = set()
 
     def use(self, names: Iterable[str]) -> dict[str, Place]:
@@ -67,6 +69,22 @@ class MemoryIndex:
 
     def streams(self, number: int) -> Streams | None:
         return self._streams.get(number)
+
+    def add_upload(self, row: UploadRow) -> bool:
+        self._uploads.append(row)
+        return True
+
+    def uploads(self, name: str | None = None) -> list[UploadRow]:
+        return [row for row in self._uploads if name in (None, row.name)]
+
+    def remove_upload(self, name: str, version: int) -> None:
+        self._uploads = [
+            replace(row, removed=row.removed or (row.name, row.version) == (name, version))
+            for row in self._uploads
+        ]
+
+    def note_upload_exported(self, _row: UploadRow) -> None:
+        pass
 
     def unexported_uploads(self, _limit: int) -> list[Any]:
         return []

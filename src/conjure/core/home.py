@@ -95,6 +95,11 @@ class Home:
         return self.root / "fetched"
 
     @property
+    def fetched_lock(self) -> Path:
+        """Held while it is decided whose folder of a run counts: that in `fetched`, or that in `runs`."""
+        return self.root / "fetched.lock"
+
+    @property
     def node_parts_lock(self) -> Path:
         """Held while folders are made in `node_parts`, or removed from there, maybe by several nodes."""
         return self.root / "members.lock"

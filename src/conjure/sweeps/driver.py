@@ -5,6 +5,7 @@ is decided there; so a driver that is killed at any moment, or that is not alone
 """
 
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -83,6 +84,11 @@ class Driver:
                     acted = self._step(store)
                 except StoreError:
                     acted = False  # a full disk or a server that is away, for one: it is tried again
+                except OSError:
+                    if not self._home.root.is_dir():
+                        raise
+                    traceback.print_exc(limit=-1)  # into the sweep's log; it may pass as well
+                    acted = False
                 wait = 0.0 if acted else min(max(1.5 * wait, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)
                 self._executor.wait(wait)
 
@@ -100,8 +106,11 @@ class Driver:
             return True
         self._prune(store, rows)
         started = self._start_next(store, rows)
+        trials = store.sweep(self._number).trials
         if not started and self._is_done(store, rows):
-            store.end_sweep(self._number, SweepState.COMPLETE, self._saved_by_pruning(rows))
+            # Unless somebody has just added more.
+            words = self._saved_by_pruning(rows)
+            store.end_sweep(self._number, SweepState.COMPLETE, words, trials=trials)
         return settled or started
 
     def _begin(self, store: Database, rows: list[TrialRow]) -> None:
@@ -220,7 +229,7 @@ class Driver:
             submit(self._home, spec, trial=claim, executor=self._executor if spec.on is None else None)
         except TrialRefusedError:
             return False  # another driver was quicker, or somebody stops the sweep
-        except StoreError:
+        except (StoreError, OSError):
             # It is tried again; not at once, as each time may cost the trial one of its runs.
             self._start_at = time.monotonic() + self._pause_s
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)

@@ -13,16 +13,18 @@ import sys
 import pytest
 
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.runs.artifacts.team_transfer import send_inputs
+from conjure.core.trees import remove_tree
+from conjure.runs.artifacts.team_transfer import StreamFollower, send_inputs
 from conjure.runs.database.open_database import open_database
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle.submission import request_of_this_process, snapshot_code
 from conjure.runs.objects.base import record_object, segment
+from conjure.runs.objects.index import Streams
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.run_folder import LOG_FILE, RunFolder
 from conjure.runs.schema.spec import RunSpec
 from conjure.runs.schema.status import RunStatus
-from support.casting import is_running, nap, wait_until
+from support.casting import UNTIL_GO, is_running, nap, wait_until
 from support.local_teams import LocalTeam
 from support.repositories import write_files
 from support.terminal import environment
@@ -50,9 +52,10 @@ def start_job(tmp_path, node):
     """Starts the job for a run's first attempt, which ends with the test."""
     started = []
 
-    def start(number):
-        variables = environment() | {HOME_VARIABLE: str(node.root), "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = (sys.executable, "-m", "support.node_job", str(tmp_path), str(node.root), str(number), "1")
+    def start(number, home=node):
+        root = str(home.root)
+        variables = environment() | {HOME_VARIABLE: root, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = (sys.executable, "-m", "support.node_job", str(tmp_path), root, str(number), "1")
         started.append(subprocess.Popen(command, env=variables, start_new_session=True))
         return started[-1]
 
@@ -75,6 +78,7 @@ def hand_over(home, folder, line):
         send_inputs(home, number)
         store.set_request(number, request_of_this_process(home, asked, 0.0, "gpu").to_json())
         store.enqueue(number, Owner.queue_of_executor("gpu"))
+    remove_tree(home.runs / str(number))
     return number
 
 
@@ -110,3 +114,24 @@ def test_a_job_that_is_told_to_end_stops_its_run_which_saves(team, laptop, node,
     assert record.status is RunStatus.STOPPED
     assert team.read(laptop, record.outputs.manifest) == {"made.txt": b"from the code\n"}
     assert not is_running(nap(88674))
+
+
+def test_a_machine_that_asks_for_a_run_and_follows_it_can_carry_it_out_itself(
+    team, laptop, folder, start_job
+):
+    """As a workstation of a cluster, or its head, with one home for both."""
+    number = hand_over(laptop, folder, f"echo begun; {UNTIL_GO}; echo gone; cp code.txt made.txt")
+    own = RunFolder(laptop.runs / str(number))
+    with StreamFollower(laptop, number) as follower:
+        follower.bring()  # it waits, and whoever follows it cannot know for which machine
+        job = start_job(number, laptop)
+        wait_until(lambda: own.log.exists() and '"begun' in own.log.read_text(), "its start", patience_s=30)
+        team.index.set_streams(number, Streams(1, 1, 0))  # as the supervisor has written down
+        follower.bring()
+        (own.path / "go").touch()
+        assert job.wait(timeout=60) == 0
+    record = record_of(laptop, number)
+    assert record.status is RunStatus.COMPLETE, record.ending
+    assert team.read(laptop, record.outputs.manifest) == {"made.txt": b"from the code\n"}
+    with team.files(laptop) as files:
+        assert b"gone" in files.objects.get(segment(number, 1, LOG_FILE, 0))

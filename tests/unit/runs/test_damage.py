@@ -8,10 +8,13 @@ from contextlib import suppress
 
 import pytest
 
+from conjure.core.files import write_atomically
+from conjure.core.trees import remove_tree
 from conjure.errors import ConjureError, StoreError
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.artifacts.uploads import read_upload
+from conjure.runs.database import record_files
 from conjure.runs.database.base import RunFilter
 from conjure.runs.database.record_files import folder_numbers, foreign_entries, read_links, read_record
 from conjure.runs.database.sqlite import SqliteDatabase
@@ -200,3 +203,16 @@ def test_a_line_of_a_log_that_is_none_costs_itself_only(tmp_path, line):
     whole = '{"time": 1, "stream": "stdout", "text": "kept\\n"}'
     (tmp_path / LOG_FILE).write_text(f"{line}\n{whole}\n")
     assert [entry.text for entry in LogTail(tmp_path / LOG_FILE).read()] == ["kept\n"]
+
+
+def test_a_record_of_a_run_whose_folder_goes_meanwhile_is_written_nowhere(store, monkeypatch):
+    record = add_run(store)
+    folder = store.home.run_folder(record.number)
+
+    def write_too_late(path, *given, **more):
+        remove_tree(folder)
+        write_atomically(path, *given, **more)
+
+    monkeypatch.setattr(record_files, "write_atomically", write_too_late)
+    record_files.write_record(store.home, record)
+    assert not folder.exists()

@@ -33,13 +33,14 @@ class Idle:
 class AwayOnce:
     """Does what is asked the second time."""
 
-    def __init__(self, act):
+    def __init__(self, act, error=None):
         self._act, self.asked = act, []
+        self._error = error if error is not None else StoreError("it is away")
 
     def __call__(self, *given, **more):
         self.asked.append(given)
         if len(self.asked) == 1:
-            raise StoreError("it is away")
+            raise self._error
         return self._act(*given, **more)
 
 
@@ -71,6 +72,29 @@ def test_a_database_that_is_away_for_a_moment_ends_no_driver(start, store, monke
     driven.run()
     assert store.sweep(1).state is SweepState.STOPPED
     assert len(away.asked) > 1
+
+
+def test_an_error_of_the_system_ends_no_driver_but_is_in_its_log(start, store, monkeypatch, capfd):
+    driven = start(grid(1))
+    away = AwayOnce(driven._settle, OSError("stale file handle"))
+    monkeypatch.setattr(driven, "_settle", away)
+    monkeypatch.setattr(driver, "submit", lambda *_, **__: store.end_sweep(1, SweepState.COMPLETE))
+    driven.run()
+    assert len(away.asked) == 2
+    assert "stale file handle" in capfd.readouterr().err
+
+
+def test_a_sweep_that_gets_more_trials_as_it_ends_goes_on(start, store, monkeypatch):
+    driven = start(grid(2))
+    store.continue_sweep(1, trials=0)
+
+    def is_done(*_):
+        store.continue_sweep(1, trials=1)  # `conjure sweep resume --more 1` on another machine
+        return True
+
+    monkeypatch.setattr(driven, "_is_done", is_done)
+    driven._step(store)
+    assert store.sweep(1).state is SweepState.RUNNING
 
 
 def test_no_more_trials_are_added_than_a_sweep_may_begin_with(home, store):
@@ -109,11 +133,12 @@ def test_a_wish_to_prune_that_could_not_be_written_is_written_later(start, store
     assert away.asked == [(7, PRUNE)] * 2
 
 
-def test_a_submission_that_a_store_was_away_for_is_not_repeated_at_once(start, store, monkeypatch):
+@pytest.mark.parametrize("error", [StoreError("it is away"), OSError("no room")])
+def test_a_submission_that_failed_for_the_moment_is_not_repeated_at_once(start, store, monkeypatch, error):
     driven = start(grid(1))
-    away = AwayOnce(lambda *_, **__: None)
+    away = AwayOnce(lambda *_, **__: None, error)
     monkeypatch.setattr(driver, "submit", away)
-    with pytest.raises(StoreError):
+    with pytest.raises(type(error)):
         driven._start_next(store, [])
     assert not driven._start_next(store, [])
     assert len(away.asked) == 1

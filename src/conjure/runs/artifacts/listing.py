@@ -124,9 +124,12 @@ def _listed_folder(home: Home, resource: Resource, path: Path) -> list[Listed]:
     """The entries of a folder; while a run's outputs are being saved, of both folders its files are in."""
     folders = {path, *(root.joinpath(*resource.parts) for root in find_roots(home, resource))}
     found: dict[str, Listed] = {}
-    for entry in (entry for folder in folders if folder.is_dir() for entry in folder.iterdir()):
-        with suppress(FileNotFoundError):  # a run at work may have removed it
-            found[entry.name] = _listed_file(entry)
+    for folder in folders:
+        # A run at work may have removed it, or one of its entries.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for entry in folder.iterdir():
+                with suppress(FileNotFoundError):
+                    found[entry.name] = _listed_file(entry)
     return [found[name] for name in sorted(found)]
 
 

@@ -109,19 +109,28 @@ def leave_behind(home: Home, record: RunRecord) -> None:
     """
     if objects_team(home) is None or home.is_elsewhere(record.number) or not is_left_over(home, record):
         return
-    if not is_locked(RunFolder(home.runs / str(record.number)).lock):  # else its supervisor is still to hear
-        _cache_folder(home, record.number)
+    _cache_folder(home, record.number)
 
 
-def _is_elsewhere(home: Home, number: int) -> bool:
-    """Whether another machine has a run; to be asked in a home of a team."""
+def _is_elsewhere(home: Home, team: TeamSettings, number: int) -> bool:
+    """Whether another machine has a run."""
+    if home.is_elsewhere(number) or not _may_leave(home, number):
+        return home.is_elsewhere(number)
+    with shared_files(home, team) as files:
+        return _has_left(home, number, files)
+
+
+def _may_leave(home: Home, number: int) -> bool:
+    """Whether another machine may have a run, or come to have it; any other stays where it was asked for."""
+    here = None if home.is_elsewhere(number) else read_record(home.runs / str(number))
+    return here is None or here.spec.on is not None
+
+
+def _has_left(home: Home, number: int, files: "TeamRuns") -> bool:
+    """Whether another machine has a run now, of which there may have been an attempt here."""
     if not home.is_elsewhere(number):
-        here = read_record(home.runs / str(number))
-        if here is None or here.spec.on is not None:  # any other stays where it was asked for
-            team = objects_team(home)
-            assert team is not None
-            with shared_files(home, team) as files, suppress(NotFoundError):
-                leave_behind(home, files.database.get(number))
+        with suppress(NotFoundError):
+            leave_behind(home, files.database.get(number))
     return home.is_elsewhere(number)
 
 
@@ -150,7 +159,10 @@ def _bring_outputs(home: Home, team: TeamSettings, number: int, parts: tuple[str
         if not home.is_elsewhere(number):
             return
         shared = _manifest_of(files, record)
-        folder = RunFolder(_cache_folder(home, number))
+        place = _cache_folder(home, number)
+        if place is None:
+            return
+        folder = RunFolder(place)
         with _cache_errors(home), locked(folder.path / _LOCK):
             files.fetch(shared, folder.outputs, parts)
             write_atomically(folder.manifest, shared.to_bytes())
@@ -190,17 +202,31 @@ def bring_manifest(home: Home, number: int) -> Manifest | None:
         NotFoundError, StoreError: As `bring_files`.
     """
     team = objects_team(home)
-    if team is None or not _is_elsewhere(home, number):
+    if team is None or not _is_elsewhere(home, team, number):
         return None
     with shared_files(home, team) as files:
         return _manifest_of(files, files.database.get(number)).manifest
 
 
-def _cache_folder(home: Home, number: int) -> Path:
+def _cache_folder(home: Home, number: int) -> Path | None:
+    """The folder for what is brought of a run, which is made; None while a supervisor here has the run.
+
+    From then on it is the run's folder here, and the supervisor would no more find its own.
+    """
     folder = home.fetched / str(number)
     with _cache_errors(home):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.fetched.mkdir(mode=0o700, exist_ok=True)
+        with locked(home.fetched_lock):
+            if is_locked(RunFolder(home.runs / str(number)).lock):
+                return None
+            folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def remove_from_cache(home: Home, number: int) -> None:
+    """Have what was brought of a run not stand for it any more. The caller possesses the run's own folder."""
+    with locked(home.fetched_lock):
+        remove_tree(home.fetched / str(number))
 
 
 @contextmanager
@@ -229,15 +255,14 @@ class StreamFollower:
         self._home = home
         self._number = number
         team = objects_team(home)
-        team = team if team is not None and _is_elsewhere(home, number) else None
-        if team is not None:
-            (_cache_folder(home, number) / LOG_FILE).touch()  # from now on this is where it is looked for
+        if team is not None and not _may_leave(home, number):
+            team = None
         self._opened = None if team is None else shared_files(home, team)
         self._files = None if self._opened is None else self._opened.__enter__()
 
     @property
-    def is_elsewhere(self) -> bool:
-        """Whether there is anything to bring."""
+    def may_bring(self) -> bool:
+        """Whether there may be something to bring, now or later."""
         return self._files is not None
 
     def __enter__(self) -> "StreamFollower":
@@ -253,16 +278,22 @@ class StreamFollower:
         Raises:
             StoreError: The database or the object store cannot be reached.
         """
-        if self._files is None:
-            return
-        streams = self._files.index.streams(self._number)
-        if streams is None:
+        # Asked each time: one attempt may be carried out here, and the next one elsewhere.
+        if self._files is None or not _has_left(self._home, self._number, self._files):
             return
         folder = _cache_folder(self._home, self._number)
-        with _cache_errors(self._home), locked(folder / _LOCK):
+        if folder is None:
+            return
+        streams = self._files.index.streams(self._number)
+        # What is removed meanwhile is brought by the next look.
+        with _cache_errors(self._home), suppress(FileNotFoundError), locked(folder / _LOCK):
+            (folder / LOG_FILE).touch()
+            if streams is None:
+                return
             _begin_attempt(folder, streams.attempt)
             for name, length in ((LOG_FILE, streams.log_bytes), (METRICS_FILE, streams.metrics_bytes)):
                 bring_stream(self._files.objects, self._number, streams.attempt, folder / name, length)
+            os.utime(folder)  # it is in use, which adding to a file in it does not show
 
 
 def _begin_attempt(folder: Path, attempt: int) -> None:
@@ -272,8 +303,10 @@ def _begin_attempt(folder: Path, attempt: int) -> None:
     except FileNotFoundError:
         known = str(attempt)
     if known != str(attempt):
-        for name in (LOG_FILE, METRICS_FILE, COLUMNS_FILE):
+        for name in (METRICS_FILE, COLUMNS_FILE):
             (folder / name).unlink(missing_ok=True)
+        # While the old one is there, so that who reads it can tell that this is another file.
+        write_atomically(folder / LOG_FILE, b"")
     (folder / _ATTEMPT).write_text(str(attempt))
 
 
@@ -319,9 +352,12 @@ def bring_attempt(home: Home, number: int, place: int) -> None:
         StoreError: The database or the object store cannot be reached.
     """
     team = objects_team(home)
-    if team is None or not _is_elsewhere(home, number):
+    if team is None or not _is_elsewhere(home, team, number):
         return
-    folder = RunFolder(_cache_folder(home, number)).attempt(place).path
+    cache = _cache_folder(home, number)
+    if cache is None:
+        return
+    folder = RunFolder(cache).attempt(place).path
     if (folder / LOG_FILE).exists():
         return  # nothing is added to it any more
     with shared_files(home, team) as files, _cache_errors(home):
@@ -507,6 +543,8 @@ def evict(
             continue
         if everything and each.used_at > long_ago:
             continue
+        if is_locked(each.path / _LOCK):
+            continue  # it is being filled
         remove_tree(each.path)
         size -= each.size_bytes
         freed += each.size_bytes
@@ -539,7 +577,8 @@ def move_to_cache(home: Home, number: int) -> None:
 def _cached(home: Home) -> Iterator[_Cached]:
     for path in home.fetched.glob("*") if home.fetched.is_dir() else ():
         if path.name.isdecimal():
-            yield _Cached(path, path.stat().st_mtime, tree_size_bytes(path))
+            with suppress(FileNotFoundError):  # another process makes room as well
+                yield _Cached(path, path.stat().st_mtime, tree_size_bytes(path))
 
 
 def _mounted_by_active(files: "TeamRuns") -> set[int]:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from conjure.core.dir_fd import Folder, change_mode, walk
-from conjure.core.files import lock_folder, parse_json, write_atomically
+from conjure.core.files import is_locked, lock_folder, parse_json, write_atomically
 from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings, objects_team
 from conjure.core.trees import Copied, Found, copy_entry, remove_tree
@@ -216,7 +216,14 @@ def _share(
             if files.new_upload(kind=content.name, manifest=digest, **asdict(kept)):
                 break
     write_atomically(built / _SUMMARY, json.dumps(asdict(kept), indent=1))
-    built.rename(home.uploads / name / str(number))
+    place = home.uploads / name / str(number)
+    try:
+        built.rename(place)
+    except OSError:
+        if (
+            not place.is_dir()
+        ):  # not noted here by another process, which brings the files where they are needed
+            raise
     return kept
 
 
@@ -256,8 +263,17 @@ def list_uploads(home: Home) -> list[Upload]:
     """The newest version of every upload, by name."""
     bring_upload_list(home)
     names = sorted(path.name for path in home.uploads.iterdir()) if home.uploads.is_dir() else []
-    newest = ((name, latest_version(home, name)) for name in names)
-    return [read_upload(home, name, version) for name, version in newest if version is not None]
+    found: list[Upload] = []
+    for name in names:
+        version = latest_version(home, name)
+        if version is None:
+            continue
+        try:
+            found.append(read_upload(home, name, version))
+        except NotFoundError:
+            if (home.uploads / name / str(version)).is_dir():  # else it was removed meanwhile
+                raise
+    return found
 
 
 def remove_upload(home: Home, name: str, version: int | None) -> None:
@@ -285,5 +301,7 @@ def remove_upload(home: Home, name: str, version: int | None) -> None:
         with suppress(FileNotFoundError):  # another process is removing it
             (home.uploads / name / str(number)).rename(aside / str(number))
     remove_tree(aside)
-    if team is not None and not versions(home, name):
-        remove_tree(home.uploads / name)
+    folder = home.uploads / name
+    is_in_use = any(is_locked(each) for each in folder.glob(".new-*"))  # another version is being copied
+    if team is not None and not versions(home, name) and not is_in_use:
+        remove_tree(folder)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from conjure.runs.schema.record import (
     read_fact,
     times_to_dict,
 )
-from conjure.runs.schema.run_folder import RECORD_FILE, RunFolder
+from conjure.runs.schema.run_folder import RECORD_FILE, REMOVED, RunFolder
 from conjure.runs.schema.spec import RunSpec
 
 RECORD_FORMAT = 1  # raised when a reader of before could take the file for something else
@@ -130,7 +131,7 @@ def write_record(home: Home, record: RunRecord) -> None:
         folder = Folder.open(home.run_folder(record.number))
     except (NotADirectoryError, FileNotFoundError):
         return
-    with folder:
+    with folder, suppress(FileNotFoundError):  # it was removed meanwhile
         text = json.dumps(record_to_dict(record), indent=1) + "\n"
         write_atomically(folder.here / RECORD_FILE, text, mode=0o600)
 
@@ -190,11 +191,12 @@ def folder_numbers(runs: Path) -> list[int]:
 
 
 def foreign_entries(runs: Path) -> list[str]:
-    """Names of what lies among the run folders and is none, in order."""
+    """Names of what lies among the run folders and is none, nor was one, in order."""
     return sorted(
         entry.name
         for entry in _entries(runs)
-        if not _RUN_FOLDER.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False)
+        if not entry.name.startswith(REMOVED)
+        and (not _RUN_FOLDER.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False))
     )
 
 

@@ -140,8 +140,10 @@ class Sweeps(Protocol):
         """Sweep and trial that a run was started for, if any."""
         ...
 
-    def end_sweep(self, number: int, state: SweepState, message: str | None = None) -> bool:
-        """End a sweep; False if it has ended already."""
+    def end_sweep(
+        self, number: int, state: SweepState, message: str | None = None, *, trials: int | None = None
+    ) -> bool:
+        """End a sweep; False if it has ended already, or has another number of trials than a given one."""
         ...
 
     def continue_sweep(self, number: int, *, trials: int) -> None:

@@ -95,14 +95,17 @@ class SweepStatements(Statements):
         rows = self._session.query("SELECT sweep, trial FROM sweep_trials WHERE run = ?", (run,))
         return (rows[0]["sweep"], rows[0]["trial"]) if rows else None
 
-    def end_sweep(self, number: int, state: SweepState, message: str | None = None) -> bool:
-        """End a sweep; False if it has ended already."""
+    def end_sweep(
+        self, number: int, state: SweepState, message: str | None = None, *, trials: int | None = None
+    ) -> bool:
+        """End a sweep; False if it has ended already, or has another number of trials than a given one."""
 
         def end() -> bool:
             self._session.lock_all()  # after a trial that is being started, which is there to be stopped then
             changed = self._session.execute(
-                "UPDATE sweeps SET state = ?, message = ?, ended_at = ? WHERE number = ? AND state = ?",
-                (str(state), message, self._now(), number, _RUNNING),
+                "UPDATE sweeps SET state = ?, message = ?, ended_at = ?"
+                " WHERE number = ? AND state = ? AND trials = COALESCE(?, trials)",
+                (str(state), message, self._now(), number, _RUNNING, trials),
             )
             if changed:
                 self._write_sweep(number)

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from conjure.core.config import ExecutorSettings, read_executors
 from conjure.core.files import sha256_bytes
@@ -33,7 +34,7 @@ from conjure.runs.executors.cluster import (
     UnreachableError,
 )
 from conjure.runs.executors.ray import RayCluster
-from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.executors.run_lock import RunLock, take_out_of_sight
 from conjure.runs.executors.slurm import SlurmCluster
 from conjure.runs.executors.supervisor_request import SupervisorRequest
 from conjure.runs.schema.process_facts import Owner
@@ -117,8 +118,9 @@ class ClusterExecutor(Executor):
         """Leave the lock with the caller until the run waits in the queue: free before, it means a loss."""
 
         def start() -> None:
-            self.start(number, request)
+            useless = self._enqueue(number, request)
             lock.release()  # for its supervisor, where the nodes share the folder
+            _remove(useless)
             with open_database(self._home, must_exist=True) as store, suppress(ExecutorError):
                 self.submit_waiting(store)  # else it waits; whoever looks after the queue tries again
 
@@ -130,13 +132,19 @@ class ClusterExecutor(Executor):
         Raises:
             ExecutorError: The run cannot be left there.
         """
+        _remove(self._enqueue(number, request))
+
+    def _enqueue(self, number: int, request: SupervisorRequest) -> Path | None:
+        """Put it there; what its folder here has become, if that is to be removed."""
         with open_database(self._home, must_exist=True) as store:
             store.set_request(number, self.request_text(request))
             if objects_team(self._home) is None:
                 RunFolder.of(self._home, number).log.touch(mode=0o600)
             store.enqueue(number, self.queue)
             if objects_team(self._home) is not None:
-                remove_tree(self._home.runs / str(number))  # from now on it is another machine's run
+                with suppress(OSError):  # from now on it is another machine's run, whatever comes of this
+                    return take_out_of_sight(self._home.runs / str(number))
+        return None
 
     def state(self, number: int) -> SupervisorState:
         """What the cluster knows of the newest job for a run."""
@@ -374,6 +382,12 @@ class ClusterExecutor(Executor):
             return f"the home folder {self._home.root} is not there"
         join = shlex.join(["conjure", "team", "join", "--database", team.database])
         return f"no home has joined the team: run `{join}` there, as {self.cluster.account}"
+
+
+def _remove(useless: Path | None) -> None:
+    with suppress(OSError):  # `conjure prune` tries it again
+        if useless is not None:
+            remove_tree(useless)
 
 
 def amounts_of(needs: ComputeRequest) -> Amounts:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from conjure.core.dir_fd import Folder, give_owner_access, remove_entry
 from conjure.core.files import lock_or_close, open_to_lock
-from conjure.runs.schema.run_folder import LOCK_FILE, RunFolder
+from conjure.core.trees import remove_tree
+from conjure.runs.schema.run_folder import LOCK_FILE, REMOVED, RunFolder
 
 _LOOK_EVERY_S = 0.02
 
@@ -68,9 +69,9 @@ class RunLock:
 
     @classmethod
     @contextmanager
-    def possession(cls, folder: Path) -> Iterator[bool]:
-        """Possession of a run while the block lasts; False if somebody else has it."""
-        lock = cls.take_if_free(folder)
+    def possession(cls, folder: Path, *, patience_s: float = 0.0) -> Iterator[bool]:
+        """Possession of a run while the block lasts; False if somebody else has it for longer than that."""
+        lock = cls.take_when_free(folder, patience_s=patience_s) if patience_s else cls.take_if_free(folder)
         try:
             yield lock is not None
         finally:
@@ -112,6 +113,19 @@ class RunLock:
             with suppress(OSError):
                 os.close(self.descriptor)
             self.descriptor = None
+
+
+def take_out_of_sight(folder: Path) -> Path:
+    """Rename the folder of a run that is to be removed, and give its new path.
+
+    Nobody finds it any more, so its lock can be let go first: NFS removes no folder in which a file is open.
+
+    Raises:
+        OSError: It cannot be renamed.
+    """
+    aside = folder.with_name(f"{REMOVED}{folder.name}")
+    remove_tree(aside)  # of an earlier attempt, which could not be removed
+    return folder.rename(aside)
 
 
 def _open_lock(folder: Folder) -> int:

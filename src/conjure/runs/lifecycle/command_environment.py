@@ -5,6 +5,7 @@ first on PYTHONPATH, so that a repository's own package is what its scripts impo
 """
 
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def metric_logging_folder(home: Home) -> Path:
     link = folder / "conjure"
     folder.mkdir(exist_ok=True)
     if not link.is_symlink() or link.readlink() != package:
-        temporary = folder / f".conjure.{os.getpid()}"
+        temporary = folder / f".conjure.{secrets.token_hex(8)}"  # process ids are not unique among nodes
         temporary.symlink_to(package)
         temporary.replace(link)
     return folder

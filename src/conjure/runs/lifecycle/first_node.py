@@ -24,14 +24,14 @@ from conjure.core.team_settings import objects_team
 from conjure.core.trees import remove_tree
 from conjure.errors import ConjureError
 from conjure.metric_logging import OWN_VARIABLES
-from conjure.runs.artifacts.team_transfer import is_left_over, move_to_cache, shared_files
+from conjure.runs.artifacts.team_transfer import is_left_over, move_to_cache, remove_from_cache, shared_files
 from conjure.runs.code import snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import folder_numbers
 from conjure.runs.environments.uv import uv_program
 from conjure.runs.executors.cluster import JOB_VARIABLE
-from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.executors.run_lock import RunLock, take_out_of_sight
 from conjure.runs.executors.supervisor_request import Program, SupervisorRequest
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.host.process import boot_id
@@ -58,10 +58,15 @@ def main_on_first_node(home: Home, number: int, attempt: int) -> None:
         attempt: The attempt that this job was handed over for; another one ends at once.
     """
     patience_s = GIVE_UP_AFTER * heartbeat_interval_s(home)
-    request = when_reachable(lambda: _request_for(home, number, attempt), patience_s)
-    if request is None:
-        return
-    lock = _take_folder(home, number)
+    until = time.monotonic() + patience_s
+    while True:
+        request = when_reachable(lambda: _request_for(home, number, attempt), patience_s)
+        if request is None:
+            return
+        lock = _take_folder(home, number)
+        # The supervisor of the attempt before has it for as long as it waits for a store that is away.
+        if lock is not None or time.monotonic() > until:
+            break
     if lock is not None and lock.descriptor is not None:
         supervise_below(lock, lambda: become_supervisor(home, number, lock, request, attempt))
 
@@ -104,13 +109,16 @@ def _take_folder(home: Home, number: int) -> RunLock | None:
     """Possession of a run's folder, which is made where the machine that asked for the run has its own."""
     if objects_team(home) is None:
         return RunLock.take_when_free(home.run_folder(number))
-    remove_tree(home.fetched / str(number))  # what was brought here of an attempt on another node
     folder = home.runs / str(number)
     try:
         lock = RunLock.create(folder)
+        RunFolder(folder).log.touch(mode=0o600)
     except FileExistsError:  # of an earlier attempt here
-        return RunLock.take_when_free(folder)
-    RunFolder(folder).log.touch(mode=0o600)
+        lock = RunLock.take_when_free(folder)
+        if lock is not None and lock.descriptor is None:  # of who asked for it here, and has just removed it
+            return _take_folder(home, number)
+    if lock is not None:
+        remove_from_cache(home, number)  # what was brought here of an attempt on another node
     return lock
 
 
@@ -121,13 +129,14 @@ def _tidy(home: Home, store: Database) -> None:
     followed by one elsewhere goes.
     """
     for number in folder_numbers(home.runs):
-        with (
-            suppress(ConjureError, OSError),  # the next job here tries it again
-            RunLock.possession(home.runs / str(number)) as nobody_has_it,
-        ):
-            record = store.get(number)
-            if nobody_has_it and record.spec.on is not None:
-                _release(home, record)
+        with suppress(ConjureError, OSError):  # the next job here tries it again
+            useless = None
+            with RunLock.possession(home.runs / str(number)) as nobody_has_it:
+                record = store.get(number)
+                if nobody_has_it and record.spec.on is not None:
+                    useless = _release(home, record)
+            if useless is not None:
+                remove_tree(useless)
     tidy_part_folders(home)
 
 
@@ -151,18 +160,22 @@ def tidy_part_folders(home: Home) -> None:
         home.node_parts_lock
     ):  # one that is being made, maybe on another node, is not yet locked itself
         for folder in home.node_parts.iterdir():
-            with suppress(OSError), RunLock.possession(folder) as nobody_has_it:
-                if nobody_has_it:
+            with suppress(OSError):
+                with RunLock.possession(folder) as nobody_has_it:
+                    pass
+                if nobody_has_it:  # and nobody will; NFS removes no folder in which a file is open
                     remove_tree(folder)
 
 
-def _release(home: Home, record: RunRecord) -> None:
+def _release(home: Home, record: RunRecord) -> Path | None:
+    """Keep of a run what others may ask for here; what nobody can any more is to be removed."""
     folder = RunFolder(home.runs / str(record.number))
     if is_left_over(home, record):
         snapshot.release_tree(home, record.number)
-        remove_tree(folder.path)
-    elif record.outputs is not None and record.outputs.manifest is not None and not folder.work.exists():
+        return take_out_of_sight(folder.path)
+    if record.outputs is not None and record.outputs.manifest is not None and not folder.work.exists():
         move_to_cache(home, record.number)
+    return None
 
 
 def as_here(request: SupervisorRequest, home: Home) -> SupervisorRequest:

@@ -124,13 +124,15 @@ def _events_of(
     streams: StreamFollower,
 ) -> Iterator[Event]:
     streams.bring()
-    merge = _Merge(LogTail(RunFolder.of(store.home, number).log))
+    tail = LogTail(RunFolder.of(store.home, number).log)
+    merge = _Merge(tail)
     wait_s, next_look_at_carrier = _SHORTEST_WAIT_S, 0.0
     patience_s = GIVE_UP_AFTER * heartbeat_interval_s(store.home)  # as supervisors have it
     while True:
         # Before the log: what was printed in a phase is there when it is over.
         facts = when_reachable(lambda: store.facts(number), patience_s)
         _bring(streams, facts)
+        tail.move_to(RunFolder.of(store.home, number).log)  # the next attempt may be elsewhere, or here
         quiet = True
         for event in merge.news(facts):
             quiet = False
@@ -145,7 +147,7 @@ def _events_of(
                 lambda: list(_look_after(store, store.get(number), executor)), patience_s
             )
         yield Waiting()
-        longest = _LONGEST_QUEUED_WAIT_S if queued or streams.is_elsewhere else _LONGEST_WAIT_S
+        longest = _LONGEST_QUEUED_WAIT_S if queued or streams.may_bring else _LONGEST_WAIT_S
         wait_s = min(wait_s * _WAIT_GROWTH, longest) if quiet else _SHORTEST_WAIT_S
         sleep(wait_s)
 

@@ -26,7 +26,7 @@ from conjure.runs.code import code_store, mirrors, snapshot
 from conjure.runs.database.base import Database
 from conjure.runs.database.record_files import folder_numbers, read_record
 from conjure.runs.environments import environment_build, image_layers
-from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.executors.run_lock import RunLock, take_out_of_sight
 from conjure.runs.host.disk_reserve import BALLAST_FOLDER
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.resource import KEPT_FILES, Resource
@@ -43,6 +43,7 @@ from conjure.runs.schema.run_folder import (
     OUTPUTS,
     PARTIAL_FILE,
     RECORD_FILE,
+    REMOVED,
     SUPERVISOR_LOG,
     WORK,
 )
@@ -55,11 +56,11 @@ _UNFINISHED = (
     "git/tmp*",
     "import/.conjure.*",
     f"{KEPT_FILES}/.*.part",
+    f"runs/{REMOVED}*",
     "sweeps/.*.json.*",
     "uploads/*/.new-*",
     "uploads/*/*/.*.json.*",
 )
-_REMOVED = ".removed-"
 # What most folders hold, and nothing else.
 _ORDINARY = {
     RECORD_FILE,
@@ -171,7 +172,7 @@ def prune(home: Home, store: Database, *, everything: bool = False, now: float |
     long_ago = _long_ago(now)
     not_done: list[str] = []
     seen = _look_into_run_folders(home)
-    left, size = _prune_left_over(home, _left_over(home, store, seen), seen, not_done)
+    left, size = _prune_left_over(home, store, _left_over(home, store, seen), seen, not_done)
     folders, others, more = _prune_run_folders(home, store, seen, not_done)
     left, size = left + others, size + more
     unlisted = _unlisted(home, store)
@@ -229,14 +230,17 @@ def _prune_copies(home: Home, store: Database) -> int:
 
 
 def _prune_left_over(
-    home: Home, numbers: set[int], seen: _InRunFolders, not_done: list[str]
+    home: Home, store: Database, numbers: set[int], seen: _InRunFolders, not_done: list[str]
 ) -> tuple[int, int]:
     """Remove what lost attempts left of runs that other machines have: how many folders, bytes."""
     left = size = 0
     for number in sorted(numbers):
         folder = home.runs / str(number)
         with RunLock.possession(folder) as ours:
-            freed = _attempt(lambda folder=folder: _remove(folder), not_done) if ours else None
+            # Removing others may have taken long, and a later attempt been carried out here.
+            is_so = ours and is_left_over(home, store.get(number))
+            aside = _attempt(lambda folder=folder: take_out_of_sight(folder), not_done) if is_so else None
+        freed = None if aside is None else _attempt(lambda aside=aside: _remove(aside), not_done)
         if freed is not None:
             snapshot.release_tree(home, number)
             left, size = left + 1, size + freed
@@ -303,7 +307,7 @@ def _is_leftover(name: str) -> bool:
     """Whether a file in the folder of a run that has ended is none that it keeps."""
     return (
         name in (BALLAST_FOLDER, MARKS_FILE)
-        or name.startswith(_REMOVED)
+        or name.startswith(REMOVED)
         or PARTIAL_FILE.fullmatch(name) is not None
     )
 

@@ -23,9 +23,10 @@ from conjure.runs.database.base import Database
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.schema.record import OutputFacts, RunRecord
 from conjure.runs.schema.resource import LAST, Resource
-from conjure.runs.schema.run_folder import BASELINE, OUTPUTS, WORK
+from conjure.runs.schema.run_folder import BASELINE, OUTPUTS, REMOVED, WORK
 
 _FILES = (OUTPUTS, WORK, BASELINE)
+_PATIENCE_S = 10.0
 
 
 def remove(home: Home, store: Database, text: str, *, force: bool = False) -> int:
@@ -95,7 +96,8 @@ def _remove_run(home: Home, store: Database, resource: Resource, *, force: bool)
         )
     _refuse_needed(store, resource, store.users_of(number), force=force)
     check_run_folder(home.run_folder(number), "removed")
-    with RunLock.possession(home.run_folder(number)) as ours:
+    # A run that has just ended has its supervisor for a moment.
+    with RunLock.possession(home.run_folder(number), patience_s=_PATIENCE_S) as ours:
         if not ours:
             raise ConflictError(f"run {number} is being recovered", fix=f"conjure info {number}")
         # The record first: a crash after it leaves files that the next `rm` removes, not a record that lies.
@@ -120,7 +122,7 @@ def _stored_size(record: RunRecord) -> int:
 def _remove_at_once(folder: Folder, name: str) -> None:
     """Take it out of sight in one step, then remove it; of a link, the link."""
     if folder.id_of(name) is not None:
-        aside = f".removed-{name}"
+        aside = f"{REMOVED}{name}"
         remove_entry(folder, aside)
         os.rename(name, aside, src_dir_fd=folder.descriptor, dst_dir_fd=folder.descriptor)
         remove_entry(folder, aside)

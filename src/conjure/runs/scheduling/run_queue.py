@@ -86,15 +86,15 @@ def write_request(home: Home, number: int, request: SupervisorRequest) -> None:
 def _open_in_own(folder: Path, file: Path) -> int:
     """A new file in the folder of requests, which whoever removes the last one of them removes too."""
     while True:
-        _make_own(folder)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=_PRIVATE)
         with suppress(FileNotFoundError):
+            _check_own(folder)
             return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def _make_own(folder: Path) -> None:
-    """Make a folder that only its owner can use, or check that it is one: others may write beside it."""
-    with suppress(FileExistsError):
-        folder.mkdir(mode=_PRIVATE)
+def _check_own(folder: Path) -> None:
+    """Check that only its owner can use a folder that was made for that: others may write beside it."""
     facts = folder.lstat()
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) & 0o077:
         raise PermissionError(1, "it is not a private folder of yours", str(folder))

@@ -166,8 +166,9 @@ def end_scheduler(home: Home) -> None:
 
 
 def scheduler_is_missing(home: Home) -> bool:
-    """Whether a scheduler was killed, so that runs may wait that nobody starts."""
-    return lock_path(home).exists() and scheduler_of(home) is None
+    """Whether runs may wait that nobody starts: the scheduler was killed, or there was none before them."""
+    may_wait = lock_path(home).exists() or home.queued_requests.exists()
+    return may_wait and scheduler_of(home) is None
 
 
 def is_scheduler(home: Home, process: Process) -> bool:

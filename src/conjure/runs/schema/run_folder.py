@@ -23,6 +23,7 @@ MARKS_FILE = "processes.json"
 CONTAINER_FILE = "container"
 SUPERVISOR_LOG = "supervisor.log"
 ATTEMPTS = "attempts"
+REMOVED = ".removed-"  # what is out of sight already begins so, such as a whole folder in `Home.runs`
 
 # As `files.write_atomically` and `orphan_detection` name what they have not finished.
 PARTIAL_FILE = re.compile(

@@ -21,12 +21,13 @@ class LineTail:
     A file that takes the place of the one that was read is read from its beginning.
 
     Attributes:
+        path: The file.
         offset: Up to where the file was read: the start of a line, for a writer may take back one that it
             could not finish.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._inode: int | None = None
         self.offset = 0
 
@@ -37,7 +38,7 @@ class LineTail:
             OSError: The file cannot be read, or something else has its name; a pipe is not waited for.
         """
         try:
-            file = open_regular(self._path)
+            file = open_regular(self.path)
         except FileNotFoundError:
             return
         with file:

@@ -179,6 +179,10 @@ class LogTail:
     def __init__(self, path: Path) -> None:
         self._lines = LineTail(path)
 
+    def move_to(self, path: Path) -> None:
+        """Go on at another path: with the same file, if that was moved there, or with another one."""
+        self._lines.path = path
+
     def read(self) -> Iterator[LogEntry]:
         """The new entries."""
         for line in self._lines.read():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from conjure.core.home import Home
+from conjure.core.trees import remove_tree
 from conjure.errors import ConflictError, NotFoundError, UsageError
 from conjure.runs.artifacts.listing import list_contents
 from conjure.runs.artifacts.resource_paths import check_name, parse, pin, resolve
@@ -78,6 +79,21 @@ def test_a_folder_of_which_only_some_was_saved_is_refused(store, ended: bool) ->
     if ended:
         add_outputs(home, number, {"state/1": "1"})
         assert resolve(home, f"runs/{number}/state", _LINKS.get).parent.name == "outputs"
+
+
+def test_a_folder_that_its_run_removes_meanwhile_has_no_entries(store, monkeypatch) -> None:
+    number = add_run(store).number
+    advance(store, number, RunStatus.RUNNING)
+    add_work(store.home, number, {"checkpoint-1/state": "1"})
+    iterdir = Path.iterdir
+
+    def look_too_late(folder: Path):
+        if folder.name == "checkpoint-1":
+            remove_tree(folder)
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", look_too_late)
+    assert list_contents(store.home, store, f"runs/{number}/checkpoint-1").entries == []
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,34 @@
-"""Which folders of a team's home are those of attempts that another machine has followed."""
+"""Whose folder of a run counts in a team's home: the one it has itself, or what was brought of others."""
 
+import os
 from dataclasses import replace
 
 import pytest
 
-from conjure.runs.artifacts.team_transfer import is_left_over
+from conjure.core.files import lock_folder, locked
+from conjure.core.trees import remove_tree
+from conjure.runs.artifacts import team_transfer
+from conjure.runs.artifacts.team_transfer import (
+    StreamFollower,
+    bring_files,
+    bring_upload_list,
+    evict,
+    is_left_over,
+)
+from conjure.runs.artifacts.uploads import remove_upload, upload
+from conjure.runs.database.record_files import write_record
+from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.host.process import this_process
+from conjure.runs.lifecycle.first_node import _take_folder
+from conjure.runs.objects.base import segment
+from conjure.runs.objects.index import Streams
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunProgress
+from conjure.runs.schema.resource import Resource
+from conjure.runs.schema.run_folder import LOG_FILE, RunFolder
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from support.casting import add_run
+from support.repositories import write_files
 
 STOPPED = Ending(EndReason.STOP_REQUESTED)
 
@@ -28,3 +48,125 @@ def test_a_folder_is_left_over_once_another_machine_has_the_run(store, entered, 
     record = replace(add_run(store, on="gpu"), facts=facts, owner=owner)
     assert record.status.is_final is (ending is not None)
     assert is_left_over(store.home, record) is is_so
+
+
+def log_here(home, number):
+    return RunFolder.of(home, number).log.read_text()
+
+
+def send_log(team, home, number, attempt, text):
+    """What the supervisor of an attempt on another machine sends."""
+    with team.files(home) as files:
+        files.objects.put(segment(number, attempt, LOG_FILE, 0), text.encode())
+    team.index.set_streams(number, Streams(attempt, len(text), 0))
+
+
+def test_who_follows_a_run_leaves_its_folder_to_the_supervisor_that_takes_it_up_here(
+    team, member, shared_store
+):
+    number = add_run(shared_store, on="gpu").number
+    remove_tree(member.runs / str(number))  # it waits for a cluster, of which this machine may be a node
+    with StreamFollower(member, number) as follower:
+        follower.bring()
+        assert member.is_elsewhere(number)
+        lock = _take_folder(member, number)
+        shared_store.begin_attempt(number, this_process(member))
+        RunFolder.of(member, number).log.write_text("printed here\n")
+        send_log(team, member, number, 1, "printed")
+        follower.bring()
+        assert member.run_folder(number) == member.runs / str(number)
+        assert log_here(member, number) == "printed here\n"
+        lock.release()
+        follower.bring()  # and it stays so once the supervisor is gone
+        assert not member.is_elsewhere(number)
+
+
+def test_who_follows_a_run_has_what_its_next_attempt_prints_elsewhere(team, member, shared_store):
+    record = add_run(shared_store, on="gpu", retry=1)
+    here = member.runs / str(record.number)
+    write_record(member, record)
+    lock = RunLock.take_if_free(here)
+    with StreamFollower(member, record.number) as follower:
+        follower.bring()
+        shared_store.begin_attempt(record.number, Owner("another machine", "boot", 7, "then"))
+        send_log(team, member, record.number, 1, "second attempt\n")
+        follower.bring()  # the supervisor of the first one here is still to hear that
+        assert not member.is_elsewhere(record.number)
+        lock.release()
+        follower.bring()
+        assert log_here(member, record.number) == "second attempt\n"
+
+
+@pytest.fixture
+def full_cache(home):
+    """A home whose cache has two runs where there is room for none: 1 was used before 2."""
+    home.create().config_file.write_text('[team]\ncache = "1KB"\n')
+    for number in (1, 2):
+        write_files(home.fetched / str(number), {"outputs/f": "x" * 1500})
+        os.utime(home.fetched / str(number), (number, number))
+    return home
+
+
+def cached(home):
+    return sorted(path.name for path in home.fetched.iterdir())
+
+
+def test_what_another_process_removes_from_the_cache_meanwhile_is_passed_over(full_cache, monkeypatch):
+    measure = team_transfer.tree_size_bytes
+
+    def measure_while_another_removes(folder):
+        for other in full_cache.fetched.iterdir():
+            if other != folder:
+                remove_tree(other)
+        return measure(folder)
+
+    monkeypatch.setattr(team_transfer, "tree_size_bytes", measure_while_another_removes)
+    assert evict(full_cache, set()) == 1500
+    assert cached(full_cache) == []
+
+
+def test_what_is_being_fetched_is_not_removed_from_the_cache(full_cache):
+    with locked(full_cache.fetched / "1" / ".lock"):
+        assert evict(full_cache, set()) == 1500
+    assert cached(full_cache) == ["1"]
+
+
+def test_what_is_followed_is_not_what_was_used_longest_ago(team, member, shared_store):
+    number = add_run(shared_store, on="gpu").number
+    remove_tree(member.runs / str(number))
+    send_log(team, member, number, 1, "printed\n")
+    with StreamFollower(member, number) as follower:
+        follower.bring()
+        os.utime(member.fetched / str(number), (1, 1))
+        follower.bring()
+    assert (member.fetched / str(number)).stat().st_mtime > 1
+
+
+def test_an_upload_that_another_process_lists_before_it_is_in_place_has_succeeded(
+    team, member, tmp_path, monkeypatch
+):
+    write_files(tmp_path, {"data/a.txt": "a"})
+    add_upload = team.index.add_upload
+
+    def list_at_once(row):
+        added = add_upload(row)
+        bring_upload_list(member)  # as `conjure ls uploads` in another terminal
+        return added
+
+    monkeypatch.setattr(team.index, "add_upload", list_at_once)
+    assert upload(member, tmp_path / "data").upload.version == 1
+    bring_files(member, Resource.of_source("uploads/data@1"))
+    assert (member.uploads / "data" / "1" / "folder" / "a.txt").read_text() == "a"
+
+
+def test_who_removes_an_upload_leaves_a_version_that_is_being_copied(member, tmp_path):
+    write_files(tmp_path, {"data/a.txt": "a"})
+    upload(member, tmp_path / "data")
+    copied = member.uploads / "data" / ".new-copied"
+    copied.mkdir()
+    with lock_folder(copied):
+        remove_upload(member, "data", None)
+        assert copied.is_dir()
+    upload(member, tmp_path / "data")
+    remove_upload(member, "data", None)
+    assert not copied.exists()

@@ -9,6 +9,7 @@ import pytest
 
 from conjure.core import trees
 from conjure.core.home import Home
+from conjure.core.trees import remove_tree
 from conjure.errors import NotFoundError, StoreError, UsageError
 from conjure.runs.artifacts import upload_change_detection, uploads
 from conjure.runs.artifacts.manifest import Manifest
@@ -366,3 +367,14 @@ def test_such_a_file_that_is_not_here_is_listed_as_a_file(home: Home, tmp_path: 
     kept = upload(home, file).upload
     monkeypatch.setattr(uploads, "upload_elsewhere", lambda _: object())
     assert is_file_elsewhere(home, kept)
+
+
+def test_an_upload_that_is_removed_meanwhile_is_not_listed(home: Home, images: Path, monkeypatch) -> None:
+    upload(home, images)
+
+    def look_and_lose(home: Home, name: str) -> int:
+        remove_tree(home.uploads / name)
+        return 1
+
+    monkeypatch.setattr(uploads, "latest_version", look_and_lose)
+    assert list_uploads(home) == []

@@ -1,5 +1,6 @@
 """What is handed to a cluster of either kind, and what ends a run that is there: not the cluster alone."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,15 @@ import pytest
 from conjure.core.config import HEARTBEAT_EVERY_S
 from conjure.errors import ExecutorError, UsageError
 from conjure.runs.database.base import STOP
+from conjure.runs.database.record_files import foreign_entries
+from conjure.runs.executors import cluster_executor
 from conjure.runs.executors.base import SupervisorState
 from conjure.runs.executors.cluster_executor import ClusterExecutor
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.lifecycle import dispatcher
 from conjure.runs.lifecycle.dispatcher import Refusals, poll_clusters
 from conjure.runs.lifecycle.heartbeat import LOST_AFTER
+from conjure.runs.lifecycle.submission import request_of_this_process
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from support.casting import add_run
@@ -44,6 +49,28 @@ def test_runs_that_wait_for_others_and_for_their_time_are_not_handed_over(cluste
     executor.submit_waiting(store)
     assert list(cluster.jobs) == [job_of(executor, retried, 2)]
     assert store.get(waiting).waits_in_queue
+
+
+def test_a_run_is_in_the_queue_though_nobody_can_remove_what_was_here(
+    cluster, member, shared_store, monkeypatch
+):
+    executor = ClusterExecutor(member, cluster.settings())
+    record = add_run(shared_store, on="gpu")
+    lock, held = RunLock.take_if_free(member.run_folder(record.number)), []
+
+    def refuse(folder):
+        held.append(lock.descriptor)
+        raise OSError(errno.EBUSY, "Device or resource busy", str(folder))
+
+    monkeypatch.setattr(cluster_executor, "remove_tree", refuse)
+    request = request_of_this_process(member, record.spec, 0.0, "gpu")
+    with executor.prepare(record.number, lock, request) as start:
+        start()
+    assert held == [None]  # else NFS would keep what is open
+    assert shared_store.get(record.number).waits_in_queue
+    assert not (member.runs / str(record.number)).exists()
+    assert foreign_entries(member.runs) == []
+    assert list(cluster.jobs) == [job_of(executor, record.number)]
 
 
 def test_a_run_that_is_claimed_meanwhile_gets_no_further_job(cluster, store, executor):

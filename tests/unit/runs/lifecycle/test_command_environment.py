@@ -1,12 +1,18 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from conjure.core.home import Home
 from conjure.runs.environments.environment_build import Environment
-from conjure.runs.lifecycle.command_environment import WorkingDirectory, command_variables
+from conjure.runs.lifecycle.command_environment import (
+    WorkingDirectory,
+    command_variables,
+    metric_logging_folder,
+)
 from conjure.runs.schema.record import RunRecord
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
+from support.repositories import write_files
 
 PLACE = WorkingDirectory(Path("/work"), Path("/work/sub"))
 
@@ -78,3 +84,9 @@ def test_processes_that_work_together_share_the_cores(home, monkeypatch):
         processes, cpus = asked
         assert variables(home, distributed=processes, cpus=cpus)["OMP_NUM_THREADS"] == str(threads)
     assert variables(home, {"OMP_NUM_THREADS": "7"}, distributed=2)["OMP_NUM_THREADS"] == "7"
+
+
+def test_what_a_process_of_the_same_number_left_is_in_nobodys_way(home):
+    home.create()
+    write_files(home.importable, {f".conjure.{os.getpid()}": "on another node, or of one that was killed"})
+    assert (metric_logging_folder(home) / "conjure" / "__init__.py").is_file()

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from conjure.core.team_settings import TeamSettings
+from conjure.core.trees import remove_tree
 from conjure.runs.database.base import STOP
 from conjure.runs.database.open_database import open_database, share
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import this_process
+from conjure.runs.lifecycle import first_node
 from conjure.runs.lifecycle.first_node import find_out, main_on_first_node
 from conjure.runs.lifecycle.submission import request_of_this_process
 from conjure.runs.scheduling.scheduler_start import close_queued
@@ -28,8 +30,6 @@ DIGEST = "0" * 64
 @pytest.fixture
 def supervised(monkeypatch):
     """The runs that jobs here come to supervise, in place of their supervisors."""
-    from conjure.runs.lifecycle import first_node
-
     begun = []
 
     def note(lock, _become):
@@ -89,8 +89,54 @@ def test_a_job_that_comes_too_late_does_nothing(member, shared_store, supervised
     assert not member.run_folder(number).exists()
 
 
+def test_a_job_waits_for_the_attempt_before_to_let_go(member, shared_store, supervised, monkeypatch):
+    number = hand_over(shared_store)
+    lock, tries = RunLock.create(member.run_folder(number)), []
+
+    def take(folder):
+        if tries:
+            lock.release()
+        tries.append(folder)
+        return RunLock.take_if_free(folder)
+
+    monkeypatch.setattr(RunLock, "take_when_free", take)
+    main_on_first_node(member, number, 1)
+    assert (len(tries), len(supervised)) == (2, 1)
+
+
+def test_a_job_makes_the_folder_that_its_submitter_here_has_just_removed(
+    member, shared_store, supervised, monkeypatch
+):
+    number = hand_over(shared_store)
+    give_folder(member, number)
+
+    def take_too_late(folder):
+        remove_tree(folder)
+        return RunLock.take_if_free(folder)
+
+    monkeypatch.setattr(RunLock, "take_when_free", take_too_late)
+    main_on_first_node(member, number, 1)
+    assert supervised != [None]
+    assert RunFolder.of(member, number).log.exists()
+
+
+def test_a_job_waits_no_longer_once_its_run_was_ended(member, shared_store, supervised, monkeypatch):
+    number = hand_over(shared_store)
+    lock = RunLock.create(member.run_folder(number))
+
+    def take(_):
+        shared_store.request_end(number, STOP)
+        assert close_queued(shared_store, number, Ending(EndReason.STOP_REQUESTED))
+
+    monkeypatch.setattr(RunLock, "take_when_free", take)
+    main_on_first_node(member, number, 1)
+    assert supervised == []
+    lock.release()
+
+
 def test_a_run_that_somebody_has_here_is_not_taken(member, shared_store, supervised, monkeypatch):
     number = hand_over(shared_store)
+    monkeypatch.setattr(first_node, "GIVE_UP_AFTER", 0)
     monkeypatch.setattr(RunLock, "take_when_free", RunLock.take_if_free)  # it would wait a while
     lock = RunLock.create(member.run_folder(number))
     main_on_first_node(member, number, 1)
@@ -115,6 +161,27 @@ def test_the_next_job_tidies_what_earlier_ones_left(member, shared_store, superv
     assert [each.name for each in member.fetched.iterdir()] == [str(saved)]
     assert read_files(member.fetched / str(saved))["outputs/a"] == "a"
     assert list(member.node_parts.iterdir()) == []
+
+
+def test_what_is_tidied_away_is_let_go_of_before(member, shared_store, supervised, monkeypatch):
+    """NFS removes no folder in which a file is open."""
+    elsewhere, own = (hand_over(shared_store) for _ in range(2))
+    shared_store.begin_attempt(elsewhere, ELSEWHERE)
+    give_folder(member, elsewhere)
+    write_files(member.node_parts, {"9-1-1/lock": ""})
+    remove, removed = first_node.remove_tree, []
+
+    def remove_if_free(folder):
+        lock = RunLock.take_if_free(folder)
+        if lock is not None:
+            lock.release()
+            removed.append(folder.name)
+            remove(folder)
+
+    monkeypatch.setattr(first_node, "remove_tree", remove_if_free)
+    main_on_first_node(member, own, 1)
+    assert removed == [f".removed-{elsewhere}", "9-1-1"]
+    assert [each.name for each in member.runs.iterdir()] == [str(own)]
 
 
 def test_a_part_that_goes_on_is_not_tidied_away(member, shared_store, supervised):

@@ -1,16 +1,23 @@
+import json
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
 from conjure.runs.database.base import DatabaseAwayError
+from conjure.runs.database.record_files import write_record
 from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle import heartbeat
-from conjure.runs.lifecycle.log_following import Ended, Entered, Found, Queued, _Merge, follow
+from conjure.runs.lifecycle.log_following import Ended, Entered, Found, Printed, Queued, _Merge, follow
+from conjure.runs.objects.base import segment
+from conjure.runs.objects.index import Streams
 from conjure.runs.schema.process_facts import Owner
-from conjure.runs.schema.status import PHASES, RunProgress, RunStatus
+from conjure.runs.schema.run_folder import LOG_FILE, RunFolder
+from conjure.runs.schema.status import PHASES, Ending, EndReason, RunProgress, RunStatus
 from conjure.runs.telemetry.logs import NOTE, STDOUT, LogEntry
-from support.casting import add_run
+from support.casting import add_run, advance
 
 
 class Tail:
@@ -113,3 +120,27 @@ def test_who_follows_a_run_stays_while_the_databases_server_is_away(store, monke
     *_, last = events
     assert isinstance(last, Ended)
     assert away == []
+
+
+def entry(text):
+    return json.dumps({"time": 0.0, "stream": STDOUT, "text": text}) + "\n"
+
+
+def test_a_run_is_followed_from_an_attempt_here_to_the_next_one_elsewhere(team, member, shared_store):
+    record = add_run(shared_store, on="gpu", retry=1)
+    number, folder = record.number, RunFolder.of(member, record.number)
+    write_record(member, record)
+    lock = RunLock.take_if_free(folder.path)
+    folder.log.write_text(entry("first\n"))
+    shared_store.begin_attempt(number, this_process(member))
+    advance(shared_store, number, RunStatus.RUNNING)
+    events = islice(follow(member, number, sleep=lambda _: None), 100)
+    assert next(each.entry.text for each in events if isinstance(each, Printed)) == "first\n"
+    shared_store.begin_attempt(number, Owner("another machine", "boot", 7, "then"))
+    lock.release()
+    with team.files(member) as files:
+        files.objects.put(segment(number, 2, LOG_FILE, 0), entry("second\n").encode())
+    team.index.set_streams(number, Streams(2, len(entry("second\n")), 0))
+    assert next((each.entry.text for each in events if isinstance(each, Printed)), None) == "second\n"
+    shared_store.end_run(number, Ending(EndReason.SUPERVISOR_DIED))
+    assert not [each for each in events if isinstance(each, Printed)]
