@@ -35,7 +35,7 @@ coverage: setup  ## `test`, `test-story` and `test-cluster` with the branches of
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(ON_TWO_CORES)
 	$(BIN)/coverage run -m pytest -n 2 --dist loadfile --timeout 900 tests/story
-	$(BIN)/coverage run -m pytest $(ON_TWO_CORES) $(CLUSTER_TESTS)
+	$(BIN)/coverage run -m pytest $(ON_TWO_CORES) --timeout 900 $(CLUSTER_TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -35,6 +35,7 @@ SHORTENED = {
     ),
     r".*python -m (conjure\.compat\.\w+) .*": (r"python -m \1 --help", "needs GPT-2 from a hub"),
     r"python (examples/sprite/\w+\.py) .*": (r"python \1 --help", "trains for hours, on texts of the user's"),
+    r"conjure finetune examples/jokes/jokes\.csv": (r"\g<0> --max-steps 20", "takes minutes"),
     r"(benchmarks/runs\.py) .*": (r".venv/bin/python \1 --help", "takes minutes"),
     r"conjure config set --project .*": (r"mkdir -p build && cd build && \g<0>", "writes into the project"),
     r"conjure (jupyter|web|chat)( (?!export).*)?": (r"conjure \1 --help", "goes on until it is told to end"),

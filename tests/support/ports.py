@@ -4,6 +4,7 @@ Invariant: they are below those that the system gives to whoever asks for any po
 tests is given the same; so nobody takes one before its server listens there, or while that is stopped.
 """
 
+import errno
 import random
 import socket
 
@@ -32,8 +33,10 @@ def _reserve(port: int) -> bool:
     try:
         mark.bind(f"\0conjure-test-port-{port}")  # a name without a file, which the kernel forgets with us
         socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
+    except OSError as error:
         mark.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
         return False
     mark.detach()  # it stays open
     return True

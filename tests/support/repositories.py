@@ -52,10 +52,11 @@ def read_files(folder: Path) -> dict[str, str]:
 def files_with(folder: Path, text: str) -> list[Path]:
     """Files below `folder` that contain a text; one that somebody removes meanwhile is none."""
     found = []
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            if path.is_file() and text.encode() in path.read_bytes():
-                found.append(path)
+    for parent, _, names in os.walk(folder):  # passes over what goes meanwhile
+        for path in (Path(parent, name) for name in names):
+            with suppress(FileNotFoundError):
+                if path.is_file() and text.encode() in path.read_bytes():
+                    found.append(path)
     return found
 
 

@@ -116,6 +116,7 @@ def test_a_zoom_is_seen_before_its_details_come(compared):
     assert len(held) == 1
     held[0].continue_()
     expect(caption).to_contain_text(re.compile(r"of 5,00\d points"))
+    assert len(held) == 1
 
 
 def test_runs_that_were_never_read_appear_one_after_another(window, tmp_path, monkeypatch):

@@ -215,6 +215,7 @@ def test_while_being_cast(client, home, folder):
 
 def test_killed_at_any_moment(client, home):
     """Not a status in particular, but many moments: what is recorded fits what is there."""
+    struck = 0
     for step in range(12):
         run = client.run("for i in $(seq 60); do echo $i > o$i; done", labels=["x"])
         wait_until(lambda run=run: run.record.owner.pid != os.getpid(), "a supervisor")
@@ -224,6 +225,7 @@ def test_killed_at_any_moment(client, home):
         if supervisor is not None and find_process(supervisor.pid) == supervisor:
             with suppress(ProcessLookupError):
                 kill(supervisor.pid)
+                struck += 1
         run.wait()
         record = run.record
         assert record.status in (RunStatus.COMPLETE, RunStatus.INTERRUPTED)
@@ -235,6 +237,7 @@ def test_killed_at_any_moment(client, home):
             assert {path.name for path in (home.run_folder(run.number) / "outputs").iterdir()} == kept
         if record.status is RunStatus.COMPLETE:
             assert record.outputs.files == 60
+    assert struck
 
 
 def test_a_restarted_machine_and_a_database_from_before_its_end(client, home):

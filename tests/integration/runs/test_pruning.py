@@ -16,6 +16,7 @@ from conjure.runs.database.record_files import write_record
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.environments import environment_build, environment_locks
 from conjure.runs.environments.environment_build import build
+from conjure.runs.maintenance import pruning
 from conjure.runs.maintenance.pruning import prune, recoverable
 from conjure.runs.schema.record import EnvironmentFacts, MountFacts, OutputFacts, RunRecord
 from conjure.runs.schema.spec import EnvironmentChoice, RunSpec
@@ -87,6 +88,21 @@ def test_an_upload_that_goes_on_is_let_alone_however_long_it_takes(home: Home, s
     assert read_files(home.uploads) == {"images/.new-x/version/a": ""}
     prune(home, store, now=time.time() + _LATER)
     assert read_files(home.uploads) == {}
+
+
+def test_an_upload_that_is_made_while_another_is_removed_stays(
+    home: Home, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(home.root, {"uploads/left/.new-y/a": ""})
+    remove = pruning.remove_tree
+
+    def remove_late(path: Path) -> None:
+        remove(path)
+        write_files(home.root, {"uploads/left/1/b": ""})
+
+    monkeypatch.setattr(pruning, "remove_tree", remove_late)
+    assert prune(home, store, now=time.time() + _LATER).not_done == ()
+    assert read_files(home.uploads) == {"left/1/b": ""}
 
 
 def test_kept_files_that_no_run_was_given(home: Home, store: Database) -> None:

@@ -220,9 +220,8 @@ def _share(
     try:
         built.rename(place)
     except OSError:
-        if (
-            not place.is_dir()
-        ):  # not noted here by another process, which brings the files where they are needed
+        # Unless another process has noted it here already, which brings the files where they are needed.
+        if not place.is_dir():
             raise
     return kept
 

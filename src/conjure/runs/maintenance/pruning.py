@@ -5,6 +5,7 @@ touched, and neither is anything a run at work uses. What cannot be done, as pac
 rest from nothing: it is told.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -179,8 +180,10 @@ def prune(home: Home, store: Database, *, everything: bool = False, now: float |
     kept = [*_unused_files(home, store, unlisted), *sorted(home.native_weights.glob("*"))]
     files = [path for path in kept if _changed_at(path) < long_ago]
     unfinished = _old_unfinished(home, long_ago)
-    for path in (*files, *unfinished):
+    for path in files:
         size += _attempt(lambda path=path: _remove(path), not_done) or 0
+    for path in unfinished:
+        size += _attempt(lambda path=path: _remove_unfinished(home, path), not_done) or 0
     left += len(unfinished)
     shared = (home.environments, home.mirrors)
     baseline = list(map(tree_size_bytes, shared))
@@ -340,6 +343,18 @@ def _remove(path: Path) -> int:
     size = tree_size_bytes(path)
     remove_tree(path)
     return size
+
+
+def _remove_unfinished(home: Home, path: Path) -> int:
+    """The same of what `_old_unfinished` found; of an upload without a version only an empty folder."""
+    if path.parent != home.uploads or path.is_symlink() or not path.is_dir():
+        return _remove(path)
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):  # else a version was made meanwhile
+            raise
+    return 0
 
 
 def _long_ago(now: float | None) -> float:
