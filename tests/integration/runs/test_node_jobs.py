@@ -125,7 +125,7 @@ def test_a_machine_that_asks_for_a_run_and_follows_it_can_carry_it_out_itself(
     with StreamFollower(laptop, number) as follower:
         follower.bring()  # it waits, and whoever follows it cannot know for which machine
         job = start_job(number, laptop)
-        wait_until(lambda: own.log.exists() and '"begun' in own.log.read_text(), "its start", patience_s=30)
+        wait_until(lambda: own.log.exists() and '"begun' in own.log.read_text(), "its start")
         team.index.set_streams(number, Streams(1, 1, 0))  # as the supervisor has written down
         follower.bring()
         (own.path / "go").touch()

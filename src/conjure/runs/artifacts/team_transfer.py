@@ -39,7 +39,7 @@ from conjure.runs.schema.status import RunStatus
 if TYPE_CHECKING:
     from conjure.runs.artifacts.team_files import SharedManifest
     from conjure.runs.artifacts.team_runs import TeamRuns
-    from conjure.runs.objects.index import UploadRow
+    from conjure.runs.objects.index import Streams, UploadRow
 
 UPLOAD_SUMMARY = "upload.json"
 _NOT_HERE = "elsewhere"  # in the folder of an upload's version whose content is still to be brought
@@ -209,7 +209,7 @@ def bring_manifest(home: Home, number: int) -> Manifest | None:
 
 
 def _cache_folder(home: Home, number: int) -> Path | None:
-    """The folder for what is brought of a run, which is made; None while a supervisor here has the run.
+    """The folder for what is brought of a run; it is not made while a supervisor here has the run: None.
 
     From then on it is the run's folder here, and the supervisor would no more find its own.
     """
@@ -217,9 +217,10 @@ def _cache_folder(home: Home, number: int) -> Path | None:
     with _cache_errors(home):
         home.fetched.mkdir(mode=0o700, exist_ok=True)
         with locked(home.fetched_lock):
-            if is_locked(RunFolder(home.runs / str(number)).lock):
-                return None
-            folder.mkdir(mode=0o700, exist_ok=True)
+            if not folder.is_dir():
+                if is_locked(RunFolder(home.runs / str(number)).lock):
+                    return None
+                folder.mkdir(mode=0o700)
     return folder
 
 
@@ -259,6 +260,7 @@ class StreamFollower:
             team = None
         self._opened = None if team is None else shared_files(home, team)
         self._files = None if self._opened is None else self._opened.__enter__()
+        self._attempt_here: int | None = None  # the newest that was carried out here
 
     @property
     def may_bring(self) -> bool:
@@ -278,22 +280,32 @@ class StreamFollower:
         Raises:
             StoreError: The database or the object store cannot be reached.
         """
+        if self._files is None:
+            return
+        streams = self._files.index.streams(self._number)
         # Asked each time: one attempt may be carried out here, and the next one elsewhere.
-        if self._files is None or not _has_left(self._home, self._number, self._files):
+        if not _has_left(self._home, self._number, self._files):
+            self._note_attempt_here(self._files, streams)
             return
         folder = _cache_folder(self._home, self._number)
         if folder is None:
             return
-        streams = self._files.index.streams(self._number)
         # What is removed meanwhile is brought by the next look.
         with _cache_errors(self._home), suppress(FileNotFoundError), locked(folder / _LOCK):
             (folder / LOG_FILE).touch()
-            if streams is None:
+            # The next attempt has not sent anything yet: what the one here sent was read in its own folder.
+            if streams is None or streams.attempt == self._attempt_here:
                 return
             _begin_attempt(folder, streams.attempt)
             for name, length in ((LOG_FILE, streams.log_bytes), (METRICS_FILE, streams.metrics_bytes)):
                 bring_stream(self._files.objects, self._number, streams.attempt, folder / name, length)
             os.utime(folder)  # it is in use, which adding to a file in it does not show
+
+    def _note_attempt_here(self, files: "TeamRuns", streams: "Streams | None") -> None:
+        if streams is not None and streams.attempt != self._attempt_here:
+            with suppress(NotFoundError):
+                if not is_left_over(self._home, files.database.get(self._number)):
+                    self._attempt_here = streams.attempt
 
 
 def _begin_attempt(folder: Path, attempt: int) -> None:

@@ -39,7 +39,7 @@ from conjure.runs.host.process_settings import ProcessSettings
 from conjure.runs.lifecycle.heartbeat import GIVE_UP_AFTER, when_reachable
 from conjure.runs.lifecycle.supervisor import become_supervisor
 from conjure.runs.schema.record import RunRecord
-from conjure.runs.schema.run_folder import RunFolder
+from conjure.runs.schema.run_folder import REMOVED, RunFolder
 
 _OF_A_JOB = ("RAY_", "SLURM_", "SLURMD_")
 NOT_JOINED = (
@@ -128,6 +128,9 @@ def _tidy(home: Home, store: Database) -> None:
     What others can have from the object store becomes part of the cache; what an attempt left that was
     followed by one elsewhere goes.
     """
+    for removed in home.runs.glob(f"{REMOVED}*"):  # by a job that was killed meanwhile
+        with suppress(OSError):
+            remove_tree(removed)
     for number in folder_numbers(home.runs):
         with suppress(ConjureError, OSError):  # the next job here tries it again
             useless = None

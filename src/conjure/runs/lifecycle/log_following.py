@@ -6,6 +6,7 @@ the next phase, and the last event is the end. A run whose carrier is gone is cl
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 
@@ -131,7 +132,7 @@ def _events_of(
     while True:
         # Before the log: what was printed in a phase is there when it is over.
         facts = when_reachable(lambda: store.facts(number), patience_s)
-        _bring(streams, facts)
+        _bring(streams, facts, patience_s)
         tail.move_to(RunFolder.of(store.home, number).log)  # the next attempt may be elsewhere, or here
         quiet = True
         for event in merge.news(facts):
@@ -152,13 +153,13 @@ def _events_of(
         sleep(wait_s)
 
 
-def _bring(streams: StreamFollower, facts: RunProgress) -> None:
+def _bring(streams: StreamFollower, facts: RunProgress, patience_s: float) -> None:
     """What the run printed on another machine; while it goes on, a store that is away is asked again."""
-    try:
+    if facts.ending is not None:
+        when_reachable(streams.bring, patience_s)
+        return
+    with suppress(StoreError):
         streams.bring()
-    except StoreError:
-        if facts.ending is not None:
-            raise
 
 
 def _look_after(store: Database, record: RunRecord, executor: Executor | None) -> Iterator[Queued]:

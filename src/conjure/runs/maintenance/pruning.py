@@ -243,10 +243,10 @@ def _prune_left_over(
             # Removing others may have taken long, and a later attempt been carried out here.
             is_so = ours and is_left_over(home, store.get(number))
             aside = _attempt(lambda folder=folder: take_out_of_sight(folder), not_done) if is_so else None
-        freed = None if aside is None else _attempt(lambda aside=aside: _remove(aside), not_done)
-        if freed is not None:
+        if aside is not None:
             snapshot.release_tree(home, number)
-            left, size = left + 1, size + freed
+            left += 1
+            size += _attempt(lambda aside=aside: _remove(aside), not_done) or 0
         seen.forget(number)
     return left, size
 

@@ -10,7 +10,16 @@ from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle import heartbeat
-from conjure.runs.lifecycle.log_following import Ended, Entered, Found, Printed, Queued, _Merge, follow
+from conjure.runs.lifecycle.log_following import (
+    Ended,
+    Entered,
+    Found,
+    Printed,
+    Queued,
+    Waiting,
+    _Merge,
+    follow,
+)
 from conjure.runs.objects.base import segment
 from conjure.runs.objects.index import Streams
 from conjure.runs.schema.process_facts import Owner
@@ -134,13 +143,20 @@ def test_a_run_is_followed_from_an_attempt_here_to_the_next_one_elsewhere(team, 
     folder.log.write_text(entry("first\n"))
     shared_store.begin_attempt(number, this_process(member))
     advance(shared_store, number, RunStatus.RUNNING)
+
+    def send(attempt, text):
+        with team.files(member) as files:
+            files.objects.put(segment(number, attempt, LOG_FILE, 0), entry(text).encode())
+        team.index.set_streams(number, Streams(attempt, len(entry(text)), 0))
+
+    send(1, "first\n")
     events = islice(follow(member, number, sleep=lambda _: None), 100)
     assert next(each.entry.text for each in events if isinstance(each, Printed)) == "first\n"
+    assert isinstance(next(events), Waiting)
     shared_store.begin_attempt(number, Owner("another machine", "boot", 7, "then"))
     lock.release()
-    with team.files(member) as files:
-        files.objects.put(segment(number, 2, LOG_FILE, 0), entry("second\n").encode())
-    team.index.set_streams(number, Streams(2, len(entry("second\n")), 0))
+    assert not [each for each in islice(events, 5) if isinstance(each, Printed)]  # it has sent nothing yet
+    send(2, "second\n")
     assert next((each.entry.text for each in events if isinstance(each, Printed)), None) == "second\n"
     shared_store.end_run(number, Ending(EndReason.SUPERVISOR_DIED))
     assert not [each for each in events if isinstance(each, Printed)]
