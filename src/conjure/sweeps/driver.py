@@ -7,6 +7,7 @@ is decided there; so a driver that is killed at any moment, or that is not alone
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from conjure.core.home import Home
@@ -140,7 +141,8 @@ class Driver:
             if self._request.metric is not None:
                 bring_streams(self._home, row.run)  # it may have been carried out on a cluster's node
                 folder = self._home.run_folder(row.run)
-                value, step = aggregate(folder, self._request.metric, self._request.aggregation)
+                with suppress(OSError):  # the command may have put a folder there: no step would pass this
+                    value, step = aggregate(folder, self._request.metric, self._request.aggregation)
             store.settle_trial(self._number, row.trial, row.run, value, step)
             if not is_infrastructure_failure(row):
                 self._ended.append(replace(row, settled=True, value=value, step=step))

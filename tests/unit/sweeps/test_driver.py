@@ -12,6 +12,7 @@ from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.database.sweep_rows import SweepState, TrialClaim, TrialRow
 from conjure.runs.host.process import this_process
 from conjure.runs.schema.record import CodeFacts, MountFacts
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import CodeChoice, Mount
 from conjure.runs.schema.status import Ending, EndReason, RunProgress
 from conjure.sweeps import control, driver
@@ -82,6 +83,17 @@ def test_an_error_of_the_system_ends_no_driver_but_is_in_its_log(start, store, m
     driven.run()
     assert len(away.asked) == 2
     assert "stale file handle" in capfd.readouterr().err
+
+
+def test_a_trial_whose_metrics_cannot_be_read_is_one_that_reported_none(start, store):
+    driven, run = start(grid(2, metric="loss", direction="minimize")), add_run(store).number
+    store.begin_attempt(run, this_process(store.home))
+    assert store._take_trial(TrialClaim(1, 0, 1, {"x": "0"}), run)
+    RunFolder.of(store.home, run).metrics.mkdir()
+    finish(store, run, Ending(EndReason.COMPLETED, 0))
+    assert driven._settle(store, store.trials(1))
+    (row,) = store.trials(1)
+    assert (row.settled, row.value, row.step) == (True, None, None)
 
 
 def test_a_sweep_that_gets_more_trials_as_it_ends_goes_on(start, store, monkeypatch):
