@@ -73,6 +73,7 @@ class Driver:
         self._started = time.monotonic()
         self._looked_for_dead = 0.0
         self._pause_s, self._start_at = _FIRST_PAUSE_S, 0.0
+        self._logged = ""
 
     def run(self) -> None:
         """Drive the sweep to its end, or until somebody else ends it."""
@@ -85,13 +86,20 @@ class Driver:
                     acted = self._step(store)
                 except StoreError:
                     acted = False  # a full disk or a server that is away, for one: it is tried again
-                except OSError:
+                except OSError as error:
                     if not self._home.root.is_dir():
                         raise
-                    traceback.print_exc(limit=-1)  # into the sweep's log; it may pass as well
-                    acted = False
+                    self._log(error)
+                    acted = False  # it may pass as well
                 wait = 0.0 if acted else min(max(1.5 * wait, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)
                 self._executor.wait(wait)
+
+    def _log(self, error: OSError) -> None:
+        """Say in the sweep's log what went wrong, once: it may come again each second."""
+        if str(error) != self._logged:
+            with suppress(OSError):  # the log may be on the very disk that is full
+                traceback.print_exc(limit=-1)
+                self._logged = str(error)
 
     def _step(self, store: Database) -> bool:
         """Do what is to be done now; whether there was anything."""

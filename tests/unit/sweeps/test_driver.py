@@ -1,6 +1,9 @@
 """What a driver does while its database or a store is away; drivers that are killed are tried elsewhere."""
 
 import contextlib
+import errno
+import io
+import sys
 import time
 from dataclasses import replace
 
@@ -31,16 +34,23 @@ class Idle:
         pass
 
 
-class AwayOnce:
-    """Does what is asked the second time."""
+class Full(io.StringIO):
+    """A file on a disk without room."""
 
-    def __init__(self, act, error=None):
-        self._act, self.asked = act, []
+    def write(self, _):
+        raise OSError(errno.ENOSPC, "no room")
+
+
+class AwayOnce:
+    """Does what is asked the second time, or the one after `times`."""
+
+    def __init__(self, act, error=None, times=1):
+        self._act, self.asked, self._times = act, [], times
         self._error = error if error is not None else StoreError("it is away")
 
     def __call__(self, *given, **more):
         self.asked.append(given)
-        if len(self.asked) == 1:
+        if len(self.asked) <= self._times:
             raise self._error
         return self._act(*given, **more)
 
@@ -75,14 +85,23 @@ def test_a_database_that_is_away_for_a_moment_ends_no_driver(start, store, monke
     assert len(away.asked) > 1
 
 
-def test_an_error_of_the_system_ends_no_driver_but_is_in_its_log(start, store, monkeypatch, capfd):
+def test_an_error_of_the_system_ends_no_driver_but_is_in_its_log_once(start, store, monkeypatch, capfd):
     driven = start(grid(1))
-    away = AwayOnce(driven._settle, OSError("stale file handle"))
+    away = AwayOnce(driven._settle, OSError("stale file handle"), times=2)
     monkeypatch.setattr(driven, "_settle", away)
     monkeypatch.setattr(driver, "submit", lambda *_, **__: store.end_sweep(1, SweepState.COMPLETE))
     driven.run()
-    assert len(away.asked) == 2
-    assert "stale file handle" in capfd.readouterr().err
+    assert len(away.asked) == 3
+    assert capfd.readouterr().err.count("stale file handle") == 1
+
+
+def test_an_error_that_cannot_be_written_into_the_log_ends_no_driver(start, store, monkeypatch):
+    driven = start(grid(1))
+    monkeypatch.setattr(driven, "_settle", AwayOnce(driven._settle, OSError("no room")))
+    monkeypatch.setattr(driver, "submit", lambda *_, **__: store.end_sweep(1, SweepState.COMPLETE))
+    monkeypatch.setattr(sys, "stderr", Full())
+    driven.run()
+    assert store.sweep(1).state is SweepState.COMPLETE
 
 
 def test_a_trial_whose_metrics_cannot_be_read_is_one_that_reported_none(start, store):
