@@ -13,7 +13,7 @@ from dataclasses import replace
 from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.core.units import format_duration
-from conjure.errors import ConjureError, StoreError
+from conjure.errors import ConjureError, StoreError, UsageError
 from conjure.runs.artifacts.team_transfer import bring_streams
 from conjure.runs.database.base import KILL, PRUNE, STOP, Database
 from conjure.runs.database.sweep_rows import SweepState, TrialClaim, TrialRefusedError, TrialRow
@@ -23,7 +23,7 @@ from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.stop_requests import request_end
 from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.schema.spec import CodeChoice, RunSpec
+from conjure.runs.schema.spec import CodeChoice, RunSpec, current_folder
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import LogTail, lines
 from conjure.sweeps.control import going_on
@@ -37,6 +37,7 @@ _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.03, 1.0
 _LOOK_FOR_DEAD_EVERY_S = 2.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 300.0  # after a submission that a database or store was away for
 _MOST_ATTEMPTS = 3  # runs of a trial, by one driver, that ended through no fault of its command
+_MOST_FAILED_STARTS = 3  # in a row
 _ENDED_BY_SOMEBODY = (EndReason.STOP_REQUESTED, EndReason.KILL_REQUESTED)
 _FAILING_ALIKE = 3
 _LAST_LINES = 5
@@ -73,6 +74,7 @@ class Driver:
         self._started = time.monotonic()
         self._looked_for_dead = 0.0
         self._pause_s, self._start_at = _FIRST_PAUSE_S, 0.0
+        self._failed_starts = 0  # in a row, for an error of the system
         self._logged = ""
 
     def run(self) -> None:
@@ -228,8 +230,9 @@ class Driver:
     # ---- what comes next -----------------------------------------------------------------------------------
 
     def _start_next(self, store: Database, rows: list[TrialRow]) -> bool:
-        is_full = sum(row.facts.ending is None for row in rows) >= self._request.parallel
-        if is_full or time.monotonic() < self._start_at:
+        going_on = sum(row.facts.ending is None for row in rows)
+        most = self._request.parallel if self._failed_starts < _MOST_FAILED_STARTS else 1
+        if going_on >= most or time.monotonic() < self._start_at:
             return False
         claim = next(self._claims(store, rows), None)
         if claim is None:
@@ -239,16 +242,25 @@ class Driver:
             submit(self._home, spec, trial=claim, executor=self._executor if spec.on is None else None)
         except TrialRefusedError:
             return False  # another driver was quicker, or somebody stops the sweep
-        except (StoreError, OSError):
-            # It is tried again; not at once, as each time may cost the trial one of its runs.
-            self._start_at = time.monotonic() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        except StoreError:
+            self._put_off()
+            raise
+        except OSError as error:
+            self._put_off()
+            self._failed_starts += 1
+            if self._failed_starts >= _MOST_FAILED_STARTS and not going_on:  # what goes on is let finish
+                self._end(store, SweepState.FAILED, f"no trial can be started: {_fault_of_start(error)}")
             raise
         except ConjureError as error:
             if store.trials(self._number) == rows:  # no run was made that could tell of it
                 self._end(store, SweepState.FAILED, f"no trial can be started: {error}")
-        self._pause_s = _FIRST_PAUSE_S
+        self._pause_s, self._failed_starts = _FIRST_PAUSE_S, 0
         return True
+
+    def _put_off(self) -> None:
+        """Try again to start a trial; not at once, as each time may cost it one of its runs."""
+        self._start_at = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _claims(self, store: Database, rows: list[TrialRow]) -> Iterator[TrialClaim]:
         """What may be started: lost and stopped trials first, then new ones."""
@@ -292,6 +304,14 @@ class Driver:
     def _is_done(self, store: Database, rows: list[TrialRow]) -> bool:
         going_on = any(row.facts.ending is None for row in rows)
         return not going_on and next(self._claims(store, rows), None) is None
+
+
+def _fault_of_start(error: OSError) -> str:
+    try:
+        current_folder()
+    except UsageError:  # the system's own words would name no folder
+        return "the folder in which the sweep was started or resumed no longer exists"
+    return str(error)
 
 
 def _reason(row: TrialRow) -> EndReason | None:

@@ -6,6 +6,7 @@ import io
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -176,6 +177,45 @@ def test_a_submission_that_failed_for_the_moment_is_not_repeated_at_once(start, 
     assert 0.0 < driven._start_at - time.monotonic() <= driver._FIRST_PAUSE_S
     driven._start_at = 0.0
     assert driven._start_next(store, [])
+
+
+def start_again(driven, store, rows=()):
+    """Try to start a trial as often as a driver does before it gives up."""
+    for _ in range(driver._MOST_FAILED_STARTS):
+        driven._start_at = 0.0
+        with contextlib.suppress(OSError):
+            driven._start_next(store, list(rows))
+
+
+def test_a_sweep_whose_folder_is_removed_ends_and_says_why(start, store, monkeypatch, tmp_path):
+    driven = start(grid(1))
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    monkeypatch.setattr(driver, "submit", lambda *_, **__: Path.cwd())
+    start_again(driven, store)
+    sweep = store.sweep(1)
+    why = "no trial can be started: the folder in which the sweep was started or resumed no longer exists"
+    assert (sweep.state, sweep.message) == (SweepState.FAILED, why)
+
+
+def test_a_submission_that_fails_now_and_then_ends_no_sweep(start, store, monkeypatch):
+    driven, most = start(grid(1)), driver._MOST_FAILED_STARTS
+    for _ in range(2):
+        monkeypatch.setattr(driver, "submit", AwayOnce(lambda *_, **__: None, OSError("no room"), most - 1))
+        start_again(driven, store)
+    assert store.sweep(1).state is SweepState.RUNNING
+
+
+def test_trials_that_go_on_are_let_finish_where_no_more_can_be_started(start, store, monkeypatch):
+    driven = start(replace(grid(3), parallel=2))
+    away = AwayOnce(None, OSError("no room"), times=9)
+    monkeypatch.setattr(driver, "submit", away)
+    monkeypatch.setattr(driven, "_spec", lambda *_: driven._request.spec)
+    start_again(driven, store, [TrialRow(0, 7, 1, {"x": "0"}, RunProgress())])
+    start_again(driven, store, [TrialRow(0, 7, 1, {"x": "0"}, RunProgress())])
+    assert (store.sweep(1).state, len(away.asked)) == (SweepState.RUNNING, driver._MOST_FAILED_STARTS)
+    start_again(driven, store, [ended(0, EndReason.COMPLETED)])
+    assert store.sweep(1).message == "no trial can be started: no room"
 
 
 def after(reason):
