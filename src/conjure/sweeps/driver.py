@@ -7,12 +7,13 @@ is decided there; so a driver that is killed at any moment, or that is not alone
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.core.units import format_duration
-from conjure.errors import ConjureError, StoreError
+from conjure.errors import ConjureError, StoreError, UsageError
 from conjure.runs.artifacts.team_transfer import bring_streams
 from conjure.runs.database.base import KILL, PRUNE, STOP, Database
 from conjure.runs.database.sweep_rows import SweepState, TrialClaim, TrialRefusedError, TrialRow
@@ -22,7 +23,7 @@ from conjure.runs.lifecycle.open_store import open_store
 from conjure.runs.lifecycle.stop_requests import request_end
 from conjure.runs.lifecycle.submission import submit
 from conjure.runs.schema.run_folder import RunFolder
-from conjure.runs.schema.spec import CodeChoice, RunSpec
+from conjure.runs.schema.spec import CodeChoice, RunSpec, current_folder
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import LogTail, lines
 from conjure.sweeps.control import going_on
@@ -36,6 +37,7 @@ _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.03, 1.0
 _LOOK_FOR_DEAD_EVERY_S = 2.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 300.0  # after a submission that a database or store was away for
 _MOST_ATTEMPTS = 3  # runs of a trial, by one driver, that ended through no fault of its command
+_MOST_FAILED_STARTS = 3  # in a row
 _ENDED_BY_SOMEBODY = (EndReason.STOP_REQUESTED, EndReason.KILL_REQUESTED)
 _FAILING_ALIKE = 3
 _LAST_LINES = 5
@@ -72,6 +74,8 @@ class Driver:
         self._started = time.monotonic()
         self._looked_for_dead = 0.0
         self._pause_s, self._start_at = _FIRST_PAUSE_S, 0.0
+        self._failed_starts = 0  # in a row, for an error of the system
+        self._logged = ""
 
     def run(self) -> None:
         """Drive the sweep to its end, or until somebody else ends it."""
@@ -84,13 +88,20 @@ class Driver:
                     acted = self._step(store)
                 except StoreError:
                     acted = False  # a full disk or a server that is away, for one: it is tried again
-                except OSError:
+                except OSError as error:
                     if not self._home.root.is_dir():
                         raise
-                    traceback.print_exc(limit=-1)  # into the sweep's log; it may pass as well
-                    acted = False
+                    self._log(error)
+                    acted = False  # it may pass as well
                 wait = 0.0 if acted else min(max(1.5 * wait, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)
                 self._executor.wait(wait)
+
+    def _log(self, error: OSError) -> None:
+        """Say in the sweep's log what went wrong, once: it may come again each second."""
+        if str(error) != self._logged:
+            with suppress(OSError):  # the log may be on the very disk that is full
+                traceback.print_exc(limit=-1)
+                self._logged = str(error)
 
     def _step(self, store: Database) -> bool:
         """Do what is to be done now; whether there was anything."""
@@ -140,7 +151,8 @@ class Driver:
             if self._request.metric is not None:
                 bring_streams(self._home, row.run)  # it may have been carried out on a cluster's node
                 folder = self._home.run_folder(row.run)
-                value, step = aggregate(folder, self._request.metric, self._request.aggregation)
+                with suppress(OSError):  # the command may have put a folder there: no step would pass this
+                    value, step = aggregate(folder, self._request.metric, self._request.aggregation)
             store.settle_trial(self._number, row.trial, row.run, value, step)
             if not is_infrastructure_failure(row):
                 self._ended.append(replace(row, settled=True, value=value, step=step))
@@ -218,8 +230,9 @@ class Driver:
     # ---- what comes next -----------------------------------------------------------------------------------
 
     def _start_next(self, store: Database, rows: list[TrialRow]) -> bool:
-        is_full = sum(row.facts.ending is None for row in rows) >= self._request.parallel
-        if is_full or time.monotonic() < self._start_at:
+        going_on = sum(row.facts.ending is None for row in rows)
+        most = self._request.parallel if self._failed_starts < _MOST_FAILED_STARTS else 1
+        if going_on >= most or time.monotonic() < self._start_at:
             return False
         claim = next(self._claims(store, rows), None)
         if claim is None:
@@ -229,16 +242,25 @@ class Driver:
             submit(self._home, spec, trial=claim, executor=self._executor if spec.on is None else None)
         except TrialRefusedError:
             return False  # another driver was quicker, or somebody stops the sweep
-        except (StoreError, OSError):
-            # It is tried again; not at once, as each time may cost the trial one of its runs.
-            self._start_at = time.monotonic() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        except StoreError:
+            self._put_off()
+            raise
+        except OSError as error:
+            self._put_off()
+            self._failed_starts += 1
+            if self._failed_starts >= _MOST_FAILED_STARTS and not going_on:  # what goes on is let finish
+                self._end(store, SweepState.FAILED, f"no trial can be started: {_fault_of_start(error)}")
             raise
         except ConjureError as error:
             if store.trials(self._number) == rows:  # no run was made that could tell of it
                 self._end(store, SweepState.FAILED, f"no trial can be started: {error}")
-        self._pause_s = _FIRST_PAUSE_S
+        self._pause_s, self._failed_starts = _FIRST_PAUSE_S, 0
         return True
+
+    def _put_off(self) -> None:
+        """Try again to start a trial; not at once, as each time may cost it one of its runs."""
+        self._start_at = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _claims(self, store: Database, rows: list[TrialRow]) -> Iterator[TrialClaim]:
         """What may be started: lost and stopped trials first, then new ones."""
@@ -282,6 +304,14 @@ class Driver:
     def _is_done(self, store: Database, rows: list[TrialRow]) -> bool:
         going_on = any(row.facts.ending is None for row in rows)
         return not going_on and next(self._claims(store, rows), None) is None
+
+
+def _fault_of_start(error: OSError) -> str:
+    try:
+        current_folder()
+    except UsageError:  # the system's own words would name no folder
+        return "the folder in which the sweep was started or resumed no longer exists"
+    return str(error)
 
 
 def _reason(row: TrialRow) -> EndReason | None:

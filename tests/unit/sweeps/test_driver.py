@@ -1,8 +1,12 @@
 """What a driver does while its database or a store is away; drivers that are killed are tried elsewhere."""
 
 import contextlib
+import errno
+import io
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +16,7 @@ from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.database.sweep_rows import SweepState, TrialClaim, TrialRow
 from conjure.runs.host.process import this_process
 from conjure.runs.schema.record import CodeFacts, MountFacts
+from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import CodeChoice, Mount
 from conjure.runs.schema.status import Ending, EndReason, RunProgress
 from conjure.sweeps import control, driver
@@ -30,16 +35,23 @@ class Idle:
         pass
 
 
-class AwayOnce:
-    """Does what is asked the second time."""
+class Full(io.StringIO):
+    """A file on a disk without room."""
 
-    def __init__(self, act, error=None):
-        self._act, self.asked = act, []
+    def write(self, _):
+        raise OSError(errno.ENOSPC, "no room")
+
+
+class AwayOnce:
+    """Does what is asked the second time, or the one after `times`."""
+
+    def __init__(self, act, error=None, times=1):
+        self._act, self.asked, self._times = act, [], times
         self._error = error if error is not None else StoreError("it is away")
 
     def __call__(self, *given, **more):
         self.asked.append(given)
-        if len(self.asked) == 1:
+        if len(self.asked) <= self._times:
             raise self._error
         return self._act(*given, **more)
 
@@ -74,14 +86,34 @@ def test_a_database_that_is_away_for_a_moment_ends_no_driver(start, store, monke
     assert len(away.asked) > 1
 
 
-def test_an_error_of_the_system_ends_no_driver_but_is_in_its_log(start, store, monkeypatch, capfd):
+def test_an_error_of_the_system_ends_no_driver_but_is_in_its_log_once(start, store, monkeypatch, capfd):
     driven = start(grid(1))
-    away = AwayOnce(driven._settle, OSError("stale file handle"))
+    away = AwayOnce(driven._settle, OSError("stale file handle"), times=2)
     monkeypatch.setattr(driven, "_settle", away)
     monkeypatch.setattr(driver, "submit", lambda *_, **__: store.end_sweep(1, SweepState.COMPLETE))
     driven.run()
-    assert len(away.asked) == 2
-    assert "stale file handle" in capfd.readouterr().err
+    assert len(away.asked) == 3
+    assert capfd.readouterr().err.count("stale file handle") == 1
+
+
+def test_an_error_that_cannot_be_written_into_the_log_ends_no_driver(start, store, monkeypatch):
+    driven = start(grid(1))
+    monkeypatch.setattr(driven, "_settle", AwayOnce(driven._settle, OSError("no room")))
+    monkeypatch.setattr(driver, "submit", lambda *_, **__: store.end_sweep(1, SweepState.COMPLETE))
+    monkeypatch.setattr(sys, "stderr", Full())
+    driven.run()
+    assert store.sweep(1).state is SweepState.COMPLETE
+
+
+def test_a_trial_whose_metrics_cannot_be_read_is_one_that_reported_none(start, store):
+    driven, run = start(grid(2, metric="loss", direction="minimize")), add_run(store).number
+    store.begin_attempt(run, this_process(store.home))
+    assert store._take_trial(TrialClaim(1, 0, 1, {"x": "0"}), run)
+    RunFolder.of(store.home, run).metrics.mkdir()
+    finish(store, run, Ending(EndReason.COMPLETED, 0))
+    assert driven._settle(store, store.trials(1))
+    (row,) = store.trials(1)
+    assert (row.settled, row.value, row.step) == (True, None, None)
 
 
 def test_a_sweep_that_gets_more_trials_as_it_ends_goes_on(start, store, monkeypatch):
@@ -145,6 +177,45 @@ def test_a_submission_that_failed_for_the_moment_is_not_repeated_at_once(start, 
     assert 0.0 < driven._start_at - time.monotonic() <= driver._FIRST_PAUSE_S
     driven._start_at = 0.0
     assert driven._start_next(store, [])
+
+
+def start_again(driven, store, rows=()):
+    """Try to start a trial as often as a driver does before it gives up."""
+    for _ in range(driver._MOST_FAILED_STARTS):
+        driven._start_at = 0.0
+        with contextlib.suppress(OSError):
+            driven._start_next(store, list(rows))
+
+
+def test_a_sweep_whose_folder_is_removed_ends_and_says_why(start, store, monkeypatch, tmp_path):
+    driven = start(grid(1))
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    monkeypatch.setattr(driver, "submit", lambda *_, **__: Path.cwd())
+    start_again(driven, store)
+    sweep = store.sweep(1)
+    why = "no trial can be started: the folder in which the sweep was started or resumed no longer exists"
+    assert (sweep.state, sweep.message) == (SweepState.FAILED, why)
+
+
+def test_a_submission_that_fails_now_and_then_ends_no_sweep(start, store, monkeypatch):
+    driven, most = start(grid(1)), driver._MOST_FAILED_STARTS
+    for _ in range(2):
+        monkeypatch.setattr(driver, "submit", AwayOnce(lambda *_, **__: None, OSError("no room"), most - 1))
+        start_again(driven, store)
+    assert store.sweep(1).state is SweepState.RUNNING
+
+
+def test_trials_that_go_on_are_let_finish_where_no_more_can_be_started(start, store, monkeypatch):
+    driven = start(replace(grid(3), parallel=2))
+    away = AwayOnce(None, OSError("no room"), times=9)
+    monkeypatch.setattr(driver, "submit", away)
+    monkeypatch.setattr(driven, "_spec", lambda *_: driven._request.spec)
+    start_again(driven, store, [TrialRow(0, 7, 1, {"x": "0"}, RunProgress())])
+    start_again(driven, store, [TrialRow(0, 7, 1, {"x": "0"}, RunProgress())])
+    assert (store.sweep(1).state, len(away.asked)) == (SweepState.RUNNING, driver._MOST_FAILED_STARTS)
+    start_again(driven, store, [ended(0, EndReason.COMPLETED)])
+    assert store.sweep(1).message == "no trial can be started: no room"
 
 
 def after(reason):
