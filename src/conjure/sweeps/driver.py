@@ -230,9 +230,9 @@ class Driver:
     # ---- what comes next -----------------------------------------------------------------------------------
 
     def _start_next(self, store: Database, rows: list[TrialRow]) -> bool:
-        going_on = sum(row.facts.ending is None for row in rows)
+        active = sum(row.facts.ending is None for row in rows)
         most = self._request.parallel if self._failed_starts < _MOST_FAILED_STARTS else 1
-        if going_on >= most or time.monotonic() < self._start_at:
+        if active >= most or time.monotonic() < self._start_at:
             return False
         claim = next(self._claims(store, rows), None)
         if claim is None:
@@ -248,7 +248,7 @@ class Driver:
         except OSError as error:
             self._put_off()
             self._failed_starts += 1
-            if self._failed_starts >= _MOST_FAILED_STARTS and not going_on:  # what goes on is let finish
+            if self._failed_starts >= _MOST_FAILED_STARTS and not active:  # what goes on is let finish
                 self._end(store, SweepState.FAILED, f"no trial can be started: {_fault_of_start(error)}")
             raise
         except ConjureError as error:
