@@ -117,11 +117,11 @@ class Driver:
             return True
         self._prune(store, rows)
         started = self._start_next(store, rows)
-        trials = store.sweep(self._number).trials
-        if not started and self._is_done(store, rows):
-            # Unless somebody has just added more.
-            words = self._saved_by_pruning(rows)
-            store.end_sweep(self._number, SweepState.COMPLETE, words, trials=trials)
+        if not started:
+            trials = store.sweep(self._number).trials
+            if self._is_done(store, rows):  # unless somebody has just added more trials
+                words = self._saved_by_pruning(rows)
+                store.end_sweep(self._number, SweepState.COMPLETE, words, trials=trials)
         return settled or started
 
     def _begin(self, store: Database, rows: list[TrialRow]) -> None:

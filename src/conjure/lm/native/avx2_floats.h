@@ -1,7 +1,7 @@
 /* Sums of floats for AVX2, whose registers have half of the lanes: each group of lanes is two registers.
  *
- * GCC keeps vectors that are wider than a register in memory, which takes two to six times as long, so these are
- * written by hand. Invariant: every sum adds the same numbers in the same order as the function without `_avx2`.
+ * GCC keeps vectors that are wider than a register in memory, which takes several times as long, so these are written
+ * by hand. Invariant: every sum adds the same numbers in the same order as the function without `_avx2`.
  */
 #ifndef CONJURE_AVX2_FLOATS_H
 #define CONJURE_AVX2_FLOATS_H
