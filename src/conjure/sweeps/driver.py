@@ -110,7 +110,8 @@ class Driver:
         if not self._has_begun:
             self._begin(store, rows)
             self._has_begun = True
-        settled = self._settle(store, rows)
+        settled = {row.run: row for row in self._settle(store, rows)}
+        rows = [settled.get(row.run, row) for row in rows]  # their values decide what comes next
         fault = self._fault(store) or self._time_is_up()
         if fault is not None:
             self._end(store, *fault)
@@ -122,7 +123,7 @@ class Driver:
             if self._is_done(store, rows):  # unless somebody has just added more trials
                 words = self._saved_by_pruning(rows)
                 store.end_sweep(self._number, SweepState.COMPLETE, words, trials=trials)
-        return settled or started
+        return bool(settled) or started
 
     def _begin(self, store: Database, rows: list[TrialRow]) -> None:
         """Note what drivers before this one left undone."""
@@ -144,9 +145,12 @@ class Driver:
             active = [row.run for row in store.trials(self._number) if row.facts.ending is None]
             mark_interrupted(store, map(store.get, active))
 
-    def _settle(self, store: Database, rows: list[TrialRow]) -> bool:
-        fresh = [row for row in rows if row.facts.ending is not None and not row.settled]
-        for row in fresh:
+    def _settle(self, store: Database, rows: list[TrialRow]) -> list[TrialRow]:
+        """Write down what trials came to that have ended; these, with their values."""
+        settled = []
+        for row in rows:
+            if row.facts.ending is None or row.settled:
+                continue
             value, step = None, None
             if self._request.metric is not None:
                 bring_streams(self._home, row.run)  # it may have been carried out on a cluster's node
@@ -154,9 +158,10 @@ class Driver:
                 with suppress(OSError):  # the command may have put a folder there: no step would pass this
                     value, step = aggregate(folder, self._request.metric, self._request.aggregation)
             store.settle_trial(self._number, row.trial, row.run, value, step)
+            settled.append(replace(row, settled=True, value=value, step=step))
             if not is_infrastructure_failure(row):
-                self._ended.append(replace(row, settled=True, value=value, step=step))
-        return bool(fresh)
+                self._ended.append(settled[-1])
+        return settled
 
     def _fault(self, store: Database) -> tuple[SweepState, str] | None:
         """Why the sweep cannot come to anything, if so."""

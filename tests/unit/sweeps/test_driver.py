@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import json
 import sys
 import time
 from dataclasses import replace
@@ -22,7 +23,8 @@ from conjure.runs.schema.status import Ending, EndReason, RunProgress
 from conjure.sweeps import control, driver
 from conjure.sweeps.control import resume_sweep, start_sweep
 from conjure.sweeps.driver import Driver
-from conjure.sweeps.space import Choice
+from conjure.sweeps.proposals import PastCell
+from conjure.sweeps.space import Choice, Range
 from conjure.sweeps.view import look_at_sweep
 from support.casting import add_run, finish
 from support.sweeps import grid, searched
@@ -114,6 +116,25 @@ def test_a_trial_whose_metrics_cannot_be_read_is_one_that_reported_none(start, s
     assert driven._settle(store, store.trials(1))
     (row,) = store.trials(1)
     assert (row.settled, row.value, row.step) == (True, None, None)
+
+
+def report(store, run, value, step=1):
+    """Write a value of the metric as a trial's command does."""
+    point = {"name": "loss", "step": step, "value": value, "time": 1.0}
+    RunFolder.of(store.home, run).metrics.write_text(json.dumps(point) + "\n")
+
+
+def test_what_has_just_ended_is_known_when_the_next_values_are_chosen(start, store, monkeypatch):
+    space = {"x": Range(0.0, 9.0)}
+    driven, run = start(searched(space, "tpe", metric="loss", direction="minimize")), add_run(store).number
+    assert store._take_trial(TrialClaim(1, 0, 1, {"x": "2"}), run)
+    report(store, run, 0.5)
+    finish(store, run, Ending(EndReason.COMPLETED, 0))
+    chosen_by = []
+    monkeypatch.setattr(driver, "propose", lambda *given: chosen_by.append(given[2]) or {"x": "4"})
+    monkeypatch.setattr(driver, "submit", lambda *_, **__: None)
+    driven._step(store)
+    assert chosen_by == [[PastCell({"x": "2"}, "complete", 0.5)]]
 
 
 def test_a_sweep_that_gets_more_trials_as_it_ends_goes_on(start, store, monkeypatch):
