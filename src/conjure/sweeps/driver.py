@@ -67,6 +67,7 @@ class Driver:
         self._executor = executor
         self._retry_failed = retry_failed
         self._has_begun = False
+        self._has_finished_before = False  # a trial as it should, under an earlier driver
         self._retries: set[int] = set()  # runs after which their trials get another one
         self._attempts_before: dict[int, int] = {}
         self._ended: list[TrialRow] = []
@@ -126,9 +127,15 @@ class Driver:
         return bool(settled) or started
 
     def _begin(self, store: Database, rows: list[TrialRow]) -> None:
-        """Note what drivers before this one left undone."""
+        """Note what drivers before this one came to and left undone."""
+        self._has_finished_before = any(map(self._is_as_wanted, rows))
         self._attempts_before = {row.trial: row.attempt - (row.facts.ending is None) for row in rows}
         self._retries = {row.run for row in rows if self._is_wanted_again(store, row)}
+
+    def _is_as_wanted(self, row: TrialRow) -> bool:
+        """Whether a trial finished and reported what it is to report."""
+        is_complete = row.facts.status is RunStatus.COMPLETE
+        return is_complete and (self._request.metric is None or row.step is not None)
 
     def _is_wanted_again(self, store: Database, row: TrialRow) -> bool:
         if row.facts.ending is None:  # a driver whose time is up does not wait for those that it stops
@@ -164,7 +171,9 @@ class Driver:
         return settled
 
     def _fault(self, store: Database) -> tuple[SweepState, str] | None:
-        """Why the sweep cannot come to anything, if so."""
+        """Why the sweep cannot come to anything, if so; it can where a trial has come to something before."""
+        if self._has_finished_before:
+            return None
         metric = self._request.metric
         for row in self._ended[:1] if metric is not None else ():
             if row.facts.status is RunStatus.COMPLETE and row.step is None:

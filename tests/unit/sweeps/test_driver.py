@@ -272,6 +272,20 @@ def test_a_resumed_sweep_runs_trials_again_that_were_cut_off(start, store, reaso
     assert driven._is_done(store, rows) is not again
 
 
+@pytest.mark.parametrize("metric", [None, "loss"])
+def test_a_resumed_sweep_that_has_come_to_something_is_not_ended_by_its_next_trials(start, store, metric):
+    request = grid(9, metric=metric, direction="minimize" if metric else None)
+    failed = [ended(trial, EndReason.NONZERO_EXIT) for trial in (1, 2, 3)]
+    unreported = [ended(4, EndReason.COMPLETED)]
+    driven = start(request)
+    driven._begin(store, [replace(ended(0, EndReason.COMPLETED), step=7), *failed, *unreported])
+    for newest in (failed, unreported):
+        driven._ended = newest
+        assert driven._fault(store) is None
+    driven._begin(store, [*failed, *(unreported if metric else [])])
+    assert not driven._has_finished_before
+
+
 def test_who_ends_a_trial_of_a_sweep_that_goes_on_ends_it_for_good(start, store):
     driven = start(grid(2))
     driven._begin(store, [ended(0, EndReason.STOP_REQUESTED)])
