@@ -686,6 +686,18 @@ def test_a_lost_sweep_is_restored_from_its_file_with_its_trials(store):
     assert store.trials(sweep) == trials[:1]
 
 
+def test_the_file_of_a_sweep_that_has_ended_has_what_its_last_trials_came_to(store):
+    sweep = store.create_sweep({"asked": 1}, trials=1, parallel=1, rung_metric=None)
+    run = start_trial(store, sweep, 0)
+    store.end_sweep(sweep, SweepState.STOPPED)
+    store.end_run(run, DONE)
+    store.settle_trial(sweep, 0, run, 0.5, 7)
+    trials = store.trials(sweep)
+    lose_sweeps(store)
+    store.reindex()
+    assert store.trials(sweep) == trials
+
+
 def test_a_sweep_from_before_there_was_a_file_gets_one(store):
     sweep = store.create_sweep({"asked": 1}, trials=1, parallel=1, rung_metric=None)
     before = store.sweep(sweep)

@@ -6,7 +6,7 @@ is decided there; so a driver that is killed at any moment, or that is not alone
 
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -27,10 +27,10 @@ from conjure.runs.schema.spec import CodeChoice, RunSpec, current_folder
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import LogTail, lines
 from conjure.sweeps.control import going_on
-from conjure.sweeps.metric_aggregation import aggregate
 from conjure.sweeps.proposals import propose
 from conjure.sweeps.pruning import runs_to_prune, trial_progress
 from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
+from conjure.sweeps.settling import settle_trials
 from conjure.sweeps.trials import Trial, history, is_infrastructure_failure
 
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.03, 1.0
@@ -80,13 +80,22 @@ class Driver:
 
     def run(self) -> None:
         """Drive the sweep to its end, or until somebody else ends it."""
+        self._repeat(lambda store: self._step(store) if self._is_running(store) else None)
+
+    def settle_rest(self) -> None:
+        """Write down what trials come to that end after the sweep, unless that goes on again."""
+        self._repeat(lambda store: None if self._is_running(store) else self._settle_late(store))
+
+    def _is_running(self, store: Database) -> bool:
+        return store.sweep(self._number).state is SweepState.RUNNING
+
+    def _repeat(self, act: Callable[[Database], bool | None]) -> None:
+        """Do something again and again: at once where there was something to do, and no more at None."""
         with open_store(self._home) as store:
             wait = 0.0
             while True:
                 try:
-                    if store.sweep(self._number).state is not SweepState.RUNNING:
-                        return
-                    acted = self._step(store)
+                    acted = act(store)
                 except StoreError:
                     acted = False  # a full disk or a server that is away, for one: it is tried again
                 except OSError as error:
@@ -94,6 +103,8 @@ class Driver:
                         raise
                     self._log(error)
                     acted = False  # it may pass as well
+                if acted is None:
+                    return
                 wait = 0.0 if acted else min(max(1.5 * wait, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)
                 self._executor.wait(wait)
 
@@ -153,22 +164,16 @@ class Driver:
             mark_interrupted(store, map(store.get, active))
 
     def _settle(self, store: Database, rows: list[TrialRow]) -> list[TrialRow]:
-        """Write down what trials came to that have ended; these, with their values."""
-        settled = []
-        for row in rows:
-            if row.facts.ending is None or row.settled:
-                continue
-            value, step = None, None
-            if self._request.metric is not None:
-                bring_streams(self._home, row.run)  # it may have been carried out on a cluster's node
-                folder = self._home.run_folder(row.run)
-                with suppress(OSError):  # the command may have put a folder there: no step would pass this
-                    value, step = aggregate(folder, self._request.metric, self._request.aggregation)
-            store.settle_trial(self._number, row.trial, row.run, value, step)
-            settled.append(replace(row, settled=True, value=value, step=step))
-            if not is_infrastructure_failure(row):
-                self._ended.append(settled[-1])
+        settled = settle_trials(self._home, store, self._number, self._request, rows)
+        self._ended += [row for row in settled if not is_infrastructure_failure(row)]
         return settled
+
+    def _settle_late(self, store: Database) -> bool | None:
+        """Settle the trials of a sweep that has ended; None once all are."""
+        self._look_for_dead(store)
+        rows = store.trials(self._number)
+        settled = self._settle(store, rows)
+        return None if all(row.facts.ending is not None for row in rows) else bool(settled)
 
     def _fault(self, store: Database) -> tuple[SweepState, str] | None:
         """Why the sweep cannot come to anything, if so; it can where a trial has come to something before."""

@@ -21,7 +21,7 @@ from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import CodeChoice, Mount
 from conjure.runs.schema.status import Ending, EndReason, RunProgress
 from conjure.sweeps import control, driver
-from conjure.sweeps.control import resume_sweep, start_sweep
+from conjure.sweeps.control import SweepLock, resume_sweep, settler_lock, start_sweep
 from conjure.sweeps.driver import Driver
 from conjure.sweeps.proposals import PastCell
 from conjure.sweeps.space import Choice, Range
@@ -122,6 +122,47 @@ def report(store, run, value, step=1):
     """Write a value of the metric as a trial's command does."""
     point = {"name": "loss", "step": step, "value": value, "time": 1.0}
     RunFolder.of(store.home, run).metrics.write_text(json.dumps(point) + "\n")
+
+
+class TestATrialThatEndsAfterItsSweep:
+    """As one that was being saved when the sweep was stopped."""
+
+    @pytest.fixture
+    def driven(self, start, store):
+        driven, run = start(grid(3, metric="loss", direction="minimize")), add_run(store).number
+        assert store._take_trial(TrialClaim(1, 0, 1, {"x": "0"}), run)
+        report(store, run, 0.5)
+        store.end_sweep(1, SweepState.STOPPED)
+        return driven
+
+    def end(self, store):
+        finish(store, 1, Ending(EndReason.COMPLETED, 0))
+
+    def test_is_settled_by_the_driver(self, driven, store, monkeypatch):
+        driven.run()
+        monkeypatch.setattr(driven._executor, "wait", lambda _: self.end(store))
+        driven.settle_rest()
+        assert [(row.settled, row.value) for row in store.trials(1)] == [(True, 0.5)]
+
+    def test_is_left_to_another_driver_where_the_sweep_was_resumed(self, driven, store, monkeypatch):
+        monkeypatch.setattr(driven._executor, "wait", lambda _: store.continue_sweep(1, trials=3))
+        driven.settle_rest()
+        assert not store.trials(1)[0].settled
+
+    @pytest.mark.usefixtures("driven")
+    def test_is_settled_by_who_stops_the_sweep_where_it_has_no_driver(self, home, store, monkeypatch):
+        monkeypatch.setattr(control, "end_runs", lambda *_: self.end(store))
+        control.stop_sweep(home, 1)
+        assert store.trials(1)[0].value == 0.5
+
+    def test_is_waited_for_while_somebody_settles_it(self, driven, home, store):
+        self.end(store)
+        assert look_at_sweep(home, store, 1).is_over  # nobody is there to
+        lock = SweepLock.take_if_free(settler_lock(home, 1))
+        assert not look_at_sweep(home, store, 1).is_over
+        driven.settle_rest()
+        assert look_at_sweep(home, store, 1).is_over
+        lock.release()
 
 
 def test_what_has_just_ended_is_known_when_the_next_values_are_chosen(start, store, monkeypatch):
