@@ -233,11 +233,11 @@ def importance(request: SweepRequest, trials: Iterable[Trial]) -> list[Importanc
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks = [0.0] * len(values)
-    for place, index in enumerate(order):
-        ranks[index] = float(place)
-    return ranks
+    """Places in order of size, from 0; equal values share the mean of theirs."""
+    ordered = sorted(values)
+    first = {value: place for place, value in reversed(list(enumerate(ordered)))}
+    last = {value: place for place, value in enumerate(ordered)}
+    return [(first[value] + last[value]) / 2 for value in values]
 
 
 def _thirds(texts: Sequence[str]) -> list[str]:

@@ -87,3 +87,17 @@ def test_the_parameter_that_decides_matters_and_the_other_does_not():
     assert first.low <= first.share <= first.high
     assert second.share < 0.1
     assert importance(request, trials[:5]) == []
+
+
+def test_where_all_trials_came_to_the_same_no_parameter_matters():
+    space = {"a": Choice(("1", "2")), "b": Range(1.0, 2.0, whole=True)}
+    request = searched(space, metric="accuracy", direction="maximize")
+    trials = [trial(n, 0.5, a=str(n // 6 + 1), b=str(n % 2 + 1)) for n in range(12)]
+    assert [(one.share, one.high) for one in importance(request, trials)] == [(0.0, 0.0)] * 2
+
+
+def test_equal_values_of_a_range_are_in_one_group():
+    request = searched({"n": Range(1.0, 2.0, whole=True)}, metric="loss", direction="minimize")
+    trials = [trial(n, n % 2 + 1.0, n=str(n % 2 + 1)) for n in range(12)]
+    (one,) = importance(request, trials)
+    assert one.share == 1.0
