@@ -145,8 +145,7 @@ class Driver:
 
     def _is_as_wanted(self, row: TrialRow) -> bool:
         """Whether a trial finished and reported what it is to report."""
-        is_complete = row.facts.status is RunStatus.COMPLETE
-        return is_complete and (self._request.metric is None or row.step is not None)
+        return Trial.of(row).is_finished and (self._request.metric is None or row.step is not None)
 
     def _is_wanted_again(self, store: Database, row: TrialRow) -> bool:
         if row.facts.ending is None:  # a driver whose time is up does not wait for those that it stops
@@ -234,7 +233,7 @@ class Driver:
 
     def _saved_by_pruning(self, rows: list[TrialRow]) -> str | None:
         pruned = [row.command_s for row in rows if _reason(row) is EndReason.PRUNED]
-        whole = [row.command_s for row in rows if _reason(row) is EndReason.COMPLETED]
+        whole = [row.command_s for row in rows if Trial.of(row).is_finished]
         times = [seconds for seconds in whole if seconds is not None]
         if self._request.prune is None or not times:
             return None

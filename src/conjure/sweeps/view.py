@@ -11,7 +11,6 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import SweepRow, SweepState
-from conjure.runs.schema.status import RunStatus
 from conjure.sweeps.control import has_driver, has_settler
 from conjure.sweeps.pruning import trial_progress, trials_before_pruning
 from conjure.sweeps.request import SweepRequest
@@ -145,9 +144,10 @@ def look_at_sweep(home: Home, store: Database, number: int) -> SweepView:
     request = SweepRequest.from_dict(row.request)
     waits = None
     if request.prune is not None and row.state is SweepState.RUNNING:
-        more = trials_before_pruning(request, trial_progress(rows, {}))
+        progress = trial_progress(rows, {})
+        more = trials_before_pruning(request, progress)
         if more:
-            finished = sum(each.facts.status is RunStatus.COMPLETE for each in rows)
+            finished = sum(each.complete for each in progress)
             waits = (
                 f"{request.prune} needs {plural(more + finished, 'finished trial')} first, and has {finished}"
             )

@@ -1,5 +1,7 @@
 import pytest
 
+from conjure.runs.database.sweep_rows import TrialRow
+from conjure.runs.schema.status import Ending, EndReason, RunProgress
 from conjure.sweeps.space import Choice, Range
 from conjure.sweeps.trials import Trial, best_cell, history, importance, rank
 from support.sweeps import grid, searched
@@ -75,6 +77,29 @@ def test_history_tells_what_goes_on_what_failed_and_what_came_of_the_rest():
         ("failed", None),
         ("running", None),
     ]
+
+
+def ended_by(reason, value):
+    return Trial.of(TrialRow(0, 10, 1, {"x": "0"}, RunProgress(ending=Ending(reason)), 9.0, True, value, 5))
+
+
+@pytest.mark.parametrize(
+    ("reason", "counts"),
+    [
+        (EndReason.TIMEOUT, True),
+        (EndReason.STOP_CONDITION, True),
+        (EndReason.STOP_REQUESTED, False),
+        (EndReason.PRUNED, False),
+    ],
+)
+def test_a_trial_that_ended_as_it_was_told_to_counts_if_it_has_a_value(reason, counts):
+    request = grid(2, metric="loss", direction="minimize")
+    cut, whole = ended_by(reason, 0.5), trial(1, 2.0)
+    best = best_cell(request, [cut, whole])
+    assert best is not None
+    assert best.trials == ((cut,) if counts else (whole,))
+    assert (history(request, [cut], before=1, rungs={})[0].state == "complete") is counts
+    assert not ended_by(reason, None).counts
 
 
 def test_the_parameter_that_decides_matters_and_the_other_does_not():
