@@ -644,6 +644,19 @@ def test_what_a_trial_came_to_and_its_rungs_are_written_down(store):
     assert (row.settled, row.value, row.step, row.command_s) == (True, 0.5, 7, 3.0)
 
 
+def test_a_further_attempt_at_a_trial_starts_without_the_rungs_of_the_one_before(store):
+    sweep = store.create_sweep({"asked": 1}, trials=2, parallel=2, rung_metric="loss")
+    run, other = start_trial(store, sweep, 0), start_trial(store, sweep, 1)
+    for trial in (run, other):
+        store.set_rung(trial, 64, None)
+    store.retry_run(run, Ending(EndReason.NONZERO_EXIT, 1), OWNER, host=None, delay_s=0.0)
+    store.set_rung(run, 1, 0.5)
+    assert {number: rungs.values for number, rungs in store.rungs(sweep).items()} == {
+        run: {1: 0.5},
+        other: {64: None},
+    }
+
+
 def test_a_sweep_ends_once_and_can_go_on(store):
     sweep = store.create_sweep({"asked": 1}, trials=1, parallel=1, rung_metric=None)
     assert not store.end_sweep(sweep, SweepState.STOPPED, "because", trials=2)
