@@ -644,6 +644,19 @@ def test_what_a_trial_came_to_and_its_rungs_are_written_down(store):
     assert (row.settled, row.value, row.step, row.command_s) == (True, 0.5, 7, 3.0)
 
 
+def test_a_further_attempt_at_a_trial_starts_without_the_rungs_of_the_one_before(store):
+    sweep = store.create_sweep({"asked": 1}, trials=2, parallel=2, rung_metric="loss")
+    run, other = start_trial(store, sweep, 0), start_trial(store, sweep, 1)
+    for trial in (run, other):
+        store.set_rung(trial, 64, None)
+    store.retry_run(run, Ending(EndReason.NONZERO_EXIT, 1), OWNER, host=None, delay_s=0.0)
+    store.set_rung(run, 1, 0.5)
+    assert {number: rungs.values for number, rungs in store.rungs(sweep).items()} == {
+        run: {1: 0.5},
+        other: {64: None},
+    }
+
+
 def test_a_sweep_ends_once_and_can_go_on(store):
     sweep = store.create_sweep({"asked": 1}, trials=1, parallel=1, rung_metric=None)
     assert not store.end_sweep(sweep, SweepState.STOPPED, "because", trials=2)
@@ -684,6 +697,18 @@ def test_a_lost_sweep_is_restored_from_its_file_with_its_trials(store):
     store.reindex()
     assert (store.sweep(sweep).state, store.sweep(sweep).trials) == (SweepState.RUNNING, 4)
     assert store.trials(sweep) == trials[:1]
+
+
+def test_the_file_of_a_sweep_that_has_ended_has_what_its_last_trials_came_to(store):
+    sweep = store.create_sweep({"asked": 1}, trials=1, parallel=1, rung_metric=None)
+    run = start_trial(store, sweep, 0)
+    store.end_sweep(sweep, SweepState.STOPPED)
+    store.end_run(run, DONE)
+    store.settle_trial(sweep, 0, run, 0.5, 7)
+    trials = store.trials(sweep)
+    lose_sweeps(store)
+    store.reindex()
+    assert store.trials(sweep) == trials
 
 
 def test_a_sweep_from_before_there_was_a_file_gets_one(store):

@@ -1,7 +1,8 @@
 """Starting, stopping and resuming sweeps: what is done from outside the driver.
 
 Main entries: `start_sweep`, `resume_sweep`, `stop_sweep`, `has_driver`. Invariant: at most one driver of a
-sweep lives in a home; the kernel takes its lock back when it dies.
+sweep lives in a home; the kernel takes its lock back when it dies. One whose sweep has ended lets go of it,
+and takes a settler's until the trials have ended too: so who resumes the sweep need not wait for them.
 """
 
 import json
@@ -9,13 +10,14 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from conjure.core.files import is_locked, lock_or_close
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.errors import ConflictError, ExecutorError, UsageError, option
+from conjure.errors import ConflictError, ExecutorError, StoreError, UsageError, option
 from conjure.installation import install_command
 from conjure.recipes.lazy_model_checks import refuse_changed_models
 from conjure.runs.database.base import STOP, Database
@@ -25,6 +27,7 @@ from conjure.runs.lifecycle.stop_requests import end_runs
 from conjure.runs.lifecycle.submission import refuse_own_folder, refuse_unfit
 from conjure.runs.schema.spec import RunSpec, split_withheld
 from conjure.sweeps.request import MOST_TRIALS, SweepRequest
+from conjure.sweeps.settling import settle_trials
 
 _PRIVATE = 0o700
 _ATTEMPTS, _BETWEEN_S = 5, 0.02
@@ -139,7 +142,10 @@ def stop_sweep(home: Home, number: int) -> tuple[SweepRow, int]:
         runs = going_on(store, number)
     end_runs(home, runs, STOP)
     with open_store(home) as store:
-        return store.sweep(number), len(runs)
+        sweep = store.sweep(number)
+        with suppress(StoreError):  # the sweep is stopped all the same, and its driver tries again
+            settle_trials(home, store, number, SweepRequest.from_dict(sweep.request), store.trials(number))
+        return sweep, len(runs)
 
 
 def going_on(store: Database, number: int) -> list[int]:
@@ -147,17 +153,16 @@ def going_on(store: Database, number: int) -> list[int]:
     return [row.run for row in store.trials(number) if row.facts.ending is None]
 
 
-class DriverLock:
-    """The right to drive a sweep of a home."""
+class SweepLock:
+    """The right to drive a sweep of a home, or to settle its trials once it has ended."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
 
     @classmethod
-    def take_if_free(cls, home: Home, number: int) -> "DriverLock | None":
+    def take_if_free(cls, path: Path) -> "SweepLock | None":
         """The lock, or None if somebody has it."""
-        home.sweeps.mkdir(mode=_PRIVATE, exist_ok=True)
-        path = home.sweeps / f"{number}.lock"
+        path.parent.mkdir(mode=_PRIVATE, exist_ok=True)
         for _ in range(_ATTEMPTS):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             if lock_or_close(descriptor):
@@ -172,7 +177,22 @@ class DriverLock:
 
 def has_driver(home: Home, number: int) -> bool:
     """Whether a sweep has a driver on this machine."""
-    return is_locked(home.sweeps / f"{number}.lock")
+    return is_locked(driver_lock(home, number))
+
+
+def has_settler(home: Home, number: int) -> bool:
+    """Whether a process on this machine writes down what trials come to that end after the sweep."""
+    return is_locked(settler_lock(home, number))
+
+
+def driver_lock(home: Home, number: int) -> Path:
+    """What the driver of a sweep has locked."""
+    return home.sweeps / f"{number}.lock"
+
+
+def settler_lock(home: Home, number: int) -> Path:
+    """What the process has locked that settles the trials of a sweep that has ended."""
+    return home.sweeps / f"{number}.settling"
 
 
 def driver_log(home: Home, number: int) -> Path:
@@ -188,7 +208,7 @@ def start_driver(home: Home, number: int, request: SweepRequest, *, retry_failed
     Raises:
         ExecutorError: It cannot be started.
     """
-    lock = DriverLock.take_if_free(home, number)
+    lock = SweepLock.take_if_free(driver_lock(home, number))
     if lock is None:
         return
     asked = json.dumps({"request": request.to_dict(secrets=True), "retry_failed": retry_failed})

@@ -6,7 +6,7 @@ is decided there; so a driver that is killed at any moment, or that is not alone
 
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -27,10 +27,10 @@ from conjure.runs.schema.spec import CodeChoice, RunSpec, current_folder
 from conjure.runs.schema.status import EndReason, RunStatus
 from conjure.runs.telemetry.logs import LogTail, lines
 from conjure.sweeps.control import going_on
-from conjure.sweeps.metric_aggregation import aggregate
 from conjure.sweeps.proposals import propose
 from conjure.sweeps.pruning import runs_to_prune, trial_progress
 from conjure.sweeps.request import SEED_PARAMETER, SweepRequest
+from conjure.sweeps.settling import settle_trials
 from conjure.sweeps.trials import Trial, history, is_infrastructure_failure
 
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.03, 1.0
@@ -67,6 +67,7 @@ class Driver:
         self._executor = executor
         self._retry_failed = retry_failed
         self._has_begun = False
+        self._has_finished_before = False  # a trial as it should, under an earlier driver
         self._retries: set[int] = set()  # runs after which their trials get another one
         self._attempts_before: dict[int, int] = {}
         self._ended: list[TrialRow] = []
@@ -79,13 +80,22 @@ class Driver:
 
     def run(self) -> None:
         """Drive the sweep to its end, or until somebody else ends it."""
+        self._repeat(lambda store: self._step(store) if self._is_running(store) else None)
+
+    def settle_rest(self) -> None:
+        """Write down what trials come to that end after the sweep, unless that goes on again."""
+        self._repeat(lambda store: None if self._is_running(store) else self._settle_late(store))
+
+    def _is_running(self, store: Database) -> bool:
+        return store.sweep(self._number).state is SweepState.RUNNING
+
+    def _repeat(self, act: Callable[[Database], bool | None]) -> None:
+        """Do something again and again: at once where there was something to do, and no more at None."""
         with open_store(self._home) as store:
             wait = 0.0
             while True:
                 try:
-                    if store.sweep(self._number).state is not SweepState.RUNNING:
-                        return
-                    acted = self._step(store)
+                    acted = act(store)
                 except StoreError:
                     acted = False  # a full disk or a server that is away, for one: it is tried again
                 except OSError as error:
@@ -93,6 +103,8 @@ class Driver:
                         raise
                     self._log(error)
                     acted = False  # it may pass as well
+                if acted is None:
+                    return
                 wait = 0.0 if acted else min(max(1.5 * wait, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)
                 self._executor.wait(wait)
 
@@ -110,7 +122,8 @@ class Driver:
         if not self._has_begun:
             self._begin(store, rows)
             self._has_begun = True
-        settled = self._settle(store, rows)
+        settled = {row.run: row for row in self._settle(store, rows)}
+        rows = [settled.get(row.run, row) for row in rows]  # their values decide what comes next
         fault = self._fault(store) or self._time_is_up()
         if fault is not None:
             self._end(store, *fault)
@@ -122,12 +135,17 @@ class Driver:
             if self._is_done(store, rows):  # unless somebody has just added more trials
                 words = self._saved_by_pruning(rows)
                 store.end_sweep(self._number, SweepState.COMPLETE, words, trials=trials)
-        return settled or started
+        return bool(settled) or started
 
     def _begin(self, store: Database, rows: list[TrialRow]) -> None:
-        """Note what drivers before this one left undone."""
+        """Note what drivers before this one came to and left undone."""
+        self._has_finished_before = any(map(self._is_as_wanted, rows))
         self._attempts_before = {row.trial: row.attempt - (row.facts.ending is None) for row in rows}
         self._retries = {row.run for row in rows if self._is_wanted_again(store, row)}
+
+    def _is_as_wanted(self, row: TrialRow) -> bool:
+        """Whether a trial finished and reported what it is to report."""
+        return Trial.of(row).is_finished and (self._request.metric is None or row.step is not None)
 
     def _is_wanted_again(self, store: Database, row: TrialRow) -> bool:
         if row.facts.ending is None:  # a driver whose time is up does not wait for those that it stops
@@ -144,22 +162,22 @@ class Driver:
             active = [row.run for row in store.trials(self._number) if row.facts.ending is None]
             mark_interrupted(store, map(store.get, active))
 
-    def _settle(self, store: Database, rows: list[TrialRow]) -> bool:
-        fresh = [row for row in rows if row.facts.ending is not None and not row.settled]
-        for row in fresh:
-            value, step = None, None
-            if self._request.metric is not None:
-                bring_streams(self._home, row.run)  # it may have been carried out on a cluster's node
-                folder = self._home.run_folder(row.run)
-                with suppress(OSError):  # the command may have put a folder there: no step would pass this
-                    value, step = aggregate(folder, self._request.metric, self._request.aggregation)
-            store.settle_trial(self._number, row.trial, row.run, value, step)
-            if not is_infrastructure_failure(row):
-                self._ended.append(replace(row, settled=True, value=value, step=step))
-        return bool(fresh)
+    def _settle(self, store: Database, rows: list[TrialRow]) -> list[TrialRow]:
+        settled = settle_trials(self._home, store, self._number, self._request, rows)
+        self._ended += [row for row in settled if not is_infrastructure_failure(row)]
+        return settled
+
+    def _settle_late(self, store: Database) -> bool | None:
+        """Settle the trials of a sweep that has ended; None once all are."""
+        self._look_for_dead(store)
+        rows = store.trials(self._number)
+        settled = self._settle(store, rows)
+        return None if all(row.facts.ending is not None for row in rows) else bool(settled)
 
     def _fault(self, store: Database) -> tuple[SweepState, str] | None:
-        """Why the sweep cannot come to anything, if so."""
+        """Why the sweep cannot come to anything, if so; it can where a trial has come to something before."""
+        if self._has_finished_before:
+            return None
         metric = self._request.metric
         for row in self._ended[:1] if metric is not None else ():
             if row.facts.status is RunStatus.COMPLETE and row.step is None:
@@ -215,7 +233,7 @@ class Driver:
 
     def _saved_by_pruning(self, rows: list[TrialRow]) -> str | None:
         pruned = [row.command_s for row in rows if _reason(row) is EndReason.PRUNED]
-        whole = [row.command_s for row in rows if _reason(row) is EndReason.COMPLETED]
+        whole = [row.command_s for row in rows if Trial.of(row).is_finished]
         times = [seconds for seconds in whole if seconds is not None]
         if self._request.prune is None or not times:
             return None

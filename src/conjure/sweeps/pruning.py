@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from conjure.runs.database.sweep_rows import Rungs, TrialRow
 from conjure.runs.schema.status import RunStatus
 from conjure.sweeps.request import SweepRequest
+from conjure.sweeps.trials import Trial
 
 MEDIAN_NEEDS = 5  # finished trials, before any is judged by the median
 ASHA_NEEDS = 1  # which says how long a trial is
@@ -41,7 +42,7 @@ def trial_progress(rows: Iterable[TrialRow], rungs: Mapping[int, Rungs]) -> list
         TrialProgress(
             row.run,
             rungs[row.run].values if row.run in rungs else {},
-            complete=row.facts.status is RunStatus.COMPLETE,
+            complete=row.facts.status is RunStatus.COMPLETE or Trial.of(row).counts,
             goes_on=row.facts.status is RunStatus.RUNNING,
         )
         for row in rows

@@ -26,6 +26,7 @@ _INFRASTRUCTURE = {
     EndReason.MACHINE_RESTARTED,
     EndReason.SUBMISSION_FAILED,
 }
+_LIMITS = {EndReason.TIMEOUT, EndReason.STOP_CONDITION}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Trial:
         status: The run's status, or ``pruned``.
         value: The metric, aggregated; None if there is none, or it is no number.
         step: The step of the value, or None.
+        reached_limit: Whether it ended by its own time limit or stop condition, as it was told to.
     """
 
     trial: int
@@ -47,19 +49,24 @@ class Trial:
     status: str
     value: float | None = None
     step: int | None = None
+    reached_limit: bool = False
 
     @classmethod
     def of(cls, row: TrialRow) -> "Trial":
         """The trial of a row."""
-        ending = row.facts.ending
-        pruned = ending is not None and ending.reason is EndReason.PRUNED
-        status = PRUNED if pruned else str(row.facts.status)
-        return cls(row.trial, row.run, row.params, status, row.value, row.step)
+        reason = row.facts.ending.reason if row.facts.ending is not None else None
+        status = PRUNED if reason is EndReason.PRUNED else str(row.facts.status)
+        return cls(row.trial, row.run, row.params, status, row.value, row.step, reason in _LIMITS)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it did what it was told to, to its end."""
+        return self.status == RunStatus.COMPLETE or self.reached_limit
 
     @property
     def counts(self) -> bool:
         """Whether it is finished and has a value."""
-        return self.status == RunStatus.COMPLETE and self.value is not None
+        return self.is_finished and self.value is not None
 
     @property
     def has_ended(self) -> bool:
@@ -233,11 +240,11 @@ def importance(request: SweepRequest, trials: Iterable[Trial]) -> list[Importanc
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks = [0.0] * len(values)
-    for place, index in enumerate(order):
-        ranks[index] = float(place)
-    return ranks
+    """Places in order of size, from 0; equal values share the mean of theirs."""
+    ordered = sorted(values)
+    first = {value: place for place, value in reversed(list(enumerate(ordered)))}
+    last = {value: place for place, value in enumerate(ordered)}
+    return [(first[value] + last[value]) / 2 for value in values]
 
 
 def _thirds(texts: Sequence[str]) -> list[str]:

@@ -11,8 +11,7 @@ from conjure.core.home import Home
 from conjure.core.text import plural
 from conjure.runs.database.base import Database
 from conjure.runs.database.sweep_rows import SweepRow, SweepState
-from conjure.runs.schema.status import RunStatus
-from conjure.sweeps.control import has_driver
+from conjure.sweeps.control import has_driver, has_settler
 from conjure.sweeps.pruning import trial_progress, trials_before_pruning
 from conjure.sweeps.request import SweepRequest
 from conjure.sweeps.trials import PRUNED, Cell, Importance, Trial, best_cell, importance, rank
@@ -29,6 +28,7 @@ class SweepView:
         seconds: Running time of each trial that has ended, by trial.
         settled: The trials that have ended, and whose values are written down.
         driven: Whether it has a driver: on this machine, or, as its trials that go on show, on another.
+        settles: Whether a process on this machine writes down what its trials come to.
         pruning_waits: What pruning waits for, in words, or None.
     """
 
@@ -38,6 +38,7 @@ class SweepView:
     seconds: Mapping[int, float]
     settled: frozenset[int]
     driven: bool
+    settles: bool = False
     pruning_waits: str | None = None
 
     @property
@@ -52,9 +53,10 @@ class SweepView:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will happen: it has ended with all its trials, or nobody drives it."""
+        """Whether nothing more will happen: all have ended and all is settled, or nobody drives it."""
         all_ended = all(trial.has_ended for trial in self.trials)
-        return self.is_abandoned or (not self.is_running and all_ended)
+        are_settled = not self.settles or len(self.settled) == len(self.trials)
+        return self.is_abandoned or (not self.is_running and all_ended and are_settled)
 
     @property
     def settled_trials(self) -> list[Trial]:
@@ -136,14 +138,16 @@ def look_at_sweep(home: Home, store: Database, number: int) -> SweepView:
         NotFoundError: There is none of that number.
     """
     driven = has_driver(home, number)  # first: a driver that ends its sweep goes away after that
+    settles = driven or has_settler(home, number)
     row = store.sweep(number)
     rows = store.trials(number)
     request = SweepRequest.from_dict(row.request)
     waits = None
     if request.prune is not None and row.state is SweepState.RUNNING:
-        more = trials_before_pruning(request, trial_progress(rows, {}))
+        progress = trial_progress(rows, {})
+        more = trials_before_pruning(request, progress)
         if more:
-            finished = sum(each.facts.status is RunStatus.COMPLETE for each in rows)
+            finished = sum(each.complete for each in progress)
             waits = (
                 f"{request.prune} needs {plural(more + finished, 'finished trial')} first, and has {finished}"
             )
@@ -152,7 +156,7 @@ def look_at_sweep(home: Home, store: Database, number: int) -> SweepView:
     if store.is_shared and not all(trial.has_ended for trial in trials):
         driven = True  # a driver on another machine cannot be seen, but its trials can
     settled = frozenset(each.trial for each in rows if each.settled)
-    return SweepView(row, request, trials, seconds, settled, driven, waits)
+    return SweepView(row, request, trials, seconds, settled, driven, settles, waits)
 
 
 def pruned_count(view: SweepView) -> int:

@@ -136,6 +136,13 @@ def test_a_driver_that_lives_keeps_another_away(home):
     Client(home.root).get_sweep(sweep).stop()
 
 
+def test_trials_that_are_stopped_with_their_sweep_are_told_of(home):
+    sweep = start_sweep(home, grid(1, ("sh", "-c", "sleep 60; echo :x:"), time_limit_s=0.5))
+    told = list(Client(home.root).get_sweep(sweep))
+    assert [(trial.trial, trial.status) for trial in told] == [(0, "stopped")]
+    wait_until(lambda: not drivers(home), "its driver leaves")
+
+
 def test_a_trial_whose_supervisor_was_killed_is_run_again_with_its_values(home):
     request = searched({"x": Range(0.0, 1.0)}, command=("sh", "-c", "echo :x:; sleep 1"), cells=1)
     sweep = start_sweep(home, request)

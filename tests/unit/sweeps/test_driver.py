@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import json
 import sys
 import time
 from dataclasses import replace
@@ -20,9 +21,10 @@ from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import CodeChoice, Mount
 from conjure.runs.schema.status import Ending, EndReason, RunProgress
 from conjure.sweeps import control, driver
-from conjure.sweeps.control import resume_sweep, start_sweep
+from conjure.sweeps.control import SweepLock, resume_sweep, settler_lock, start_sweep
 from conjure.sweeps.driver import Driver
-from conjure.sweeps.space import Choice
+from conjure.sweeps.proposals import PastCell
+from conjure.sweeps.space import Choice, Range
 from conjure.sweeps.view import look_at_sweep
 from support.casting import add_run, finish
 from support.sweeps import grid, searched
@@ -114,6 +116,66 @@ def test_a_trial_whose_metrics_cannot_be_read_is_one_that_reported_none(start, s
     assert driven._settle(store, store.trials(1))
     (row,) = store.trials(1)
     assert (row.settled, row.value, row.step) == (True, None, None)
+
+
+def report(store, run, value, step=1):
+    """Write a value of the metric as a trial's command does."""
+    point = {"name": "loss", "step": step, "value": value, "time": 1.0}
+    RunFolder.of(store.home, run).metrics.write_text(json.dumps(point) + "\n")
+
+
+class TestATrialThatEndsAfterItsSweep:
+    """As one that was being saved when the sweep was stopped."""
+
+    @pytest.fixture
+    def driven(self, start, store):
+        driven, run = start(grid(3, metric="loss", direction="minimize")), add_run(store).number
+        assert store._take_trial(TrialClaim(1, 0, 1, {"x": "0"}), run)
+        report(store, run, 0.5)
+        store.end_sweep(1, SweepState.STOPPED)
+        return driven
+
+    def end(self, store):
+        finish(store, 1, Ending(EndReason.COMPLETED, 0))
+
+    def test_is_settled_by_the_driver(self, driven, store, monkeypatch):
+        driven.run()
+        monkeypatch.setattr(driven._executor, "wait", lambda _: self.end(store))
+        driven.settle_rest()
+        assert [(row.settled, row.value) for row in store.trials(1)] == [(True, 0.5)]
+
+    def test_is_left_to_another_driver_where_the_sweep_was_resumed(self, driven, store, monkeypatch):
+        monkeypatch.setattr(driven._executor, "wait", lambda _: store.continue_sweep(1, trials=3))
+        driven.settle_rest()
+        assert not store.trials(1)[0].settled
+
+    @pytest.mark.usefixtures("driven")
+    def test_is_settled_by_who_stops_the_sweep_where_it_has_no_driver(self, home, store, monkeypatch):
+        monkeypatch.setattr(control, "end_runs", lambda *_: self.end(store))
+        control.stop_sweep(home, 1)
+        assert store.trials(1)[0].value == 0.5
+
+    def test_is_waited_for_while_somebody_settles_it(self, driven, home, store):
+        self.end(store)
+        assert look_at_sweep(home, store, 1).is_over  # nobody is there to
+        lock = SweepLock.take_if_free(settler_lock(home, 1))
+        assert not look_at_sweep(home, store, 1).is_over
+        driven.settle_rest()
+        assert look_at_sweep(home, store, 1).is_over
+        lock.release()
+
+
+def test_what_has_just_ended_is_known_when_the_next_values_are_chosen(start, store, monkeypatch):
+    space = {"x": Range(0.0, 9.0)}
+    driven, run = start(searched(space, "tpe", metric="loss", direction="minimize")), add_run(store).number
+    assert store._take_trial(TrialClaim(1, 0, 1, {"x": "2"}), run)
+    report(store, run, 0.5)
+    finish(store, run, Ending(EndReason.COMPLETED, 0))
+    chosen_by = []
+    monkeypatch.setattr(driver, "propose", lambda *given: chosen_by.append(given[2]) or {"x": "4"})
+    monkeypatch.setattr(driver, "submit", lambda *_, **__: None)
+    driven._step(store)
+    assert chosen_by == [[PastCell({"x": "2"}, "complete", 0.5)]]
 
 
 def test_a_sweep_that_gets_more_trials_as_it_ends_goes_on(start, store, monkeypatch):
@@ -249,6 +311,20 @@ def test_a_resumed_sweep_runs_trials_again_that_were_cut_off(start, store, reaso
         [(0, attempt + 1)] if again else []
     )
     assert driven._is_done(store, rows) is not again
+
+
+@pytest.mark.parametrize("metric", [None, "loss"])
+def test_a_resumed_sweep_that_has_come_to_something_is_not_ended_by_its_next_trials(start, store, metric):
+    request = grid(9, metric=metric, direction="minimize" if metric else None)
+    failed = [ended(trial, EndReason.NONZERO_EXIT) for trial in (1, 2, 3)]
+    unreported = [ended(4, EndReason.COMPLETED)]
+    driven = start(request)
+    driven._begin(store, [replace(ended(0, EndReason.COMPLETED), step=7), *failed, *unreported])
+    for newest in (failed, unreported):
+        driven._ended = newest
+        assert driven._fault(store) is None
+    driven._begin(store, [*failed, *(unreported if metric else [])])
+    assert not driven._has_finished_before
 
 
 def test_who_ends_a_trial_of_a_sweep_that_goes_on_ends_it_for_good(start, store):

@@ -1,6 +1,8 @@
 import pytest
 
-from conjure.sweeps.pruning import TrialProgress, runs_to_prune, trials_before_pruning
+from conjure.runs.database.sweep_rows import TrialRow
+from conjure.runs.schema.status import Ending, EndReason, RunProgress
+from conjure.sweeps.pruning import TrialProgress, runs_to_prune, trial_progress, trials_before_pruning
 from support.sweeps import grid
 
 
@@ -18,6 +20,13 @@ FINISHED = [trial(run, 4.0, 3.0, 1.0 + run / 10, complete=True) for run in range
 
 def ended(how, trials, direction="minimize"):
     return runs_to_prune(request(how, direction), trials)
+
+
+@pytest.mark.parametrize(("value", "is_finished"), [(0.5, True), (None, False)])
+def test_a_trial_that_reached_its_time_limit_with_a_value_is_a_finished_one(value, is_finished):
+    facts = RunProgress(ending=Ending(EndReason.TIMEOUT))
+    (one,) = trial_progress([TrialRow(0, 7, 1, {}, facts, value=value)], {})
+    assert one.complete is is_finished
 
 
 @pytest.mark.parametrize(("how", "first"), [("median", 5), ("asha", 1)])

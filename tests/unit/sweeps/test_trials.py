@@ -1,5 +1,7 @@
 import pytest
 
+from conjure.runs.database.sweep_rows import TrialRow
+from conjure.runs.schema.status import Ending, EndReason, RunProgress
 from conjure.sweeps.space import Choice, Range
 from conjure.sweeps.trials import Trial, best_cell, history, importance, rank
 from support.sweeps import grid, searched
@@ -77,6 +79,29 @@ def test_history_tells_what_goes_on_what_failed_and_what_came_of_the_rest():
     ]
 
 
+def ended_by(reason, value):
+    return Trial.of(TrialRow(0, 10, 1, {"x": "0"}, RunProgress(ending=Ending(reason)), 9.0, True, value, 5))
+
+
+@pytest.mark.parametrize(
+    ("reason", "counts"),
+    [
+        (EndReason.TIMEOUT, True),
+        (EndReason.STOP_CONDITION, True),
+        (EndReason.STOP_REQUESTED, False),
+        (EndReason.PRUNED, False),
+    ],
+)
+def test_a_trial_that_ended_as_it_was_told_to_counts_if_it_has_a_value(reason, counts):
+    request = grid(2, metric="loss", direction="minimize")
+    cut, whole = ended_by(reason, 0.5), trial(1, 2.0)
+    best = best_cell(request, [cut, whole])
+    assert best is not None
+    assert best.trials == ((cut,) if counts else (whole,))
+    assert (history(request, [cut], before=1, rungs={})[0].state == "complete") is counts
+    assert not ended_by(reason, None).counts
+
+
 def test_the_parameter_that_decides_matters_and_the_other_does_not():
     space = {"a": Range(0.0, 1.0), "b": Choice(("1", "2"))}
     request = searched(space, metric="loss", direction="minimize")
@@ -87,3 +112,17 @@ def test_the_parameter_that_decides_matters_and_the_other_does_not():
     assert first.low <= first.share <= first.high
     assert second.share < 0.1
     assert importance(request, trials[:5]) == []
+
+
+def test_where_all_trials_came_to_the_same_no_parameter_matters():
+    space = {"a": Choice(("1", "2")), "b": Range(1.0, 2.0, whole=True)}
+    request = searched(space, metric="accuracy", direction="maximize")
+    trials = [trial(n, 0.5, a=str(n // 6 + 1), b=str(n % 2 + 1)) for n in range(12)]
+    assert [(one.share, one.high) for one in importance(request, trials)] == [(0.0, 0.0)] * 2
+
+
+def test_equal_values_of_a_range_are_in_one_group():
+    request = searched({"n": Range(1.0, 2.0, whole=True)}, metric="loss", direction="minimize")
+    trials = [trial(n, n % 2 + 1.0, n=str(n % 2 + 1)) for n in range(12)]
+    (one,) = importance(request, trials)
+    assert one.share == 1.0

@@ -52,7 +52,8 @@ def follow_sweep(home: Home, number: int, *, background: bool, as_json: bool) ->
             click.echo(line)
     else:
         show_sweep(view)
-    return 0 if view.is_running or view.row.state is SweepState.COMPLETE else 1
+    goes_on = view.is_running and not view.is_abandoned
+    return 0 if goes_on or view.row.state is SweepState.COMPLETE else 1
 
 
 def _watch(home: Home, store: Database, number: int, quiet: bool) -> SweepView:

@@ -32,7 +32,7 @@ from conjure.lm.report.compared_records import Training
 from conjure.lm.report.report_schema import HeldOutFacts
 from conjure.lm.text.split import train_part_of_0_1
 from conjure.lm.training.base_model_comparison import Comparison, measure, write_report
-from conjure.lm.training.distributed.process_group import ProcessGroup
+from conjure.lm.training.distributed.process_group import DTYPE, ProcessGroup
 from conjure.lm.training.events import Evaluated, Event, Finished, Sampled, Saved, SavePoint, TuningEvent
 from conjure.lm.training.history import History, Trained
 from conjure.lm.training.lora import ALPHA
@@ -199,8 +199,10 @@ def train(
         history = History.from_dict(facts["history"])
         state = load_training_state(state_folder(prepared.output))
         begun = _with_best_of(prepared.output, state.progress, history)
-    noted = {"micro_batch": prepared.plan.micro_batch, "step": begun.step, "best_loss": begun.best_loss}
-    trainer.group.agree({**_agreement(prepared), **noted})
+    # Nodes that choose the number format themselves may differ: their processors do.
+    chosen = {"micro_batch": prepared.plan.micro_batch, DTYPE: prepared.plan.dtype}
+    noted = {"step": begun.step, "best_loss": begun.best_loss}
+    trainer.group.agree({**_agreement(prepared), **chosen, **noted})
     if state is not None:
         trainer.restore(replace(state, progress=begun))
     reason = "interrupted"

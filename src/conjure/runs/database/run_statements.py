@@ -212,6 +212,8 @@ class RunStatements(SweepStatements):
                     "retry_at": round(now + delay_s, 3),
                 },
             )
+            # Its metrics are not kept either; those that a checkpoint brings back are read again.
+            self._session.execute("DELETE FROM sweep_rungs WHERE run = ?", (number,))
             self._rewrite(number)
 
         self._change(number, retry)

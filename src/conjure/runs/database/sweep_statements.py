@@ -4,8 +4,9 @@ Main entry: `SweepStatements` (see `sweep_rows.Sweeps`). Invariant: whether a tr
 the transaction that gives its run a number; so no trial is started twice, and never more at a time than are
 wanted.
 
-Whenever a sweep begins, ends or goes on, it is written with its trials to ``sweeps/<number>.json``. `reindex`
-restores it from there; trials that were started after that are then run again if it is resumed.
+Whenever a sweep begins, ends or goes on, and where a trial is settled after its end, it is written with its
+trials to ``sweeps/<number>.json``. `reindex` restores it from there; trials that were started after that are
+then run again if it is resumed.
 """
 
 import json
@@ -127,11 +128,18 @@ class SweepStatements(Statements):
 
     def settle_trial(self, sweep: int, trial: int, run: int, value: float | None, step: int | None) -> None:
         """Write down what a trial's run came to, unless it has a newer one."""
-        self._session.execute(
-            "UPDATE sweep_trials SET settled = 1, value = ?, step = ?"
-            " WHERE sweep = ? AND trial = ? AND run = ?",
-            (value, step, sweep, trial, run),
-        )
+
+        def settle() -> None:
+            self._session.lock_all()  # of two that write the file at a time, the later one has to know all
+            self._session.execute(
+                "UPDATE sweep_trials SET settled = 1, value = ?, step = ?"
+                " WHERE sweep = ? AND trial = ? AND run = ?",
+                (value, step, sweep, trial, run),
+            )
+            if self.sweep(sweep).state is not SweepState.RUNNING:  # else its end writes it
+                self._write_sweep(sweep)
+
+        self._session.transact(settle)
 
     def rung_metric(self, run: int) -> str | None:
         """The metric whose rungs are to be written down for a run."""

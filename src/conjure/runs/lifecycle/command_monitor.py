@@ -142,7 +142,8 @@ class CommandMonitor:
             self._summaries = metric_summaries(finite, self._summaries.values())
             self._unindexed = True
         for point in points:
-            for rung in self.ladder.reached(point.name, point.step) if self.ladder is not None else ():
+            rung = self.ladder.reached(point.name, point.step) if self.ladder is not None else None
+            if rung is not None:
                 self.control.note_rung(rung, point.value)
             condition = self.conditions.see(point.name, point.step, point.value)
             what = f"{point.name} was {point.value:g} at step {point.step}"

@@ -1,9 +1,8 @@
 """The rungs of a metric: its values at steps that double, by which a sweep compares trials as they run.
 
-Main entry: `RungLadder`. Invariant: each rung is reached once, with the first value at its step or later.
+Main entry: `RungLadder`. Invariant: the value at a rung is the first one at its step or later, and before the
+step of the next rung; a rung between whose steps nothing was reported has none.
 """
-
-from collections.abc import Iterator
 
 
 class RungLadder:
@@ -17,8 +16,14 @@ class RungLadder:
         self.metric = metric
         self._next = 1
 
-    def reached(self, name: str, step: int) -> Iterator[int]:
-        """The rungs that a point of a metric reaches: none for another metric, or between two rungs."""
-        while name == self.metric and step >= self._next:
-            yield self._next
-            self._next *= 2
+    def reached(self, name: str, step: int) -> int | None:
+        """The rung that a point of a metric reaches: none for another metric, or one that has been reached.
+
+        The rungs below it are passed over: trials that report rarely would stand there with a value of a
+        later step, beside others that report often.
+        """
+        if name != self.metric or step < self._next:
+            return None
+        rung = 1 << (step.bit_length() - 1)
+        self._next = 2 * rung
+        return rung

@@ -59,4 +59,4 @@ def live(request: Request) -> Response:
     with site.store() as store:
         view = look_at_sweep(site.home, store, request.path_params["number"])
     seen = (view.listed(), [trial.to_dict() for trial in view.trials])  # what the importance follows from
-    return JSONResponse({"cursor": f"{hash(str(seen)):x}", "active": view.is_running})
+    return JSONResponse({"cursor": f"{hash(str(seen)):x}", "active": view.is_running or not view.is_over})

@@ -6,11 +6,12 @@ import torch
 
 import conjure
 from conjure.cli.language_model.training_view import plan_lines
-from conjure.errors import CheckpointError, UsageError
+from conjure.errors import CheckpointError, TrainingError, UsageError
 from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.model_resolver import resolve_model
 from conjure.lm.report.report_schema import report_from_json
 from conjure.lm.training import preparation
+from conjure.lm.training.distributed.process_group import ProcessGroup
 from conjure.lm.training.events import Evaluated, Finished, Sampled, Saved, StepDone
 from conjure.lm.training.finetune import FinetuneResult, _save_state, finetune, make_trainer, train
 from conjure.lm.training.history import History, Trained
@@ -153,6 +154,20 @@ def test_the_micro_batch_that_was_used_is_kept(inputs, tmp_path):
     trainer.settings = replace(trainer.settings, micro_batch=1)  # as where memory did not suffice
     _save_state(prepared, trainer, History())
     assert prepare(replace(request, resume=True)).plan.micro_batch == 1
+
+
+def test_several_processes_have_to_agree_on_the_number_format(inputs, tmp_path):
+    class Group(ProcessGroup):
+        """One process, which says what it would compare with others."""
+
+        def agree(self, settings):
+            raise TrainingError(settings["dtype"])
+
+    data, model = inputs
+    options = {**OPTIONS, "precision": "bfloat16", "split": "lines"}
+    prepared = prepare(FinetuneRequest(data=[data], model=model, output=tmp_path / "out", **options))
+    with pytest.raises(TrainingError, match="bfloat16"):
+        next(train(prepared, group=Group()))
 
 
 def test_it_saves_as_often_as_asked(inputs, tmp_path):

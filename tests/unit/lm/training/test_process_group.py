@@ -107,6 +107,18 @@ def test_processes_that_prepared_other_trainings_say_which_setting_differs():
     connected(2, work)
 
 
+def test_processes_that_would_compute_in_other_number_formats_are_told_which_they_can_share():
+    def work(group):
+        if group.leads:
+            group.agree({"dtype": "bfloat16"})
+            return
+        with pytest.raises(TrainingError, match="dtype is 'float32' and 'bfloat16'") as caught:
+            group.agree({"dtype": "float32"})
+        assert caught.value.hint == "choose one that all nodes use: precision='float32'"
+
+    connected(2, work)
+
+
 def test_a_first_process_that_is_gone_before_settings_are_compared_is_told_in_one_sentence():
     leader = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     group = ConnectedGroup(None, TCPStore("127.0.0.1", leader.port, timeout=PATIENCE), 1, 2, CPU)

@@ -37,6 +37,8 @@ _CONNECT_TIMEOUT = timedelta(minutes=5)
 _PREPARED_WITHIN = timedelta(days=1)
 _STEP_WITHIN = timedelta(minutes=30)
 _ENDED_WITHIN_S = 60.0  # after one process failed, whoever started the others has ended them long before
+DTYPE = "dtype"  # of what processes prepare: the number format that they compute in
+_FLOAT32 = option("precision", "float32")
 _LOOPBACK = "127.0.0.1"
 _SETTINGS, _FAILED, _FINISHED, _LEFT = "settings", "failed", "finished", "left"  # keys that they share
 
@@ -312,7 +314,8 @@ class ConnectedGroup(ProcessGroup):
             if first.get(name) != value:
                 raise TrainingError(
                     f"rank {self.rank} prepared a different training than rank 0: {name} is {value!r} and"
-                    f" {first.get(name)!r}"
+                    f" {first.get(name)!r}",
+                    hint=f"choose one that all nodes use: {_FLOAT32}" if name == DTYPE else None,
                 )
 
     def settings_of_leader(self) -> dict[str, Any] | None:
