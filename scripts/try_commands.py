@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -25,6 +26,7 @@ _FOLDERS = ("benchmarks/", "scripts/", ".venv/bin/")
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<content>.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`([^`\n]+)`")
 _TARGET = re.compile(r"^([a-z][\w-]*):(?!=)", re.MULTILINE)
+_PAGES_AT_A_TIME = 2  # whose console blocks are run; each has a home of its own
 
 # Commands that run in another form: a regular expression for the whole command, what runs, and why.
 SHORTENED = {
@@ -142,6 +144,12 @@ class Trial:
         self._homes = root / "homes"
         subprocess.run(["git", "clone", "--quiet", REPOSITORY, self.clone], check=True)
 
+    def run_blocks(self, page: Path) -> None:
+        """Run the console blocks of a page."""
+        place = str(page.relative_to(self.clone))
+        say(f"{place}: its console blocks")
+        self.run(f".venv/bin/python scripts/transcripts.py --check {place}", place)
+
     def run(self, command: str, place: str) -> None:
         """Run one in the root of the clone; a place has a home, so that its runs count from 1."""
         folder = self._light if command.startswith("pip ") else self.clone / ".venv"
@@ -162,9 +170,11 @@ class Trial:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        say(f"  {'ok' if done.returncode == 0 else 'FAILED'}, {time.monotonic() - started:.0f} s")
-        if done.returncode != 0:
-            say(done.stdout[-4000:])
+        seconds = time.monotonic() - started
+        if done.returncode == 0:
+            say(f"  ok, {seconds:.0f} s: {command}")
+        else:
+            say(f"  FAILED, {seconds:.0f} s: {command}\n{done.stdout[-4000:]}")
             self.failed.append(command)
 
     def changes(self) -> str:
@@ -193,11 +203,10 @@ def main() -> int:
             say(f"{place}: {command}" + (f"\n  as `{runs}`: {reason}" if reason else ""))
             tried.add(runs)
             trial.run(runs, place)
-        for page in pages(trial.clone):
-            if "```console" in page.read_text():
-                place = str(page.relative_to(trial.clone))
-                say(f"{place}: its console blocks")
-                trial.run(f".venv/bin/python scripts/transcripts.py --check {place}", place)
+        blocks = {page: page.read_text().count("```console") for page in pages(trial.clone)}
+        longest_first = sorted(filter(blocks.get, blocks), key=lambda page: -blocks[page])
+        with ThreadPoolExecutor(_PAGES_AT_A_TIME) as threads:
+            list(threads.map(trial.run_blocks, longest_first))  # raises what one of them raised
         if changes := trial.changes():
             say(f"The commands changed files of the clone:\n{changes}")
             trial.failed.append("git status --porcelain")

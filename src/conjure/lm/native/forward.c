@@ -2,8 +2,9 @@
  *
  * Main entry: `conjure_forward`, which reads them and gives the logits of what follows. The parts are in products.h
  * and attention.h; here is what is done with them, and in which order. One body of code is compiled once per
- * instruction set and number format (see the end), so one build serves every machine. Invariant: a row's logits do
- * not depend, in any bit, on the rows beside it, on how its tokens are portioned, or on the number of threads.
+ * instruction set, and products and attention once more per number format (see the end), so one build serves every
+ * machine. Invariant: a row's logits do not depend, in any bit, on the rows beside it, on how its tokens are portioned,
+ * or on the number of threads.
  */
 #include "attention.h"
 #include "avx2_floats.h"
@@ -85,9 +86,16 @@ INLINE bool next_piece(atomic_int *taken, int64_t items, int thread, int threads
 
 /* ---- one forward pass ---- */
 
-typedef struct {
+typedef struct Job Job;
+
+/* Attention of some pieces of a layer's heads. */
+typedef void Attend(const Job *job, int64_t layer, Range items, float *scores);
+
+struct Job {
     const Model *model;
     const Call *call;
+    Product *product; /* both for the call's instructions and the model's format */
+    Attend *attend;
     Barrier *barrier;
     atomic_int *taken;       /* (products and attentions, threads), see `next_piece` */
     int64_t *first_position; /* per row: where its new tokens lie in the arrays below; one more entry: how many in all */
@@ -101,7 +109,7 @@ typedef struct {
     float *head_shift; /* (outputs) */
     float *scratch;    /* (threads, scratch_stride): a row of channels, scores, or a panel of weights for tiles */
     int64_t positions, wide_stride, channel_stride, mixed_stride, rotation_stride, scratch_stride;
-} Job;
+};
 
 INLINE float *residual_of(const Job *job, int64_t position) { return job->residual + position * job->channel_stride; }
 
@@ -233,8 +241,6 @@ INLINE Range heads_of(const Job *job, Range these, int64_t pieces) {
     return (Range){bounds[0], bounds[1]};
 }
 
-typedef void Attend(const Job *job, int64_t layer, Range items, float *scores);
-
 INLINE void attend(const Job *job, int64_t number, Range items, float *scores, ScoreKeys *score, MixValues *mix,
                    Format format) {
     const Layer *layer = &job->model->layer[number];
@@ -318,8 +324,9 @@ INLINE void norm_outputs(const Job *job, Range outputs, float *normed, Format fo
 
 /* What one thread does; the threads meet wherever one needs what another made. Where only one position is computed,
  * every thread makes its activations for itself, which takes less time than meeting once more. */
-INLINE void forward(const Job *job, int thread, int threads, Product *product, Attend *attend, Format format) {
+INLINE void forward(const Job *job, int thread, int threads) {
     const Model *model = job->model;
+    const Format format = (Format)model->format;
     const int64_t rows = job->call->rows, positions = job->positions, outputs = job->call->outputs;
     const bool alone = positions == 1;
     const bool sandwich = model->residual == SANDWICH, parallel = model->residual == PARALLEL;
@@ -339,7 +346,7 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
 #define IN_PIECES(items) for (; next_piece(taken, items, thread, threads, &piece);)
 #define PANELS(matrix) (((matrix).out + PANEL - 1) / PANEL)
 #define MULTIPLY(matrix, how, y, stride)                                                                \
-    IN_PIECES(PANELS(matrix)) product(&(matrix), &activations, positions, NULL, piece, how, y, stride); \
+    IN_PIECES(PANELS(matrix)) job->product(&(matrix), &activations, positions, NULL, piece, how, y, stride); \
     taken += threads
     for (int64_t row = 0; row < rows; row++) embed(job, row, mine, format);
     if (alone) BARRIER
@@ -349,7 +356,7 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
         BARRIER_IF_SHARED
         MULTIPLY(layer->qkv, SET, job->wide, job->wide_stride);
         BARRIER
-        IN_PIECES(attentions) attend(job, number, heads_of(job, piece, attentions), scratch);
+        IN_PIECES(attentions) job->attend(job, number, heads_of(job, piece, attentions), scratch);
         taken += threads;
         BARRIER
         prepare_mixed(job, prepared, &activations, format);
@@ -387,14 +394,14 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
     Activations normed = job->activations;
     normed.scratch = scratch;
     IN_PIECES(PANELS(model->head))
-        product(&model->head, &normed, outputs, job->head_shift, piece, SET, job->call->logits, model->vocab);
+        job->product(&model->head, &normed, outputs, job->head_shift, piece, SET, job->call->logits, model->vocab);
 #undef MULTIPLY
 #undef PANELS
 #undef IN_PIECES
 #undef BARRIER_IF_SHARED
 }
 
-/* ---- one copy of all that per instruction set and number format ---- */
+/* ---- one copy of all that per instruction set, and of what takes the time per number format ---- */
 
 #define COMPILE_ATTENTION(name, format, kind, lanes, target)                                                    \
     target __attribute__((noinline)) static void attend_##kind##_##name(const Job *job, int64_t layer, Range items, \
@@ -402,15 +409,11 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
         attend(job, layer, items, scores, score_keys##lanes, mix_values##lanes, format);                        \
     }
 
-#define COMPILE_FORMAT(name, format, kind, most, target)                                                        \
+#define COMPILE_PRODUCT(name, format, kind, most, target)                                                       \
     target __attribute__((noinline)) static void product_##kind##_##name(                                       \
         const Matrix *m, const Activations *x, int64_t count, const float *shifts, Range panels, Finish how,    \
         float *y, int64_t stride) {                                                                             \
         multiply_panels(kind##_##name, most, m, x, count, shifts, panels, how, y, stride, format);              \
-    }                                                                                                           \
-    target static void forward_##kind##_##name(const void *job, int thread, int threads) {                      \
-        forward(job, thread, threads, product_##kind##_##name,                                                  \
-                format == INT8 ? attend_narrow_##name : attend_float_##name, format);                           \
     }
 
 #define FLOATS_IN_LANES(name, kind, format, tile, target)                                                       \
@@ -420,12 +423,15 @@ INLINE void forward(const Job *job, int thread, int threads, Product *product, A
     }
 
 /* As many rows of int8 and of float activations together as there are registers. */
-#define COMPILE_FOR(name, rows, float_rows, lanes, target)        \
-    COMPILE_ATTENTION(name, INT8, narrow, lanes, target)          \
-    COMPILE_ATTENTION(name, FLOAT32, float, lanes, target)        \
-    COMPILE_FORMAT(name, INT8, int8, rows, target)                \
-    COMPILE_FORMAT(name, FLOAT32, float32, float_rows, target)    \
-    COMPILE_FORMAT(name, BFLOAT16, bfloat16, float_rows, target)
+#define COMPILE_FOR(name, rows, float_rows, lanes, target)                          \
+    COMPILE_ATTENTION(name, INT8, narrow, lanes, target)                            \
+    COMPILE_ATTENTION(name, FLOAT32, float, lanes, target)                          \
+    COMPILE_PRODUCT(name, INT8, int8, rows, target)                                 \
+    COMPILE_PRODUCT(name, FLOAT32, float32, float_rows, target)                     \
+    COMPILE_PRODUCT(name, BFLOAT16, bfloat16, float_rows, target)                   \
+    target static void forward_##name(const void *job, int thread, int threads) {   \
+        forward(job, thread, threads);                                              \
+    }
 
 FLOATS_IN_LANES(portable, float32, FLOAT32, 1, )
 FLOATS_IN_LANES(portable, bfloat16, BFLOAT16, 1, )
@@ -448,20 +454,19 @@ TILES_TARGET __attribute__((noinline)) static void product_int8_amx(const Matrix
     else
         multiply_panels_in_tiles(m, x, count, shifts, panels, how, y, stride);
 }
-
-BESIDE_TILES_TARGET static void forward_int8_amx(const void *job, int thread, int threads) {
-    forward(job, thread, threads, product_int8_amx, BESIDE_TILES(attend_narrow), INT8);
-}
 #endif
 
-static Work *compiled(int32_t instructions, Format format) {
+static Product *product_of(int32_t instructions, Format format) {
 #if defined(HAVE_TILES)
-    Work *const tiled[] = {forward_int8_amx, BESIDE_TILES(forward_float32), BESIDE_TILES(forward_bfloat16)};
-    if (instructions == AMX) return tiled[format];
+    if (instructions == AMX && format == INT8) return product_int8_amx;
 #endif
-    Work *const *const variants[] = {VARIANTS(Work, forward_int8), VARIANTS(Work, forward_float32),
-                                     VARIANTS(Work, forward_bfloat16)};
+    Product *const *const variants[] = {VARIANTS(Product, product_int8), VARIANTS(Product, product_float32),
+                                        VARIANTS(Product, product_bfloat16)};
     return variants[format][instructions];
+}
+
+static Attend *attend_of(int32_t instructions, Format format) {
+    return (format == INT8 ? VARIANTS(Attend, attend_narrow) : VARIANTS(Attend, attend_float))[instructions];
 }
 
 /* ---- whether tiles can be used ---- */
@@ -598,6 +603,8 @@ static int64_t lay_out(Job *job, char *block) {
 int32_t conjure_forward(const Model *model, const Call *call) {
     Barrier barrier = {0, 0, 0};
     Job job = {.model = model, .call = call, .barrier = &barrier};
+    job.product = product_of(call->instructions, (Format)model->format);
+    job.attend = attend_of(call->instructions, (Format)model->format);
     for (int64_t row = 0; row < call->rows; row++) job.positions += call->tokens[row];
     for (int64_t i = 0; i < job.positions; i++)
         if (call->ids[i] < 0 || call->ids[i] >= model->vocab) return NO_TOKEN;
@@ -611,7 +618,7 @@ int32_t conjure_forward(const Model *model, const Call *call) {
         job.first_position[row + 1] = job.first_position[row] + tokens;
         job.work[row + 1] = job.work[row] + tokens * (call->lengths[row] + tokens / 2 + CHUNK);
     }
-    in_threads(compiled(call->instructions, model->format), &job, call->threads);
+    in_threads(VARIANTS(Work, forward)[call->instructions], &job, call->threads);
     free(block);
     return DONE;
 }
