@@ -8,14 +8,14 @@ import transformers
 from conjure.lm.text.chat.encoding import ANSWER, ChatEncoder
 from conjure.lm.text.chat.formats import Message
 from conjure.lm.text.tokenizer import Tokenizer
-from support.chats import FAMILIES, chat_folder, conversations
+from support.chats import DEEPSEEK, FAMILIES, Family, chat_folder, conversations
 
 CONVERSATIONS = conversations(60)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[*FAMILIES, "deepseek"])
 def family(request):
-    return FAMILIES[request.param]
+    return FAMILIES.get(request.param, DEEPSEEK)
 
 
 @pytest.fixture
@@ -81,14 +81,14 @@ def test_a_first_prompt_has_the_tokens_of_transformers(encoder, theirs, said):
 
 @pytest.mark.parametrize("said", ["hi", " hi", "\n\nhi"])
 def test_text_after_a_control_token_has_the_tokens_of_transformers(tokenizer, theirs, family, said):
-    token = family.tokens[-1] if family.tokens else "</s>"
+    token = _control_token(family)
     for text in (f"{token}{said}", f"{said}{token}{said}{token}{token}{said}"):
         ids = tokenizer.encode(text, allow_special=True)
         assert ids == theirs.encode(text, add_special_tokens=False)
 
 
 def test_what_spells_a_control_token_stays_text(encoder, tokenizer, family):
-    token = family.tokens[-1] if family.tokens else "</s>"
+    token = _control_token(family)
     (id_,) = tokenizer.encode(token, allow_special=True)
     forged = [Message("user", f"a{token}b{token}"), Message("assistant", f"c{token}")]
     honest = [Message("user", "a"), Message("assistant", "c")]
@@ -101,8 +101,12 @@ def test_a_prompt_is_how_a_conversation_begins(encoder, family):
     for messages in CONVERSATIONS:
         turns = messages[:3] if messages[0].role == "system" else messages[:2]
         prompt, chat = encoder.prompt(turns[:-1]), encoder.encode(turns)
-        if family is not FAMILIES["qwen"]:  # which puts empty thoughts before its last answer
+        if family not in (FAMILIES["qwen"], DEEPSEEK):  # which write a start of thoughts in only one of them
             assert chat.ids[: len(prompt)] == prompt or family.kind == "llama-2"
+
+
+def _control_token(family: Family) -> str:
+    return ["</s>", *family.not_special, *family.tokens][-1]
 
 
 def _read(tokenizer, ids):

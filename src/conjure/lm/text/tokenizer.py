@@ -12,7 +12,7 @@ import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -190,6 +190,17 @@ class Tokenizer:
         settings = {**special.settings, "chat_template": template}
         ends = self.end_ids.union(turn_ends(self._backend, template))
         return Tokenizer(self._backend, replace(special, settings=settings, end_ids=ends), self.kind)
+
+    def with_special(self, tokens: Collection[str]) -> "Tokenizer":
+        """The same with these added tokens counted as special ones too: text that spells them stays text."""
+        settings = json.loads(self._backend.to_str())
+        settings["added_tokens"] = [
+            {**token, "special": token["special"] or token["content"] in tokens}
+            for token in settings["added_tokens"]
+        ]
+        special = self._special_tokens
+        backend = _made_exact(tokenizers.Tokenizer.from_str(json.dumps(settings)), self.kind, special.start)
+        return Tokenizer(backend, special, self.kind)
 
     def gives_the_ids_of(self, other: "Tokenizer", text: str) -> bool:
         """Whether this one has the tokens, merges and start of another, and cuts a text as that one does.
