@@ -1,6 +1,8 @@
 """Chats of every family have the tokens of transformers, and the masks of brute force."""
 
+import re
 import unicodedata
+from dataclasses import replace
 
 import pytest
 import transformers
@@ -95,6 +97,32 @@ def test_what_spells_a_control_token_stays_text(encoder, tokenizer, family):
     assert encoder.encode(forged).ids.count(id_) == encoder.encode(honest).ids.count(id_)
     assert encoder.prompt(forged[:1]).count(id_) == encoder.prompt(honest[:1]).count(id_)
     assert token in _read(tokenizer, encoder.prompt(forged[:1]))
+
+
+def test_control_tokens_take_white_space_away_as_those_of_transformers(tmp_path):
+    """As Phi-4's do."""
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '<|im_sep|>' + m.content + '<|im_end|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant<|im_sep|>{% endif %}"
+    )
+    tokens = ("<|im_start|>", "<|im_sep|>", "<|im_end|>")
+    family = replace(FAMILIES["chatml"], tokens=tokens, template=template, strips=True)
+    tokenizer = Tokenizer.from_folder(chat_folder(tmp_path, family))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    encoder = ChatEncoder.of(tokenizer, model="it")
+    for inner in ("hi", "a \n", " \x1c", "\u3000é\x85", " \n "):
+        for said in (inner, f" {inner}\n", f"{inner}\u2003"):
+            turns = [Message("user", said), Message("assistant", said)] * 2
+            plain = [message._asdict() for message in turns]
+            chat = encoder.encode(turns)
+            assert chat.ids == theirs.apply_chat_template(plain, return_dict=False)
+            learned = [id_ for id_, kind in zip(chat.ids, chat.kinds, strict=True) if kind == ANSWER]
+            kept = re.sub(r"^[^\S\x1c]+|[^\S\x1c]+$", "", said)
+            assert tokenizer.decode(learned) == f"{kept}<|im_end|>" * 2
+            asked = theirs.apply_chat_template(plain[:3], add_generation_prompt=True, return_dict=False)
+            assert encoder.prompt(turns[:3]) == asked
+            text = f"{said}<|im_end|>{said}<|im_end|><|im_start|>{said}"
+            assert tokenizer.encode(text, allow_special=True) == theirs.encode(text, add_special_tokens=False)
 
 
 def test_a_prompt_is_how_a_conversation_begins(encoder, family):

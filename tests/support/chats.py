@@ -155,6 +155,7 @@ class Family:
     answer_start: str
     prefix_once: bool = False
     not_special: tuple[str, ...] = ()
+    strips: bool = False
 
 
 _IM = ("<|im_start|>", "<|im_end|>")
@@ -209,7 +210,8 @@ def chat_folder(folder: Path, family: Family) -> Path:
     """Write a family's tokenizer and template into an existing folder; returns it."""
     tokenizer_folder(folder, family.kind)
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    backend.add_special_tokens(list(family.tokens))
+    strips = {"lstrip": family.strips, "rstrip": family.strips, "normalized": False}
+    backend.add_special_tokens([tokenizers.AddedToken(token, **strips) for token in family.tokens])
     backend.add_tokens([tokenizers.AddedToken(token, normalized=True) for token in family.not_special])
     content = json.loads(backend.to_str())
     if family.prefix_once:

@@ -26,7 +26,7 @@ from conjure.core.files import sha256_bytes
 from conjure.errors import CheckpointError, DataError, UsageError, option
 from conjure.lm.text.chat.formats import ChatFormat, Conversation, Message, is_answer
 from conjure.lm.text.chat.template import ChatTemplate, find_template
-from conjure.lm.text.tokenizer import Tokenizer
+from conjure.lm.text.tokenizer import WHITE_SPACE, Tokenizer
 
 # What a token is to training: never a target, part of what is given, or part of an answer.
 FIRST, GIVEN, ANSWER = 0, 1, 2
@@ -283,7 +283,7 @@ class ChatEncoder:
     def _tokens(self, parts: Sequence[Part]) -> Iterator[tuple[int, bool]]:
         """Every token, and whether it is to be learned."""
         segment: list[tuple[str, bool]] = []
-        continues = False
+        continues = after_rstrip = False
         for atom, is_learned in self._atoms(parts):
             if isinstance(atom, str):
                 segment.append((atom, is_learned))
@@ -291,9 +291,12 @@ class ChatEncoder:
             ends_answer = _follows_answer(segment) and self._may_end(atom)
             if ends_answer and not segment[-1][1]:
                 segment[-1] = (segment[-1][0], True)  # the white space in between
+            segment = _stripped(segment, start=after_rstrip, end=atom in self._tokenizer.lstrip_ids)
             yield from encode_pieces(self._tokenizer, segment, continues=continues)
             yield atom, is_learned or ends_answer
             segment, continues = [], self._tokenizer.kind.prefix_once
+            after_rstrip = atom in self._tokenizer.rstrip_ids
+        segment = _stripped(segment, start=after_rstrip, end=False)
         yield from encode_pieces(self._tokenizer, segment, continues=continues)
 
     def _may_end(self, token_id: int) -> bool:
@@ -410,6 +413,19 @@ def encode_pieces(
         marks += [mark] * (len(before) - len(marks))
     marks += [merged[-1][1]] * (len(whole) - len(marks))
     return list(zip(whole, marks, strict=True))
+
+
+def _stripped(pieces: Sequence[tuple[str, bool]], *, start: bool, end: bool) -> list[tuple[str, bool]]:
+    """The pieces without white space where the joined text starts, and without that where it ends."""
+    joined = "".join(text for text, _ in pieces)
+    first = len(joined) - len(joined.lstrip(WHITE_SPACE)) if start else 0
+    last = len(joined.rstrip(WHITE_SPACE)) if end else len(joined)
+    stripped: list[tuple[str, bool]] = []
+    place = 0
+    for text, mark in pieces:
+        stripped.append((text[max(first - place, 0) : max(last - place, 0)], mark))
+        place += len(text)
+    return stripped
 
 
 def _merged(pieces: Sequence[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
