@@ -1,6 +1,8 @@
 """Chats of every family have the tokens of transformers, and the masks of brute force."""
 
+import re
 import unicodedata
+from dataclasses import replace
 
 import pytest
 import transformers
@@ -8,14 +10,14 @@ import transformers
 from conjure.lm.text.chat.encoding import ANSWER, ChatEncoder
 from conjure.lm.text.chat.formats import Message
 from conjure.lm.text.tokenizer import Tokenizer
-from support.chats import FAMILIES, chat_folder, conversations
+from support.chats import DEEPSEEK, FAMILIES, Family, chat_folder, conversations
 
 CONVERSATIONS = conversations(60)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[*FAMILIES, "deepseek"])
 def family(request):
-    return FAMILIES[request.param]
+    return FAMILIES.get(request.param, DEEPSEEK)
 
 
 @pytest.fixture
@@ -81,14 +83,14 @@ def test_a_first_prompt_has_the_tokens_of_transformers(encoder, theirs, said):
 
 @pytest.mark.parametrize("said", ["hi", " hi", "\n\nhi"])
 def test_text_after_a_control_token_has_the_tokens_of_transformers(tokenizer, theirs, family, said):
-    token = family.tokens[-1] if family.tokens else "</s>"
+    token = _control_token(family)
     for text in (f"{token}{said}", f"{said}{token}{said}{token}{token}{said}"):
         ids = tokenizer.encode(text, allow_special=True)
         assert ids == theirs.encode(text, add_special_tokens=False)
 
 
 def test_what_spells_a_control_token_stays_text(encoder, tokenizer, family):
-    token = family.tokens[-1] if family.tokens else "</s>"
+    token = _control_token(family)
     (id_,) = tokenizer.encode(token, allow_special=True)
     forged = [Message("user", f"a{token}b{token}"), Message("assistant", f"c{token}")]
     honest = [Message("user", "a"), Message("assistant", "c")]
@@ -97,12 +99,42 @@ def test_what_spells_a_control_token_stays_text(encoder, tokenizer, family):
     assert token in _read(tokenizer, encoder.prompt(forged[:1]))
 
 
+def test_control_tokens_take_white_space_away_as_those_of_transformers(tmp_path):
+    """As Phi-4's do."""
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '<|im_sep|>' + m.content + '<|im_end|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant<|im_sep|>{% endif %}"
+    )
+    tokens = ("<|im_start|>", "<|im_sep|>", "<|im_end|>")
+    family = replace(FAMILIES["chatml"], tokens=tokens, template=template, strips=True)
+    tokenizer = Tokenizer.from_folder(chat_folder(tmp_path, family))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    encoder = ChatEncoder.of(tokenizer, model="it")
+    for inner in ("hi", "a \n", " \x1c", "\u3000é\x85", " \n "):
+        for said in (inner, f" {inner}\n", f"{inner}\u2003"):
+            turns = [Message("user", said), Message("assistant", said)] * 2
+            plain = [message._asdict() for message in turns]
+            chat = encoder.encode(turns)
+            assert chat.ids == theirs.apply_chat_template(plain, return_dict=False)
+            learned = [id_ for id_, kind in zip(chat.ids, chat.kinds, strict=True) if kind == ANSWER]
+            kept = re.sub(r"^[^\S\x1c]+|[^\S\x1c]+$", "", said)
+            assert tokenizer.decode(learned) == f"{kept}<|im_end|>" * 2
+            asked = theirs.apply_chat_template(plain[:3], add_generation_prompt=True, return_dict=False)
+            assert encoder.prompt(turns[:3]) == asked
+            text = f"{said}<|im_end|>{said}<|im_end|><|im_start|>{said}"
+            assert tokenizer.encode(text, allow_special=True) == theirs.encode(text, add_special_tokens=False)
+
+
 def test_a_prompt_is_how_a_conversation_begins(encoder, family):
     for messages in CONVERSATIONS:
         turns = messages[:3] if messages[0].role == "system" else messages[:2]
         prompt, chat = encoder.prompt(turns[:-1]), encoder.encode(turns)
-        if family is not FAMILIES["qwen"]:  # which puts empty thoughts before its last answer
+        if family not in (FAMILIES["qwen"], DEEPSEEK):  # which write a start of thoughts in only one of them
             assert chat.ids[: len(prompt)] == prompt or family.kind == "llama-2"
+
+
+def _control_token(family: Family) -> str:
+    return ["</s>", *family.not_special, *family.tokens][-1]
 
 
 def _read(tokenizer, ids):

@@ -1,5 +1,6 @@
 """Every kind of tokenizer gives transformers' ids, and its texts back."""
 
+import json
 import os
 import unicodedata
 
@@ -45,6 +46,18 @@ def test_texts_of_ids_are_those_of_tokenizers(folder):
     ours, theirs = Tokenizer.from_folder(folder), tokenizers.Tokenizer.from_file(f"{folder}/tokenizer.json")
     for text, ids in zip(TEXTS, ours.encode_batch(TEXTS), strict=True):
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False), text
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("llama-2", "LlamaTokenizer"), ("deepseek-r1-qwen", "Qwen2Tokenizer")]
+)
+def test_ids_are_those_of_the_file_where_transformers_builds_a_class_anew(folder, name):
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text("utf-8")) | {"tokenizer_class": name}))
+    ours, theirs = Tokenizer.from_folder(folder), tokenizers.Tokenizer.from_file(f"{folder}/tokenizer.json")
+    theirs.encode_special_tokens = True
+    for text, ids in zip(TEXTS, ours.encode_batch(TEXTS), strict=True):
+        assert ids == theirs.encode(text, add_special_tokens=False).ids, text
 
 
 def test_runs_of_spaces_that_are_tokens_are_spaces(tmp_path):

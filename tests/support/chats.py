@@ -71,6 +71,14 @@ _LLAMA2 = """\
 {%- endif -%}
 {%- endfor -%}
 """
+_DEEPSEEK = """\
+{%- if messages[0].role == 'system' %}{{ messages[0].content }}{% endif -%}
+{%- for message in messages -%}
+{%- if message.role == 'user' %}{{ '<｜User｜>' + message.content }}{% endif -%}
+{%- if message.role == 'assistant' %}{{ '<｜Assistant｜>' + message.content + eos_token }}{% endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif -%}
+"""
 
 
 def _pieces_chatml(messages: list[Message]) -> Pieces:
@@ -125,6 +133,15 @@ def _pieces_llama2(messages: list[Message]) -> Pieces:
     return pieces
 
 
+def _pieces_deepseek(messages: list[Message]) -> Pieces:
+    pieces = []
+    for role, content, _ in messages:
+        answer = role == "assistant"
+        marker = {"system": "", "user": "<｜User｜>", "assistant": "<｜Assistant｜>"}[role]
+        pieces += [(marker, False), (f"{content}<|endoftext|>" if answer else content, answer)]
+    return pieces
+
+
 @dataclass(frozen=True)
 class Family:
     """One family: its kind of tokenizer, its tokens, its template and what that writes."""
@@ -137,6 +154,8 @@ class Family:
     pieces: Callable[[list[Message]], Pieces]
     answer_start: str
     prefix_once: bool = False
+    not_special: tuple[str, ...] = ()
+    strips: bool = False
 
 
 _IM = ("<|im_start|>", "<|im_end|>")
@@ -168,6 +187,17 @@ FAMILIES = {
     # As transformers saves a Llama 2 tokenizer with `legacy=False`.
     "llama2, not legacy": Family("llama-2", "<s>", "</s>", (), _LLAMA2, _pieces_llama2, "", prefix_once=True),
 }
+# As of the models distilled from DeepSeek R1: their files do not mark what starts a turn as special.
+DEEPSEEK = Family(
+    "deepseek-r1-qwen",
+    "",
+    "<|endoftext|>",
+    (),
+    _DEEPSEEK,
+    _pieces_deepseek,
+    "<｜Assistant｜><think>\n",
+    not_special=("<think>", "</think>", "<｜User｜>", "<｜Assistant｜>"),
+)
 # Its template fails on a conversation that asks what 2 is.
 FAILING = replace(
     FAMILIES["chatml"],
@@ -180,7 +210,9 @@ def chat_folder(folder: Path, family: Family) -> Path:
     """Write a family's tokenizer and template into an existing folder; returns it."""
     tokenizer_folder(folder, family.kind)
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    backend.add_special_tokens(list(family.tokens))
+    strips = {"lstrip": family.strips, "rstrip": family.strips, "normalized": False}
+    backend.add_special_tokens([tokenizers.AddedToken(token, **strips) for token in family.tokens])
+    backend.add_tokens([tokenizers.AddedToken(token, normalized=True) for token in family.not_special])
     content = json.loads(backend.to_str())
     if family.prefix_once:
         content |= {"normalizer": None, "pre_tokenizer": _PREFIX_ONCE}

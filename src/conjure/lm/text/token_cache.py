@@ -37,7 +37,7 @@ from conjure.lm.text.sources import Source
 from conjure.lm.text.table_reader import Fault
 from conjure.lm.text.tokenizer import Tokenizer
 
-_FORMAT = 7  # of the folder; a change here makes every older folder unused
+_FORMAT = 8  # of the folder; a change here makes every older folder unused
 _GROUPS_FORMAT = 4  # likewise, of the groups
 _BATCH_CHARACTERS = 1 << 20  # encoded at a time: enough for all cores, little enough for any memory
 _HISTOGRAM_BINS = 12

@@ -12,7 +12,7 @@ import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -44,6 +44,12 @@ from conjure.lm.text.tokenizer_detection import (
 _VOCABULARY_NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 _BYTES = 256
 _LARGEST_ID = (1 << 22) - 1  # sixteen times the largest vocabulary in use; an id beyond it is damage
+WHITE_SPACE = "".join(  # as Unicode has it; Python counts four control characters more
+    character
+    for character in map(chr, range(0x3001))
+    if character.isspace() and character not in "\x1c\x1d\x1e\x1f"
+)
+_WHITE_SPACE = re.compile(f"[{WHITE_SPACE}]*")
 _PIECE_CHARACTERS = 1 << 16  # a longer text is encoded in pieces, on all cores and in little memory
 
 
@@ -57,6 +63,8 @@ class Tokenizer:
         end_of_text_id: Its id.
         end_ids: Every id that ends a text, a chat's turn included.
         start_ids: What stands before every document: BOS where the model wants it, else nothing.
+        lstrip_ids: Special tokens that take away the white space before them.
+        rstrip_ids: Special tokens that take away the white space after them.
         kind: How tokens are spelled, and what is done to text.
     """
 
@@ -79,6 +87,8 @@ class Tokenizer:
         self.start_ids: list[int] = [] if start_id is None else [start_id]
         added = backend.get_added_tokens_decoder()
         self._special = {token.content: id_ for id_, token in added.items() if token.special}
+        self.lstrip_ids = {id_ for id_, token in added.items() if token.special and token.lstrip}
+        self.rstrip_ids = {id_ for id_, token in added.items() if token.special and token.rstrip}
         # Other tokens may spell a space as ▁, added ones too: Gemma's runs of spaces are such.
         self._verbatim = frozenset(
             token.content for token in added.values() if token.special or kind.byte_level
@@ -190,6 +200,17 @@ class Tokenizer:
         settings = {**special.settings, "chat_template": template}
         ends = self.end_ids.union(turn_ends(self._backend, template))
         return Tokenizer(self._backend, replace(special, settings=settings, end_ids=ends), self.kind)
+
+    def with_special(self, tokens: Collection[str]) -> "Tokenizer":
+        """The same with these added tokens counted as special ones too: text that spells them stays text."""
+        settings = json.loads(self._backend.to_str())
+        settings["added_tokens"] = [
+            {**token, "special": token["special"] or token["content"] in tokens}
+            for token in settings["added_tokens"]
+        ]
+        special = self._special_tokens
+        backend = _made_exact(tokenizers.Tokenizer.from_str(json.dumps(settings)), self.kind, special.start)
+        return Tokenizer(backend, special, self.kind)
 
     def gives_the_ids_of(self, other: "Tokenizer", text: str) -> bool:
         """Whether this one has the tokens, merges and start of another, and cuts a text as that one does.
@@ -325,10 +346,13 @@ class Tokenizer:
         """A text in parts: the ids of the special tokens written out in it, and what is between them."""
         start = 0
         for match in self._written_special.finditer(text):
-            if match.start() > start:
-                yield text[start : match.start()]
-            yield self._special[match[0]]
-            start = match.end()
+            id_, before = self._special[match[0]], text[start : match.start()]
+            if id_ in self.lstrip_ids:
+                before = before.rstrip(WHITE_SPACE)
+            if before:
+                yield before
+            yield id_
+            start = _end_of_white_space(text, match.end()) if id_ in self.rstrip_ids else match.end()
         if start < len(text):
             yield text[start:]
 
@@ -499,6 +523,12 @@ def split_safely(
         yield text[start : place.start()]
         start = place.start()
     yield text[start:] if start else text
+
+
+def _end_of_white_space(text: str, start: int) -> int:
+    match = _WHITE_SPACE.match(text, start)
+    assert match is not None
+    return match.end()
 
 
 def _byte_alphabet() -> dict[int, str]:

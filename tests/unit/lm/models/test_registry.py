@@ -130,6 +130,28 @@ def test_null_stands_for_the_default_unless_it_is_a_value() -> None:
     assert read_model_config({**NEOX, "rotary_emb_base": None, "rope_theta": 50.0}).layers[0].rope.base == 50
 
 
+@pytest.mark.parametrize(
+    ("kind", "bos_id", "eos_ids"),
+    [("llama", 1, (2,)), ("qwen2", None, ()), ("qwen3", None, ()), ("gemma3_text", 2, (1,))],
+)
+def test_what_starts_and_ends_a_text_where_nothing_says_so(kind: str, bos_id: int | None, eos_ids) -> None:
+    config = read_model_config({**LLAMA, "model_type": kind})
+    assert (config.bos_id, config.eos_ids) == (bos_id, eos_ids)
+    null = read_model_config({**LLAMA, "model_type": kind, "bos_token_id": None, "eos_token_id": None})
+    assert (null.bos_id, null.eos_ids) == (None, ())
+
+
+def test_gemma3s_windows_are_counted_by_the_setting_that_transformers_reads() -> None:
+    deep = {**GEMMA3, "num_hidden_layers": 6}
+
+    def without_windows(**settings: int) -> list[int]:
+        layers = read_model_config({**deep, **settings}).layers
+        return [number for number, layer in enumerate(layers, 1) if layer.window is None]
+
+    assert without_windows() == without_windows(_sliding_window_pattern=3) == [6]
+    assert without_windows(sliding_window_pattern=3) == [3, 6]
+
+
 def test_gemma3_without_a_window() -> None:
     full = {**GEMMA3, "layer_types": ["full_attention"] * 2}
     assert read_model_config({**full, "sliding_window": None}) == read_model_config(full)

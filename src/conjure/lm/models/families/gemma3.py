@@ -39,7 +39,7 @@ def _read(settings: setting.Settings) -> Shape:
     scale = settings.take(setting.whole("query_pre_attn_scalar", default=256)) ** -0.5
     kinds = {_FULL: LayerShape(scale, far), _SLIDING: LayerShape(scale, near, window)}
     numbers = range(1, 1 + settings.layers("num_hidden_layers"))
-    every = settings.take(setting.whole("sliding_window_pattern", "_sliding_window_pattern", default=6))
+    every = settings.take(setting.whole("sliding_window_pattern", default=6))
     usual = [_SLIDING if number % every else _FULL for number in numbers]
     names = settings.take(setting.words("layer_types", tuple(kinds), usual))
     if _SLIDING in names and settings.content.get("sliding_window", window) is None:

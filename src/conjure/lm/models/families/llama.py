@@ -57,4 +57,11 @@ def family(name: str, kind: str, table: setting.Table, modules: Modules = MODULE
     return Family(name, kind, reader, partial(write, table=table), modules)
 
 
-LLAMA = family("llama", "LlamaForCausalLM", FACTS | ATTENTION_BIASES | {"mlp_bias": setting.flag("mlp_bias")})
+_LLAMA_FACTS = {
+    **FACTS,
+    **ATTENTION_BIASES,
+    "mlp_bias": setting.flag("mlp_bias"),
+    "bos_id": setting.token_id("bos_token_id", default=1),
+    "eos_ids": setting.token_ids("eos_token_id", default=2),
+}
+LLAMA = family("llama", "LlamaForCausalLM", _LLAMA_FACTS)

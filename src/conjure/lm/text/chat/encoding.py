@@ -1,7 +1,7 @@
 """Conversations as token ids, each with whether a model is to learn it.
 
 Main entries: `ChatEncoder`, `PromptEncoder`, `conversation_encoder`, `encode_record`. Invariants: what a
-message says is never taken for a special token, however it is spelled (an added token that is not special,
+message says is never taken for a special token or a role marker, however it is spelled (another added token,
 such as ``<think>``, is part of what models write, and stays a token); and either it is exactly known which
 tokens are the model's own answers, or the conversation is refused.
 
@@ -13,9 +13,12 @@ answer, it is cut there, as it is when the model itself writes the answer.
 """
 
 import json
+import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -23,12 +26,13 @@ from conjure.core.files import sha256_bytes
 from conjure.errors import CheckpointError, DataError, UsageError, option
 from conjure.lm.text.chat.formats import ChatFormat, Conversation, Message, is_answer
 from conjure.lm.text.chat.template import ChatTemplate, find_template
-from conjure.lm.text.tokenizer import Tokenizer
+from conjure.lm.text.tokenizer import WHITE_SPACE, Tokenizer
 
 # What a token is to training: never a target, part of what is given, or part of an answer.
 FIRST, GIVEN, ANSWER = 0, 1, 2
 
 _MARKS = range(0xF0000, 0xFFFFE)  # a private-use plane; fonts with icons have some of it
+_NOT_A_WORD = re.compile(r"[^\w\s▁]")  # white space and words in a template mark no role
 
 
 class Part(NamedTuple):
@@ -119,8 +123,12 @@ class ChatEncoder:
     adds_end_of_text = False
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
-        self._tokenizer = tokenizer
+        self._given = tokenizer
         self.template = template
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return _with_role_markers(self._given, self.template)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, *, model: str, day: date | None = None) -> "ChatEncoder":
@@ -275,7 +283,7 @@ class ChatEncoder:
     def _tokens(self, parts: Sequence[Part]) -> Iterator[tuple[int, bool]]:
         """Every token, and whether it is to be learned."""
         segment: list[tuple[str, bool]] = []
-        continues = False
+        continues = after_rstrip = False
         for atom, is_learned in self._atoms(parts):
             if isinstance(atom, str):
                 segment.append((atom, is_learned))
@@ -283,9 +291,12 @@ class ChatEncoder:
             ends_answer = _follows_answer(segment) and self._may_end(atom)
             if ends_answer and not segment[-1][1]:
                 segment[-1] = (segment[-1][0], True)  # the white space in between
+            segment = _stripped(segment, start=after_rstrip, end=atom in self._tokenizer.lstrip_ids)
             yield from encode_pieces(self._tokenizer, segment, continues=continues)
             yield atom, is_learned or ends_answer
             segment, continues = [], self._tokenizer.kind.prefix_once
+            after_rstrip = atom in self._tokenizer.rstrip_ids
+        segment = _stripped(segment, start=after_rstrip, end=False)
         yield from encode_pieces(self._tokenizer, segment, continues=continues)
 
     def _may_end(self, token_id: int) -> bool:
@@ -404,6 +415,19 @@ def encode_pieces(
     return list(zip(whole, marks, strict=True))
 
 
+def _stripped(pieces: Sequence[tuple[str, bool]], *, start: bool, end: bool) -> list[tuple[str, bool]]:
+    """The pieces without white space where the joined text starts, and without that where it ends."""
+    joined = "".join(text for text, _ in pieces)
+    first = len(joined) - len(joined.lstrip(WHITE_SPACE)) if start else 0
+    last = len(joined.rstrip(WHITE_SPACE)) if end else len(joined)
+    stripped: list[tuple[str, bool]] = []
+    place = 0
+    for text, mark in pieces:
+        stripped.append((text[max(first - place, 0) : max(last - place, 0)], mark))
+        place += len(text)
+    return stripped
+
+
 def _merged(pieces: Sequence[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
     """Neighbours with one mark as one."""
     text, mark = "", False
@@ -414,6 +438,42 @@ def _merged(pieces: Sequence[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
         text, mark = text + piece, its_mark
     if text:
         yield text, mark
+
+
+@lru_cache(maxsize=8)  # a server needs it for every prompt
+def _with_role_markers(tokenizer: Tokenizer, template: ChatTemplate) -> Tokenizer:
+    """The tokenizer with a template's role markers as special tokens: some files do not mark them so."""
+    markers = _role_markers(tokenizer, template)
+    return tokenizer.with_special(markers) if markers else tokenizer
+
+
+def _role_markers(tokenizer: Tokenizer, template: ChatTemplate) -> frozenset[str]:
+    """Added tokens that the template puts around messages, such as ``<｜User｜>``.
+
+    Those of a pair, such as ``<think>`` and ``</think>``, are parts of an answer, also where it writes them.
+    """
+    added = tokenizer.added_tokens
+    candidates = [token for token in added if _NOT_A_WORD.search(token) and not _is_of_pair(token, added)]
+    written = _written_by(template) if candidates else ""
+    return frozenset(token for token in candidates if token in written)
+
+
+def _is_of_pair(token: str, tokens: Collection[str]) -> bool:
+    """Whether it is ``<x>`` or ``</x>``, and both are among the tokens."""
+    rest = token.removeprefix("<").removeprefix("/")
+    return token.startswith("<") and f"<{rest}" in tokens and f"</{rest}" in tokens
+
+
+def _written_by(template: ChatTemplate) -> str:
+    """What a template writes around a system message, a question, an answer and another question.
+
+    Some templates take no system message, and some no more than a question.
+    """
+    turns = [Message(role, chr(_MARKS[0])) for role in ("system", "user", "assistant", "user")]
+    for messages in (turns, turns[1:], turns[1:2]):
+        with suppress(DataError, CheckpointError):
+            return template.render(messages, opens_answer=True)
+    return ""
 
 
 def _is_answer(messages: Sequence[Message], part: Part) -> bool:

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class ChatTemplate:
     """
 
     source: str
-    variables: Mapping[str, str]
+    variables: Mapping[str, str] = field(hash=False)
     day: date
 
     @property
