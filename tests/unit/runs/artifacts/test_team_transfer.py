@@ -10,6 +10,8 @@ import pytest
 from conjure.core.files import lock_folder, locked
 from conjure.core.trees import remove_tree
 from conjure.runs.artifacts import team_transfer
+from conjure.runs.artifacts.manifest import Entry, Manifest, take_manifest
+from conjure.runs.artifacts.team_files import DamagedObjectError, SharedManifest
 from conjure.runs.artifacts.team_transfer import (
     StreamFollower,
     bring_files,
@@ -224,3 +226,17 @@ def test_a_version_is_found_past_a_number_that_an_unsound_row_has(team, member, 
     write_files(tmp_path, {"data/a.txt": "a"})
     team.index.add_upload(replace(SOUND, kind="x"))
     assert upload(member, tmp_path / "data").upload.version == 2
+
+
+def test_files_are_not_brought_through_a_link_that_an_earlier_list_left(team, member, tmp_path):
+    outside = tmp_path / "home"
+    outside.mkdir()
+    write_files(tmp_path, {"given/a/b/.bash_profile": "evil"})
+    with team.files(member) as files:
+        digest = files.store(tmp_path / "given", take_manifest(tmp_path / "given"))
+        place = member.fetched / "7" / "outputs"
+        first = SharedManifest(Manifest((Entry("a", 0, "", 0o777, str(outside)),)), {})
+        files.fetch(first, place)
+        with pytest.raises(DamagedObjectError, match="is a link"):
+            files.fetch(files.load(digest), place)
+    assert list(outside.iterdir()) == []
