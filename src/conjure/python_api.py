@@ -602,7 +602,7 @@ def _spec(home: Home, command: tuple[str, ...], options: RunOptions) -> RunSpec:
         known = ", ".join(RunOptions.__annotations__)
         raise UsageError(f"there is no option {unknown[0]!r}; allowed: {known}")
     folder = current_folder() / expand_user(options.get("folder", ""))
-    options = _configured(home, folder, has_image=options.get("image") is not None) | options
+    options = _configured(home, folder, options)
     requirements, _ = read_requirements(home, map(expand_user, _texts(options.get("pip_req", ()))))
     timeout = options.get("timeout")
     return RunSpec(
@@ -659,13 +659,17 @@ def _compute_request(options: RunOptions | RecordingOptions) -> ComputeRequest:
     )
 
 
-def _configured(home: Home, folder: Path, *, has_image: bool) -> RunOptions:
-    """Options that the user's or the project's settings set; none inside a run, as on the command line."""
+def _configured(home: Home, folder: Path, options: RunOptions) -> RunOptions:
+    """Options with those that the settings set beside; none inside a run, as on the command line."""
     if inside_a_run():
-        return {}
-    found = load_config(home, folder).run_options()
-    left_out = NOT_WITH_IMAGE if has_image else ()
-    return cast("RunOptions", {name: value for name, value in found.items() if name not in left_out})
+        return options
+    config = load_config(home, folder)
+    left_out = NOT_WITH_IMAGE if options.get("image") is not None else ()
+    found = {name: value for name, value in config.run_options().items() if name not in left_out}
+    configured = cast("RunOptions", found | options)
+    if configured.get("sandbox") and "pip" not in options:
+        config.refuse_packages_of_project(is_sandbox_typed="sandbox" in options)
+    return configured
 
 
 def _mounts(given: Mapping[str, str] | Mapping[Path, str] | Sequence[str | Path]) -> tuple[Mount, ...]:

@@ -71,11 +71,13 @@ class MemoryIndex:
         return self._streams.get(number)
 
     def add_upload(self, row: UploadRow) -> bool:
+        if (row.name, row.version) in [(each.name, each.version) for each in self._uploads]:
+            return False
         self._uploads.append(row)
         return True
 
     def uploads(self, name: str | None = None) -> list[UploadRow]:
-        return [row for row in self._uploads if name in (None, row.name)]
+        return [row for row in self._uploads if name in (None, row.name) and row.is_sound()]
 
     def remove_upload(self, name: str, version: int) -> None:
         self._uploads = [

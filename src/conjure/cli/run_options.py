@@ -11,10 +11,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from conjure.cli.explicit_options import is_typed
 from conjure.cli.recorded_run_options import PLACE_OPTIONS, RETRY_OPTION, compute_request
 from conjure.cli.render import remark
 from conjure.cli.run_number_type import RUN_NUMBER
-from conjure.core.config import NOT_WITH_IMAGE
+from conjure.core.config import NOT_WITH_IMAGE, load_config
 from conjure.core.home import Home
 from conjure.core.units import parse_duration
 from conjure.errors import UsageError
@@ -166,6 +167,8 @@ def run_spec(
     """
     if options["conda_file"]:
         raise UsageError(_NO_CONDA)
+    if options["sandbox"]:
+        _refuse_packages_of_project(home)
     requirements, notes = read_requirements(home, map(Path, options["pip_req"]))
     for note in notes:
         remark(note)
@@ -210,6 +213,18 @@ def run_spec(
     )
 
 
+def _refuse_packages_of_project(home: Home) -> None:
+    """Have a sandboxed run install only packages that its user asks for.
+
+    Raises:
+        UsageError: Only a project's settings ask for them.
+    """
+    context = click.get_current_context()
+    if context.get_parameter_source("pip") is ParameterSource.DEFAULT_MAP:
+        config = load_config(home, current_folder())
+        config.refuse_packages_of_project(is_sandbox_typed=is_typed(context, "sandbox"))
+
+
 def _base(options: Mapping[str, Any]) -> str:
     """The environment that --base and --deps-from-env choose.
 
@@ -219,8 +234,7 @@ def _base(options: Mapping[str, Any]) -> str:
     base = options["base"]
     if not options["deps_from_env"]:
         return base
-    typed = click.get_current_context().get_parameter_source("base") is ParameterSource.COMMANDLINE
-    if typed and base != _CURRENT:
+    if is_typed(click.get_current_context(), "base") and base != _CURRENT:
         raise UsageError(f"--deps-from-env and --base {base} cannot be combined")
     return _CURRENT
 

@@ -23,13 +23,14 @@ from conjure.core.files import expand_user, parse_toml, write_atomically
 from conjure.core.home import Home
 from conjure.core.text import did_you_mean
 from conjure.core.units import parse_duration, parse_size
-from conjure.errors import UsageError
+from conjure.errors import UsageError, option
 
 PROJECT_FILE = "conjure.toml"
 HEARTBEAT_EVERY_S = 5.0
 DEFAULT = "default"
 SANDBOX = "sandbox"
 _PROJECT = "project"
+_PIP = "run.pip"
 _HEARTBEAT = "team.heartbeat"
 _GIT = ".git"
 PYTHON_VERSION = re.compile(r"3\.\d+(\.\d+)?")
@@ -184,7 +185,7 @@ SETTINGS: dict[str, Setting] = {
         ),
         Setting("run.base", "Environment that runs start from.", _one_of("current", "none"), "current"),
         Setting("run.python", "Python version of a clean environment.", _python_version),
-        Setting("run.pip", "Packages to add to the environment of runs.", _texts, ()),
+        Setting(_PIP, "Packages to add to the environment of runs.", _texts, ()),
         Setting("run.cpus", "Cores that a run requests.", _number),
         Setting("run.gpus", "GPUs that a run requests.", _count),
         Setting("run.memory", "Memory that a run requests.", _parsed(parse_size, "a size such as 8GB")),
@@ -220,6 +221,25 @@ class Config:
             for key, value in self.values.items()
             if (key.startswith("run.") or key == SANDBOX) and self.is_set(key)
         }
+
+    def refuse_packages_of_project(self, *, is_sandbox_typed: bool) -> None:
+        """Have nobody's sandboxed run install what only a project asks for: that is done outside the sandbox.
+
+        A project that turned the sandbox on itself may have packages: it could have left it off.
+
+        Args:
+            is_sandbox_typed: Whether the sandbox was asked for by an option, whatever the settings say.
+
+        Raises:
+            UsageError: The project's file adds packages, and the user asked for the sandbox.
+        """
+        origin = self.origins[_PIP]
+        is_projects = bool(self.values[_PIP]) and Path(origin).name == PROJECT_FILE
+        if is_projects and (is_sandbox_typed or self.origins[SANDBOX] != origin):
+            raise UsageError(
+                f"{origin} adds packages, which are built and installed outside the sandbox",
+                hint=f"if you trust them, request them yourself: {option('pip', *self.values[_PIP])}",
+            )
 
 
 def load_config(home: Home, folder: Path) -> Config:

@@ -4,6 +4,8 @@ import base64
 import functools
 import http.server
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -257,15 +259,32 @@ class _Guarded(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+class _Moved(_Guarded):
+    """Says that everything is at another port."""
+
+    port = 0
+
+    def do_GET(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", f"http://127.0.0.1:{self.port}{self.path}")
+        self.end_headers()
+
+
+@contextmanager
+def serving(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[int]:
+    """A server on a port, which is given."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=lambda: server.serve_forever(0.05), daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
 class TestLogin:
     @pytest.fixture
     def server(self, remote: Path):
         run_git(remote, "update-server-info")
-        handler = functools.partial(_Guarded, directory=str(remote.parent))
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield f"127.0.0.1:{server.server_port}/{remote.name}"
-            server.shutdown()
+        with serving(functools.partial(_Guarded, directory=str(remote.parent))) as port:
+            yield f"127.0.0.1:{port}/{remote.name}"
 
     def test_login_in_the_address_is_used_and_kept_nowhere(self, home: Home, server: str) -> None:
         taken = snapshot.snapshot_remote(home, 1, f"http://me:s3cr3t%2Fword@{server}", "side")
@@ -273,6 +292,29 @@ class TestLogin:
         everything = b"".join(path.read_bytes() for path in home.root.rglob("*") if path.is_file())
         assert b"s3cr3t" not in everything
         assert "s3cr3t" not in repr(taken)
+
+    def test_login_is_sent_to_no_other_server_that_the_address_leads_to(
+        self, home: Home, server: str, monkeypatch
+    ) -> None:
+        port, _, name = server.removeprefix("127.0.0.1:").partition("/")
+        monkeypatch.setattr(_Moved, "port", int(port))
+        with serving(_Moved) as moved, pytest.raises(SnapshotError, match="it requires a login"):
+            snapshot.snapshot_remote(home, 1, f"http://me:s3cr3t%2Fword@127.0.0.1:{moved}/{name}", "side")
+
+    @pytest.mark.parametrize(
+        ("url", "asked", "is_answered"),
+        [
+            ("https://me:p@host:8443/a", "https://host:8443/a", True),
+            ("https://me:p@[::1]:80/a", "https://[::1]:80/a", True),
+            ("http://me:p@host/a", "https://host/a", True),  # servers lead from one to the other
+            ("https://me:p@host/a", "http://host/a", False),
+            ("https://me:p@host/a", "https://other.host/a", False),
+        ],
+    )
+    def test_where_the_login_is_sent(self, tmp_path: Path, url: str, asked: str, is_answered: bool) -> None:
+        git = Address.parse(url).git(tmp_path)
+        with nullcontext() if is_answered else pytest.raises(SnapshotError, match="could not read Username"):
+            assert b"password=p\n" in git("credential", "fill", stdin=f"url={asked}\n\n".encode())
 
     @pytest.mark.parametrize("login", ["", "me:wrong@"])
     def test_refused_login_asks_nothing_and_shows_nothing(self, home: Home, server: str, login: str) -> None:

@@ -181,6 +181,43 @@ def test_settings_of_runs_are_those_of_trials_that_are_commands_of_the_users(cal
     assert "cpus" not in (here / "c.toml").read_text()
 
 
+PACKAGES = '[run]\npip = ["./tools", "tqdm"]\n'
+
+
+@pytest.mark.parametrize(
+    ("users", "projects", "typed", "is_refused"),
+    [
+        ("", PACKAGES, ("--sandbox",), True),
+        ("sandbox = true\n", PACKAGES, (), True),
+        ("sandbox = true\n", f"sandbox = true\n{PACKAGES}", (), True),
+        ("", f"sandbox = true\n{PACKAGES}", ("--sandbox",), True),
+        ("sandbox = true\n", "[run]\npip = []\n", (), False),
+        ("sandbox = true\n", PACKAGES, ("--pip", "tqdm"), False),
+        ("sandbox = true\n[run]\npip = ['tqdm']\n", "", (), False),
+        ("", "sandbox = true\n[run]\npip = ['tqdm']\n", (), False),  # the user did not ask for it
+    ],
+)
+def test_a_project_adds_no_packages_to_a_run_whose_user_asked_for_the_sandbox(
+    call, here, conjure_home, users, projects, typed, is_refused
+):
+    conjure_home.mkdir()
+    (conjure_home / "config.toml").write_text(users)
+    (here / "conjure.toml").write_text(projects)
+    status, _, told = call("run", *typed, "--save-command", "c.toml", "--", "true")
+    given = {"sandbox": True} if "--sandbox" in typed else {}
+    given |= {"pip": "tqdm"} if "--pip" in typed else {}
+    if not is_refused:
+        assert status == 0
+        assert _spec(Home(conjure_home), ("true",), given).sandbox
+        return
+    refusal = f"{here / 'conjure.toml'} adds packages, which are built and installed outside the sandbox"
+    assert told == (
+        f"error: {refusal}\n  hint: if you trust them, request them yourself: --pip ./tools --pip tqdm\n"
+    )
+    with pytest.raises(UsageError, match=refusal):
+        _spec(Home(conjure_home), ("true",), given)
+
+
 def test_the_model_that_is_set_is_none_of_a_predictors(call, here):
     call("config", "set", "model", "runs/3")
     assert call("serve", "--predictor", "p.py", "--mount", "runs/3")[2] == (

@@ -1,5 +1,6 @@
 """`conjure jupyter`, as far as it goes without JupyterLab."""
 
+import os
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -74,7 +75,9 @@ def test_the_run_has_jupyterlab_its_token_as_a_secret_and_the_options_of_a_run(c
     assert (stored.variables, TOKEN in str(stored)) == ({"N": "1", "JUPYTER_TOKEN": "***"}, False)
 
 
-def test_only_a_server_that_takes_the_token_is_ours(conjure_home):
+def test_only_a_server_that_takes_the_token_is_ours_and_no_other_users_is_asked(
+    conjure_home, monkeypatch, tmp_path
+):
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -93,6 +96,12 @@ def test_only_a_server_that_takes_the_token_is_ours(conjure_home):
             port = server.server_address[1]
             assert jupyter._Server(Home(conjure_home), port, "mine")._answers()
             assert not jupyter._Server(Home(conjure_home), port, "other")._answers()
+            monkeypatch.setattr(jupyter, "_SOCKETS", tmp_path / "tcp")
+            assert jupyter._Server(Home(conjure_home), port, "mine")._answers()  # where nothing is known
+            line = f"0: 0100007F:{port:04X} 00000000:0000 0A 0:0 00:0 0 {os.geteuid() + 1} 0 1129\n"
+            (tmp_path / "tcp").write_text(f"sl local_address rem_address st …\n{line}")
+            assert not jupyter._Server(Home(conjure_home), port, "mine")._answers()
+            assert len(asked) == 3
         finally:
             server.shutdown()
             thread.join()

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -36,6 +37,7 @@ _PACKAGE = "jupyterlab"
 _HOST = "127.0.0.1"
 _TOKEN = "JUPYTER_TOKEN"  # noqa: S105 - the name of the variable that JupyterLab reads it from
 _CHECKPOINTS = ".ipynb_checkpoints/"  # its own copies of notebooks
+_SOCKETS, _LISTENS = Path("/proc/net/tcp"), "0A"
 _LOOK_EVERY_S = 0.2
 _PATIENCE_S = 2.0
 _ROOT_USER = 0
@@ -134,6 +136,21 @@ def _free_port() -> int:
         return server.getsockname()[1]
 
 
+def _is_listener_ours(port: int) -> bool:
+    """Whether this user has the server at a port: whoever else has it first must not be told the token.
+
+    It is taken for ours where the system does not say.
+    """
+    place = f"{int.from_bytes(socket.inet_aton(_HOST), sys.byteorder):08X}:{port:04X}"
+    try:
+        lines = _SOCKETS.read_text().splitlines()[1:]
+    except OSError:
+        return True
+    found = (line.split() for line in lines)
+    ours = [place, _LISTENS, str(os.geteuid())]
+    return any([fields[1], fields[3], fields[7]] == ours for fields in found)
+
+
 @dataclass(slots=True)
 class _Server:
     """The JupyterLab of a run.
@@ -170,7 +187,9 @@ class _Server:
         return [f"Run {self.run} continues in the background; save its files and end it: {stop}"]
 
     def _answers(self) -> bool:
-        """Whether it lets us in: another server at this port would not."""
+        """Whether it lets us in: another server of ours at this port would not, and no other is asked."""
+        if not _is_listener_ours(self.port):
+            return False
         connection = http.client.HTTPConnection(_HOST, self.port, timeout=_PATIENCE_S)
         try:
             connection.request("GET", "/api/status", headers={"Authorization": f"token {self.token}"})

@@ -36,7 +36,8 @@ _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r\n])"?[,;\t]*\n?', re.IGNORECASE)  # 
 _NAME = re.compile(r'[\s{,]*("(?:[^"\\]|\\.)*")\s*:\s*')  # in a JSON object, up to its value
 _LIST_OF_OBJECTS = re.compile(r"\[\s*\{")
 _LONGEST_SIGN = 12  # characters of JSON that mean nothing unless they are complete: \ud83d\ude00
-_SENTENCE = re.compile(r"\w\W+\w+\W+\w.*[.!?…;:。！？]['\"»”’)]*\s*$|(\w+\W+){6}\w", re.DOTALL)
+# Several words are looked for from the start of a word (\b): from each letter of a long one takes its square.
+_SENTENCE = re.compile(r"\w\W+\w+\W+\w.*[.!?…;:。！？]['\"»”’)]*\s*$|\b(?:\w+\W+){6}\w", re.DOTALL)
 _BACKSLASH = re.compile(r"\\([\"\\])?")  # and the quote or backslash that it escapes
 _FIELD_LIMIT = 32_000_000  # characters; a quote left open swallows at most this much before it is noticed
 _PARQUET_BATCH_ROWS = 1024

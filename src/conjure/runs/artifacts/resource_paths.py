@@ -17,13 +17,12 @@ from conjure.core.text import did_you_mean
 from conjure.errors import ConflictError, NotFoundError, UsageError
 from conjure.runs.artifacts.team_transfer import bring_files, bring_upload_list
 from conjure.runs.database.record_files import read_record
-from conjure.runs.schema.resource import LAST, RUNS, UPLOADS, Resource
+from conjure.runs.schema.resource import LAST, RUNS, UPLOADS, Resource, is_upload_name
 from conjure.runs.schema.run_folder import OUTPUTS, WORK, RunFolder
 
 _FORMS = "write runs/12, uploads/NAME or a link's name"
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")  # of ASCII digits: int() would take others too
 _UPLOAD = re.compile(r"(?P<name>[^@]+)(?:@(?P<version>[1-9][0-9]{0,8}))?")
-_NAME = re.compile(r"\w[\w.+ -]{0,98}[\w+-]|\w")
 
 # The resource a link stands for, by its name; None if there is no such link.
 LinkLookup = Callable[[str], str | None]
@@ -103,7 +102,7 @@ def check_name(what: str, name: str) -> str:
         UsageError: It could be mistaken for something else.
     """
     normal = unicodedata.normalize("NFC", name)
-    if not _NAME.fullmatch(normal):
+    if not is_upload_name(normal):
         raise UsageError(
             f"{name!r} cannot be the name of {'an' if what[0] in 'aeiou' else 'a'} {what}: use letters,"
             " digits, spaces and _ . + - (100 at most, beginning with a letter or digit)"

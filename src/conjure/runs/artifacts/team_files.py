@@ -111,6 +111,14 @@ def _refuse_escapes(entries: Iterable[Entry]) -> None:
         raise DamagedObjectError("a list of files contains a file below a link")
 
 
+def _refuse_links(folder: Path, entries: Iterable[Entry]) -> None:
+    """Nothing is written below a link in a folder: another manifest than this one may have left it there."""
+    parents = {parent for entry in entries for parent in PurePosixPath(entry.path).parents}
+    for parent in parents - {PurePosixPath()}:
+        if (folder / parent).is_symlink():
+            raise DamagedObjectError(f"{folder / parent} is a link, and the list of files has it as a folder")
+
+
 def _contents(manifest: Manifest) -> Iterator[Entry]:
     return (entry for entry in manifest.entries if entry.target is None and entry.digest)
 
@@ -249,6 +257,7 @@ class TeamFiles:
             StoreError: Something cannot be had, or is damaged.
             OSError: The disk is full.
         """
+        _refuse_links(folder, shared.manifest.entries)
         entries = shared.manifest.entries
         if parts and not any(entry.target is not None for entry in entries):
             entries = [entry for entry in entries if _is_below(entry.path, parts)]

@@ -329,9 +329,10 @@ class TeamRuns(TeamFiles):
     def _upload_row(self, name: str) -> UploadRow | None:
         try:
             stored = parse_json(self.objects.get(name))
-            return UploadRow(**{field: stored[field] for field in UploadRow.__dataclass_fields__})
+            row = UploadRow(**{field: stored[field] for field in UploadRow.__dataclass_fields__})
         except (ValueError, KeyError, TypeError, base.MissingObjectError):
             return None
+        return row if row.is_sound() and base.upload_object(row.name, row.version) == name else None
 
     # ---- tidying -------------------------------------------------------------------------------------------
 

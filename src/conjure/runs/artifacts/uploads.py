@@ -210,8 +210,9 @@ def _share(
     content = next(each for each in (built / "folder", built / "file") if each.is_dir())
     with shared_files(home, team) as files:
         digest = files.store(content, manifest)
+        number = max((row.version for row in files.index.uploads(name)), default=0)
         while True:
-            number = max((row.version for row in files.index.uploads(name)), default=0) + 1
+            number += 1  # past one that another gave meanwhile, or that a row has which is passed over
             kept = Upload(name, number, len(manifest.entries), manifest.size_bytes, time.time(), str(source))
             if files.new_upload(kind=content.name, manifest=digest, **asdict(kept)):
                 break

@@ -1,7 +1,7 @@
 """Other people's repositories: a mirror of each in conjure's home, brought up to date when asked for.
 
-Main entry: `fetch`. Invariant: a login in an address is handed to git in variables of its process; it is
-never stored, printed or on a command line.
+Main entry: `fetch`. Invariant: a login in an address is handed to git in variables of its process, for the
+host in that address alone; it is never stored, printed or on a command line.
 """
 
 import fcntl
@@ -131,9 +131,17 @@ class Address(NamedTuple):
         git = network_git(repository)
         if self.user is None:
             return git
-        settings = ("-c", "credential.helper=", "-c", f"credential.helper={_HELPER}")
+        settings = ["-c", "credential.helper="]
+        for host in self._hosts():
+            settings += ["-c", f"credential.{host}.helper={_HELPER}"]
         login = {"CONJURE_GIT_USER": self.user, "CONJURE_GIT_PASSWORD": self.password}
-        return Git(git.settings + settings, {**git.variables, **login})
+        return Git((*git.settings, *settings), {**git.variables, **login})
+
+    def _hosts(self) -> tuple[str, ...]:
+        """Where the login may be sent: git follows a redirect, and asks for a login there too."""
+        scheme, _, rest = self.url.partition("://")
+        host = rest.partition("/")[0]
+        return tuple(dict.fromkeys((f"{scheme}://{host}", f"https://{host}")))
 
 
 def _exists(path: str | Path) -> bool:

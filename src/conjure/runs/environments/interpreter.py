@@ -188,7 +188,7 @@ def _ask(found: Path, variables: Mapping[str, str], folder: Path) -> dict[str, A
     try:
         done = subprocess.run(
             [str(found), "-c", _PROBE.read_text()],
-            env=_without_relative_folders(variables),
+            env=without_relative_folders(variables),
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -211,7 +211,7 @@ def _telling_line(stderr: bytes) -> list[str]:
     return lines[-1:] if lines and lines[0].lstrip().startswith(("Traceback", "File ")) else lines[:1]
 
 
-def _without_relative_folders(variables: Mapping[str, str]) -> dict[str, str]:
+def without_relative_folders(variables: Mapping[str, str]) -> dict[str, str]:
     """Variables with which Python imports nothing, not even a ``sitecustomize``, from its current folder."""
     folders = variables.get("PYTHONPATH", "").split(os.pathsep)
     return {**variables, "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, folders))}

@@ -111,11 +111,12 @@ def _keep(home: Home, requirement: str, folder: Path) -> str:
 
 
 def _build_wheel(folder: Path, into: Path) -> Path:
-    settings = uv_settings(Path(sys.executable), os.environ)
+    variables = with_absolute_paths(os.environ, Path.cwd())
+    settings = uv_settings(Path(sys.executable), variables)
     run_uv(
         ["build", "--wheel", "--out-dir", str(into), str(folder.resolve())],
         folder=folder,
-        variables={**os.environ, **settings.variables},
+        variables={**variables, **settings.variables},
         report=lambda _line: None,
     )
     return next(into.glob("*.whl"))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from conjure.core.files import sha256_bytes
 from conjure.core.home import Home
-from conjure.runs.environments.interpreter import keep_answer, read_answer
+from conjure.runs.environments.interpreter import keep_answer, read_answer, without_relative_folders
 
 _LINE = re.compile(r"(?P<section>:env:|[\w-]+)\.(?P<option>[\w-]+)=(?P<value>.*)")
 _SECTIONS = ("global", "install", ":env:")  # each overrides those before it, as in pip
@@ -71,7 +71,7 @@ def uv_settings(python: Path, variables: Mapping[str, str]) -> UvSettings:
 
     Args:
         python: The interpreter whose pip is asked, so that an environment's own pip.conf counts.
-        variables: The caller's environment.
+        variables: The caller's environment; files in it are named in full.
     """
     options = _read_options(python, variables)
     own = {name: value for name, value in variables.items() if name.startswith("UV_")}
@@ -159,7 +159,8 @@ def _read_options(python: Path, variables: Mapping[str, str]) -> dict[str, str]:
     for command in _pips(python, variables):
         done = subprocess.run(
             [*command, "config", "list"],
-            env={**variables, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+            env={**without_relative_folders(variables), "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+            cwd="/",  # with -m, Python imports from its current folder, which may have a pip.py or a queue.py
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -179,7 +180,7 @@ def _read_options(python: Path, variables: Mapping[str, str]) -> dict[str, str]:
 def _pips(python: Path, variables: Mapping[str, str]) -> Iterator[list[str]]:
     yield [str(python), "-m", "pip"]
     on_path = shutil.which("pip", path=variables.get("PATH", os.defpath))
-    if on_path:
+    if on_path and Path(on_path).is_absolute():
         yield [on_path]
     yield [sys.executable, "-m", "pip"]
 

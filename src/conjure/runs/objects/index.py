@@ -6,6 +6,7 @@ touched in the last days, and what is being removed is not there for anybody. So
 without `going` is there.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,11 @@ from conjure.errors import ConflictError
 from conjure.runs.database.base import SupersededError
 from conjure.runs.database.postgres import PostgresSession
 from conjure.runs.objects import base
+from conjure.runs.schema.resource import is_upload_name
 
 _BATCH = 2000
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MAX_INTEGER = (1 << 31) - 1  # of a column
 _UPLOAD_COLUMNS = "name, version, kind, files, size_bytes, created_at, source, manifest, removed"
 YOUNG_S = 7 * 24 * 3600.0  # an upload that takes longer than this is lost to a removal
 FRESH_S = 3600.0  # writing a row again and again is most of the work where nothing has changed
@@ -64,6 +68,21 @@ class UploadRow:
     source: str
     manifest: str
     removed: bool = False
+
+    def is_sound(self) -> bool:
+        """Whether a version can have this row: it is a teammate's, and its name becomes a path here."""
+        numbers = (self.version, self.files, self.size_bytes)
+        texts = (self.name, self.source, self.manifest)
+        return (
+            all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)
+            and all(type(text) is str for text in texts)
+            and (type(self.created_at), type(self.removed)) == (float, bool)
+            and 1 <= self.version <= _MAX_INTEGER
+            and self.files <= _MAX_INTEGER
+            and self.kind in ("folder", "file")
+            and is_upload_name(self.name)
+            and _DIGEST.fullmatch(self.manifest) is not None
+        )
 
 
 class ObjectIndex:
@@ -302,13 +321,14 @@ class ObjectIndex:
     # ---- uploads -------------------------------------------------------------------------------------------
 
     def uploads(self, name: str | None = None) -> list[UploadRow]:
-        """The versions of an upload, or of all, removed ones too, oldest first."""
+        """The versions of an upload, or of all, removed ones too, oldest first; only sound rows."""
         return self._upload_rows("?::text IS NULL OR name = ? ORDER BY name, version", (name, name))
 
     def _upload_rows(self, condition: str, values: Iterable[Any]) -> list[UploadRow]:
         statement = f"SELECT {_UPLOAD_COLUMNS} FROM uploads WHERE {condition}"  # noqa: S608 - both stand here
         rows = self._session.query(statement, values)
-        return [UploadRow(**{**row, "removed": bool(row["removed"])}) for row in rows]
+        found = [UploadRow(**{**row, "removed": bool(row["removed"])}) for row in rows]
+        return [row for row in found if row.is_sound()]
 
     def add_upload(self, row: UploadRow) -> bool:
         """Write down a version whose files are in the store; False if that number is another's."""

@@ -5,11 +5,18 @@ resource, taken apart again, is the same resource.
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 RUNS, UPLOADS = "runs", "uploads"
 LAST = re.compile(r"last(?:~(?P<back>[0-9]{1,9}))?")  # the newest run, or so many before it
 KEPT_FILES = "datasets/files"  # copies of local data files, by digest
+_NAME = re.compile(r"\w[\w.+ -]{0,98}[\w+-]|\w")
+
+
+def is_upload_name(name: str) -> bool:
+    """Whether an upload or a link can have this name: it is in its normal form and no path."""
+    return _NAME.fullmatch(name) is not None and unicodedata.is_normalized("NFC", name)
 
 
 @dataclass(frozen=True, slots=True)

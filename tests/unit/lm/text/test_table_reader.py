@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from conjure.errors import DataError
 from conjure.lm.text.read_options import ReadOptions
-from conjure.lm.text.table_reader import ColumnSample, Fault, Row, open_table
+from conjure.lm.text.table_reader import ColumnSample, Fault, Row, looks_like_record, open_table
 from support.records import JOKES, KINDS, write_records
 
 
@@ -471,3 +471,9 @@ class TestParquet:
         path.write_bytes(data)
         with pytest.raises(DataError, match="damaged"):
             list(open_table(path, "parquet").rows("ID"))
+
+
+def test_one_long_word_is_looked_at_once():
+    # From each of its letters anew, this would take many minutes.
+    assert not looks_like_record(["ACGT" * 75_000], {})
+    assert looks_like_record(["ACGT" * 75_000 + " and six more words after it"], {})

@@ -1,13 +1,17 @@
 """Whose folder of a run counts in a team's home: the one it has itself, or what was brought of others."""
 
+import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 
 from conjure.core.files import lock_folder, locked
 from conjure.core.trees import remove_tree
 from conjure.runs.artifacts import team_transfer
+from conjure.runs.artifacts.manifest import Entry, Manifest, take_manifest
+from conjure.runs.artifacts.team_files import DamagedObjectError, SharedManifest
 from conjure.runs.artifacts.team_transfer import (
     StreamFollower,
     bring_files,
@@ -15,13 +19,13 @@ from conjure.runs.artifacts.team_transfer import (
     evict,
     is_left_over,
 )
-from conjure.runs.artifacts.uploads import remove_upload, upload
+from conjure.runs.artifacts.uploads import list_uploads, remove_upload, upload
 from conjure.runs.database.record_files import write_record
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle.first_node import _take_folder
-from conjure.runs.objects.base import segment
-from conjure.runs.objects.index import Streams
+from conjure.runs.objects.base import segment, upload_object
+from conjure.runs.objects.index import ObjectIndex, Streams, UploadRow
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.record import RunProgress
 from conjure.runs.schema.resource import Resource
@@ -170,3 +174,69 @@ def test_who_removes_an_upload_leaves_a_version_that_is_being_copied(member, tmp
     upload(member, tmp_path / "data")
     remove_upload(member, "data", None)
     assert not copied.exists()
+
+
+SOUND = UploadRow("data", 1, "folder", 1, 1, 1.0, "/x", "0" * 64, removed=True)
+
+
+def unsound_rows(outside):
+    """Rows as a careless or hostile teammate may write them: each would change what is elsewhere."""
+    return [
+        replace(SOUND, name="../runs", version=12),
+        replace(SOUND, name=str(outside)),
+        replace(SOUND, name="../runs", removed=False),
+        replace(SOUND, name=".."),
+        replace(SOUND, version=-1),
+        replace(SOUND, kind="../../../out", removed=False),
+        replace(SOUND, kind="x", removed=False),
+        replace(SOUND, manifest="../blobs/x", removed=False),
+    ]
+
+
+def test_what_a_teammates_row_says_of_an_upload_changes_nothing_outside_the_uploads(
+    team, member, monkeypatch, tmp_path
+):
+    outside = tmp_path / "checkpoints"
+    write_files(outside, {"1/a.bin": "mine"})
+    write_files(member.runs, {"12/outputs/a.bin": "mine"})
+    write_files(member.uploads, {"data/1/folder/a.txt": "old"})
+    rows = [asdict(row) for row in (*unsound_rows(outside), SOUND)]
+    monkeypatch.setattr(team, "index", ObjectIndex(SimpleNamespace(query=lambda *_: rows)))
+    before = [*member.root.rglob("*"), *outside.rglob("*")]
+    assert list_uploads(member) == []
+    gone = {member.uploads / "data" / each for each in ("1", "1/folder", "1/folder/a.txt")}
+    assert {*member.root.rglob("*"), *outside.rglob("*")} == set(before) - gone
+
+
+def test_the_record_of_an_upload_in_the_store_is_believed_of_a_sound_version_only(team, member):
+    records = {
+        upload_object("data", 1): SOUND,
+        upload_object("data", 2): replace(SOUND, version=2, kind="x"),
+        upload_object("other", 1): SOUND,
+        "uploads/x/1.json": replace(SOUND, name="../runs"),
+    }
+    with team.files(member) as files:
+        for name, row in records.items():
+            files.objects.put(name, json.dumps(asdict(row)).encode())
+        read = {name: files._upload_row(name) for name in files.objects.names("uploads")}
+    assert read == dict.fromkeys(records) | {upload_object("data", 1): SOUND}
+
+
+def test_a_version_is_found_past_a_number_that_an_unsound_row_has(team, member, tmp_path):
+    write_files(tmp_path, {"data/a.txt": "a"})
+    team.index.add_upload(replace(SOUND, kind="x"))
+    assert upload(member, tmp_path / "data").upload.version == 2
+
+
+def test_files_are_not_brought_through_a_link_that_an_earlier_list_left(team, member, tmp_path):
+    outside = tmp_path / "home"
+    outside.mkdir()
+    write_files(tmp_path, {"given/a/b/.bash_profile": "evil"})
+    with team.files(member) as files:
+        digest = files.store(tmp_path / "given", take_manifest(tmp_path / "given"))
+        place = member.fetched / "7" / "outputs"
+        first = SharedManifest(Manifest((Entry("a", 0, "", 0o777, str(outside)),)), {})
+        files.fetch(first, place)
+        with pytest.raises(DamagedObjectError, match="is a link"):
+            files.fetch(files.load(digest), place)
+    assert list(outside.iterdir()) == []

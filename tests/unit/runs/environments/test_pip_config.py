@@ -141,12 +141,27 @@ class TestDigest:
         assert (len(asked), len(set(found))) == (2, 2)
 
 
-def test_real_pip_is_asked(tmp_path: Path) -> None:
+def test_real_pip_is_asked_whatever_modules_are_in_the_current_folder(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "pip.conf").write_text("[install]\nfind-links =\n    /a\n    /b\n[global]\ntimeout = 7\n")
     variables = {"PATH": "", "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PIP_NO_INDEX": "true"}
+    for name in ("pip", "logging", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text("import os\nos._exit(0)\n")
+    monkeypatch.chdir(tmp_path)
+    variables["PYTHONPATH"] = "."
     settings = uv_settings(Path(sys.executable), variables)
     assert (settings.variables["UV_FIND_LINKS"], settings.variables["UV_HTTP_TIMEOUT"]) == ("/a,/b", "7")
     assert settings.install_options == ("--no-index",)
+
+
+def test_no_pip_of_a_relative_folder_is_asked(tmp_path: Path, monkeypatch) -> None:
+    python = _with_pip(tmp_path, "")
+    python.write_text("#!/bin/sh\nexit 1\n")
+    monkeypatch.setattr("sys.executable", str(python))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pip").write_text("#!/bin/sh\n: > asked\n")
+    (tmp_path / "pip").chmod(0o755)
+    assert "UV_DEFAULT_INDEX" in uv_settings(python, {"PATH": ".", "PIP_INDEX_URL": "https://x"}).variables
+    assert not (tmp_path / "asked").exists()
 
 
 def test_no_pip_anywhere_leaves_the_variables(tmp_path: Path, monkeypatch) -> None:

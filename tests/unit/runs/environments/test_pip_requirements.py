@@ -4,6 +4,7 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.errors import NotFoundError, UsageError
+from conjure.runs.environments import local_packages as local_packages_module
 from conjure.runs.environments.local_packages import (
     keep_packages,
     local_packages,
@@ -120,6 +121,25 @@ def test_what_is_named_here_is_looked_for_here(home, project):
     assert wheel.endswith(f"{WHEEL}[extra]")
     with pytest.raises(NotFoundError, match=r"there is no file or folder .*/none\.whl to install"):
         keep_packages(home, ["none.whl"], project)
+
+
+def test_a_folder_is_built_as_pip_is_configured_where_the_user_stands(home, project, tmp_path, monkeypatch):
+    pip = tmp_path / "python"
+    pip.write_text('#!/bin/sh\necho "global.index-url=\'$(cat "$PIP_CONFIG_FILE")\'"\n')
+    pip.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(pip))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pip.conf").write_text("https://mirror/simple")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "pip.conf")
+    indices = []
+
+    def build(arguments, *, variables, **_):
+        indices.append(variables.get("UV_DEFAULT_INDEX"))
+        (Path(arguments[3]) / WHEEL).touch()
+
+    monkeypatch.setattr(local_packages_module, "run_uv", build)
+    keep_packages(home, ["."], project)
+    assert indices == ["https://mirror/simple"]
 
 
 def test_folders_of_wheels_in_variables(project):
