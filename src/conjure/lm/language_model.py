@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conjure.errors import ContextLengthError, ModelError, ShapeError
+from conjure.errors import ContextLengthError, ModelError, ShapeError, UsageError
 from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.checkpoint_weights import load_tokenizer, missing_tokenizer
 from conjure.lm.checkpoints.model_resolver import Lookup, ModelSource, resolve_model
 from conjure.lm.checkpoints.pretrained import load_model, save_checkpoint
 from conjure.lm.generation.generate import Sample, generate
-from conjure.lm.generation.request import GenerationRequest, Overflow, draw_seed
+from conjure.lm.generation.request import GenerationRequest, Overflow, SamplingSettings, draw_seed
 from conjure.lm.generation.score import Score, score
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.hardware import fast_dtype
@@ -136,10 +136,14 @@ class LanguageModel:
             ``finish_reason``.
 
         Raises:
-            UsageError: A value is out of bounds; all faults are named at once.
+            UsageError: A value is out of bounds; all faults are named at once. Or there is no such option.
             ContextLengthError: A prompt does not fit and `on_overflow` is ``error``.
             CheckpointError: The model has no tokenizer.
         """
+        for name in sorted(sampling.keys() - SamplingSettings.BOUNDS.keys()):
+            raise UsageError(
+                f"there is no option {name!r}", hint="client.generate has those of conjure generate"
+            )
         request = GenerationRequest(
             prompts=[prompt] if isinstance(prompt, str) else prompt,
             max_new_tokens=max_new_tokens,

@@ -128,6 +128,10 @@ class TestDelegation:
         with pytest.raises(UsageError, match=r"temperature .*-1.*max_new_tokens .*0"):
             model.generate("a", max_new_tokens=0, temperature=-1)
 
+    def test_generate_refuses_an_option_of_the_command_line_only(self, model: LanguageModel) -> None:
+        with pytest.raises(UsageError, match="there is no option 'chat'"):
+            model.generate("a", chat=True)
+
     def test_score_is_lm_score(self, model: LanguageModel) -> None:
         text = "My dog ate the clock."
         assert model.score(text, context=8, stride=2) == score(

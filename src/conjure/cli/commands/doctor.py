@@ -11,7 +11,7 @@ from conjure.cli.render import note, on_terminal, visible, write_json
 from conjure.core.home import Home
 from conjure.core.home_selection import with_home
 from conjure.installation import install_command
-from conjure.lm.native import describe
+from conjure.lm.native import describe, status
 from conjure.runs.maintenance.doctor import Finding, Rebuilt, State, examine, rebuild
 
 _COLOURS = {State.OK: "green", State.WARNING: "yellow", State.FAULT: "red"}
@@ -51,7 +51,8 @@ def _language_models() -> Finding:
         text = "not installed; runs do not need them"
         return Finding("language models", State.OK, text, install_command("lm"))
     if find_spec("torch") is None:
-        text = f"native engine: {describe()}; without torch, only generating, chatting and scoring work"
+        works = "no model works" if status().library is None else "only generating, chatting and scoring work"
+        text = f"native engine: {describe()}; without torch, {works}"
         return Finding("language models", State.OK, text, install_command("lm"))
     return Finding("language models", State.OK, f"native engine: {describe()}")
 
