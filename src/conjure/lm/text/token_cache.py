@@ -210,7 +210,6 @@ def tokenise(
     tokenizer: Tokenizer,
     *,
     cache: Path | None = None,
-    end_of_text: bool = True,
     allow_special: bool = False,
     chat: ConversationEncoder | None = None,
     progress: Progress | None = None,
@@ -221,7 +220,6 @@ def tokenise(
         records: What to turn into ids.
         tokenizer: Whose ids.
         cache: Folder that keeps the ids; default ``datasets/tokens`` in conjure's home.
-        end_of_text: Put the end-of-text token after every record.
         allow_special: Take special tokens that are written out in a text for those tokens, not for text.
         chat: Turns conversations into ids; None where the records are plain text.
         progress: Called with the bytes of text done and the bytes in the files, while ids are made.
@@ -238,7 +236,7 @@ def tokenise(
         )
     if chat is not None and allow_special:
         raise value_fault("special_tokens", "is 'token', but messages are always read as plain text")
-    end_of_text = end_of_text and (chat is None or chat.adds_end_of_text)
+    end_of_text = chat is None or chat.adds_end_of_text
     facts = [_FORMAT, records.digest, tokenizer.digest, end_of_text, allow_special]
     facts += [chat.digest] if chat is not None else []
     key = sha256_bytes(" ".join(map(str, facts)).encode())[:32]
