@@ -47,7 +47,6 @@ def follow_submission(
     """Submit a run and show it as the options say.
 
     Args:
-        home: Where conjure keeps things.
         make: Submits the run; it is given a function to call with the run's number.
         background: Do not follow it.
         as_json: Show one JSON object at the end (at once, in the background) and nothing else.

@@ -18,7 +18,9 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - what is made in it is private and che
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The folder that holds the database, snapshots, environments, runs and uploads.
+    """Where conjure keeps things: the folder of the database, snapshots, environments, runs and uploads.
+
+    That is what every parameter of this type is; a docstring lists one only where there is more to say of it.
 
     Attributes:
         root: The folder itself; private to its owner (mode 0700).

@@ -46,7 +46,6 @@ def plan_retrieval(home: Home, resource: str, folder: Path, lookup_link: LinkLoo
     """Find what a copy of a resource would do.
 
     Args:
-        home: Where conjure keeps things.
         resource: A file, which is to lie in `folder`, or a folder, whose content is to lie in it.
         folder: A folder of the user's; made if missing.
         lookup_link: Gives what a link stands for.

@@ -176,7 +176,6 @@ def identity_of(
     It is of the true values, secrets included, and keyed, so that no secret can be found from it by trying.
 
     Args:
-        home: Where conjure keeps things.
         spec: What was asked for.
         code: Its snapshot.
         environment: Digest of its environment.

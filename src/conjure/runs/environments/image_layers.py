@@ -93,7 +93,6 @@ def layer_digest(home: Home, base: Image, choice: EnvironmentChoice, variables: 
     """What a run gets, in one word: what it asks for, or the same without versions if that has them anyway.
 
     Args:
-        home: Where conjure keeps things.
         base: The image that was asked for.
         choice: What is to be added.
         variables: The caller's environment, with pip's settings.

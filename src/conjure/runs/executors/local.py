@@ -23,11 +23,7 @@ from conjure.runs.schema.run_folder import RunFolder
 
 
 class LocalExecutor(Executor):
-    """This machine.
-
-    Args:
-        home: Where conjure keeps things.
-    """
+    """This machine."""
 
     name = LOCAL
 
@@ -82,7 +78,6 @@ class _Launch:
     A context manager: if the block ends before `send_request`, the supervisor goes away having done nothing.
 
     Args:
-        home: Where conjure keeps things.
         number: The run.
         lock: Its lock, which the supervisor holds too from now on.
         request: The run, and what its command is given.

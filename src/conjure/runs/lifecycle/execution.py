@@ -109,7 +109,6 @@ class RunContext:
     """A run in its supervisor's hands.
 
     Attributes:
-        home: Where conjure keeps things.
         store: The supervisor's own.
         number: The run.
         spec: What was asked, secrets included.
@@ -398,7 +397,6 @@ def take_checkpoints(home: Home, record: RunRecord, attempt: int, folders: RunFo
     """Give an attempt what those before it saved for it.
 
     Args:
-        home: Where conjure keeps things.
         record: The run.
         attempt: Which of its supervisors asks.
         folders: The run's folders, on a worker node those that stand for them.

@@ -33,7 +33,6 @@ def recover(home: Home, number: int, report: Callable[[str], None] = _say_nothin
     If its last attempt ended before its command started, that is the working folder of the one before it.
 
     Args:
-        home: Where conjure keeps things.
         number: The run.
         report: Gets a line for each file that was not saved.
 

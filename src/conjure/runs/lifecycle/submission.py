@@ -93,7 +93,6 @@ def submit(
     """Give a run its number, record its code, and hand it to a supervisor; it then goes on by itself.
 
     Args:
-        home: Where conjure keeps things.
         spec: What is asked.
         announce: Told the number as soon as there is one.
         rerun_of: The run this one repeats.
@@ -171,7 +170,6 @@ def _executor_of(home: Home, spec: RunSpec, *, must_answer: bool) -> Executor:
     """Where a run is to be carried out.
 
     Args:
-        home: Where conjure keeps things.
         spec: The run.
         must_answer: Refuse a cluster that is away: somebody may have mistyped its address. A sweep's next
             trial waits for it instead.
@@ -272,7 +270,6 @@ def request_of_this_process(home: Home, spec: RunSpec, requested: float, executo
     """What a supervisor is to be given so that it runs the command as this process would.
 
     Args:
-        home: Where conjure keeps things.
         spec: What is asked, secrets included.
         requested: When, by `time.monotonic`.
         executor: Name of the executor that starts the supervisor.
@@ -320,7 +317,6 @@ def rerun(
     """Submit a run's exact record again: same code, environment, mounts, command.
 
     Args:
-        home: Where conjure keeps things.
         number: The run.
         announce: Told the new run's number as soon as there is one.
         variables: Secret variables the run was given; those that are set here count too.

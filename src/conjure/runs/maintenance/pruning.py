@@ -165,7 +165,6 @@ def prune(home: Home, store: Database, *, everything: bool = False, now: float |
     """Free environments, working folders, files and code that no run needs.
 
     Args:
-        home: Where conjure keeps things.
         store: The store of that home.
         everything: Also what ended runs used but can be had again: environments and mirrors.
         now: The time, seconds since the epoch; what is younger than an hour may belong to a new run.

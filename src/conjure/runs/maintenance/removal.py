@@ -33,7 +33,6 @@ def remove(home: Home, store: Database, text: str, *, force: bool = False) -> in
     """Remove the files of a run or upload.
 
     Args:
-        home: Where conjure keeps things.
         store: The store of that home.
         text: ``runs/N``, ``runs/last``, ``uploads/NAME`` or ``uploads/NAME@VERSION``.
         force: Also when ended runs or links need it; never what a run at work needs.
