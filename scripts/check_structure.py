@@ -1,5 +1,7 @@
 """Holds what no other check counts: modules in a folder, lazy imports of our own, parameters in docstrings.
 
+It also holds that one function alone puts errors of the system into words.
+
 Main entry: `main` (part of ``make check``). Invariant: the import contracts hold the arrows; this holds what
 they cannot count. Imports for the type checker alone are not counted: they cost nothing and order nothing.
 """
@@ -15,12 +17,14 @@ COMMANDS = SOURCE / "conjure" / "cli" / "commands"
 MOST_MODULES = 17  # in a folder; the folder of the commands has one for each command
 MOST_LAZY_IMPORTS = 20  # of our own inside functions, outside the commands
 MOST_LAZY_IMPORTS_OF_A_COMMAND = 1
+# `error_text`; and what also runs on Pythons that have no other module of ours.
+READERS_OF_STRERROR = [SOURCE / "conjure" / "core" / "text.py", SOURCE / "conjure" / "metric_logging.py"]
 SAID_BY_THE_TYPE = "home: Where conjure keeps things."
 
 
 def main() -> int:
     """Print what is over its limit; the exit status says whether anything is."""
-    faults = [*_large_folders(), *_lazy_imports(), *_docstrings()]
+    faults = [*_large_folders(), *_lazy_imports(), *_docstrings(), *_strerrors()]
     for fault in faults:
         sys.stderr.write(f"{fault}\n")
     return 1 if faults else 0
@@ -92,6 +96,14 @@ def _undescribed(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[s
                 continue
             if each.arg not in names and (each.annotation is None or ast.unparse(each.annotation) != "Home"):
                 yield each.arg
+
+
+def _strerrors() -> Iterator[str]:
+    """Where `strerror` is read, which is None in an error that a library made up."""
+    for module in sorted(set(SOURCE.rglob("*.py")) - set(READERS_OF_STRERROR)):
+        for number, line in enumerate(module.read_text(encoding="utf-8").splitlines(), start=1):
+            if re.search(r"(?<!\bos)\.strerror\b", line):
+                yield f"{_name(module)}:{number}: conjure.core.text.error_text says what went wrong"
 
 
 def _name(path: Path) -> str:

@@ -8,6 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from conjure.core.text import error_text
 from conjure.errors import StoreError
 
 HOME_VARIABLE = "CONJURE_HOME"
@@ -220,7 +221,7 @@ class Home:
                 self.root.chmod(_PRIVATE)
         except OSError as error:
             raise StoreError(
-                f"conjure's home folder {self.root} cannot be used: {error.strerror}",
+                f"conjure's home folder {self.root} cannot be used: {error_text(error)}",
                 hint=f"set {HOME_VARIABLE} to a folder you can write to",
             ) from error
         return self

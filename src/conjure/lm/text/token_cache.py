@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from conjure.core.files import locked, sha256_bytes, sync_folder
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.core.text import valid_utf8
+from conjure.core.text import error_text, valid_utf8
 from conjure.errors import DataError, StoreError
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.chat.encoding import ANSWER, ConversationEncoder, EncodedChat, encode_record
@@ -642,7 +642,7 @@ def _storing(cache: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StoreError(
-            f"token ids cannot be stored in {cache}: {error.strerror or error}",
+            f"token ids cannot be stored in {cache}: {error_text(error)}",
             hint=f"{'free space, or ' if full else ''}set {HOME_VARIABLE} to a folder with free space",
         ) from error
 

@@ -11,7 +11,7 @@ from conjure.core.dir_fd import Folder, walk
 from conjure.core.files import current_umask
 from conjure.core.home import Home
 from conjure.core.quoting import printable
-from conjure.core.text import plural
+from conjure.core.text import error_text, plural
 from conjure.core.trees import Copied, copy_entry
 from conjure.errors import ConflictError, StoreError, UsageError, option
 from conjure.runs.artifacts.resource_paths import LinkLookup, resolve, root_of
@@ -114,7 +114,7 @@ def retrieve(plan: Retrieval, *, overwrite: bool, watch: Callable[[Copied], None
                 watch=watch,
             )
     except OSError as error:
-        raise StoreError(f"{plan.source.name} could not be copied: {error.strerror or error}") from error
+        raise StoreError(f"{plan.source.name} could not be copied: {error_text(error)}") from error
     if copied.skipped and not is_folder:
         raise StoreError(f"{plan.source.name} could not be copied: {copied.skipped[0]}")
     return copied

@@ -25,6 +25,7 @@ from typing import Any
 from conjure.core.dir_fd import walk
 from conjure.core.files import parse_json, sha256_bytes, write_atomically
 from conjure.core.home import Home
+from conjure.core.text import error_text
 from conjure.core.trees import remove_tree
 from conjure.errors import BuildError, option
 from conjure.runs.environments.environment_locks import (
@@ -305,7 +306,9 @@ def _build(
             _write_record(built, wish)
             _put_in_place(built, place)
     except OSError as error:
-        raise BuildError(f"the environment could not be built: {error}") from error
+        raise BuildError(
+            f"the environment could not be built: {error_text(error, with_path=True)}"
+        ) from error
 
 
 def _clean(variables: Mapping[str, str]) -> dict[str, str]:

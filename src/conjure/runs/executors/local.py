@@ -12,6 +12,7 @@ from types import TracebackType
 
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
+from conjure.core.text import error_text
 from conjure.errors import ExecutorError
 from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.base import Executor, SupervisorState
@@ -105,7 +106,7 @@ class _Launch:
                     start_new_session=True,
                 )
         except OSError as error:
-            raise ExecutorError(f"the run's supervisor could not be started: {error.strerror}") from error
+            raise ExecutorError(f"the run's supervisor could not be started: {error_text(error)}") from error
 
     def __enter__(self) -> "_Launch":
         return self

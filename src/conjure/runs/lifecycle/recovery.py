@@ -10,6 +10,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
+from conjure.core.text import error_text
 from conjure.errors import ConflictError, NotFoundError, StoreError
 from conjure.runs.artifacts.attempts import bring_back, newest_kept_attempt
 from conjure.runs.artifacts.outputs import Baseline, Collected, collect
@@ -85,7 +86,7 @@ def recover(home: Home, number: int, report: Callable[[str], None] = _say_nothin
                 uploader.export_record()
         except OSError as error:
             raise StoreError(
-                f"run {number} could not be recovered: {error.strerror}; its files are still there",
+                f"run {number} could not be recovered: {error_text(error)}; its files are still there",
                 fix=f"conjure recover {number}",
             ) from error
         finally:

@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conjure.core.config import configured_project, repository_name
-from conjure.core.files import os_error_words, real_path
+from conjure.core.files import real_path
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.quoting import shell_words
 from conjure.core.team_settings import objects_team
+from conjure.core.text import error_text
 from conjure.errors import ConjureError, NotFoundError, SnapshotError, StoreError, UsageError, option
 from conjure.metric_logging import OWN_VARIABLES, RUN_VARIABLE
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
@@ -489,7 +490,7 @@ def snapshot_code(home: Home, store: Database, number: int, spec: RunSpec) -> Co
     except OSError as error:
         if error.errno in NO_ROOM_ERRORS:
             raise full_disk(home) from error
-        raise SnapshotError(f"the code cannot be recorded: {os_error_words(error)}") from error
+        raise SnapshotError(f"the code cannot be recorded: {error_text(error, with_path=True)}") from error
 
 
 def _take_code(home: Home, store: Database, number: int, spec: RunSpec) -> CodeFacts:

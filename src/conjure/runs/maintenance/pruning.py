@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from conjure.core.files import is_locked, os_error_words
+from conjure.core.files import is_locked
 from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
+from conjure.core.text import error_text
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.errors import ConjureError
 from conjure.runs.artifacts.attempts import kept_attempt_folders, newest_kept_attempt
@@ -326,7 +327,7 @@ def _attempt(act: Callable[[], _Result], not_done: list[str]) -> _Result | None:
     except ConjureError as error:
         not_done.append(str(error))
     except OSError as error:
-        not_done.append(os_error_words(error))
+        not_done.append(error_text(error, with_path=True))
     return None
 
 
