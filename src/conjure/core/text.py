@@ -45,7 +45,7 @@ def error_text(error: Exception, *, with_path: bool = False) -> str:
     return f"{text}: {error.filename}" if with_path and error.filename is not None else text
 
 
-def plural(count: int, thing: str) -> str:
+def plural(count: float, thing: str) -> str:
     """``1 file``, ``3 files``: for things whose plural is made with an s."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 

@@ -22,6 +22,7 @@ from conjure.errors import ModelError
 from conjure.lm.bounds import ValueFault, refuse_faults
 from conjure.lm.generation.engines.all_logits import PIECE, PositionReader
 from conjure.lm.native.logits import logit_summary
+from conjure.lm.text.batches import in_batches
 from conjure.lm.text.chat.encoding import EncodedChat
 from conjure.lm.text.tokenizer import Tokenizer
 
@@ -247,7 +248,7 @@ def score_documents(
         allow_special: Take special tokens written out in a text for those tokens.
         report: Told after each forward pass how many more tokens have been scored.
     """
-    for group in _groups(texts):
+    for group in in_batches(texts, _GROUP_CHARACTERS, len):
         ids = tokenizer.encode_batch(group, allow_special=allow_special)
         scored = _score_group(scorer, ids, windows, [tokenizer.start_id] * len(ids), report)
         for text, encoded, logprobs in zip(group, ids, scored, strict=True):
@@ -312,19 +313,6 @@ def _windows(document: int, tokens: int, windows: Windows) -> Iterator[_Window]:
         end = min(begin + windows.context, tokens)
         yield _Window(document, begin, done, end)
         done, begin = end, begin + windows.stride
-
-
-def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
-    group: list[str] = []
-    characters = 0
-    for text in texts:
-        group.append(text)
-        characters += len(text)
-        if characters >= _GROUP_CHARACTERS:
-            yield group
-            group, characters = [], 0
-    if group:
-        yield group
 
 
 def _score_group(

@@ -81,14 +81,10 @@ class Environment:
         return kept | {"PATH": path, "VIRTUAL_ENV": str(self.prefix)}
 
 
-def _no_report(_line: str) -> None:
-    pass
-
-
 def build(
     home: Home,
     choice: EnvironmentChoice,
-    report: Callable[[str], None] = _no_report,
+    report: Callable[[str], None] = lambda _: None,
     *,
     variables: Mapping[str, str] | None = None,
     folder: Path | None = None,
@@ -299,7 +295,7 @@ def _build(
             folder = Path(temporary)
             built = folder / "environment"
             make = ["venv", "--no-project", "--relocatable", "--python", str(python), built.name]
-            run_uv(make, folder=folder, variables=settings.variables, report=_no_report)
+            run_uv(make, folder=folder, variables=settings.variables, report=lambda _: None)
             _fill(built, wish, settings, report)
             if wish.is_layer:
                 take_over_scripts(wish.interpreter, built / "bin", place / "bin")

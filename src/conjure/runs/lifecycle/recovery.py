@@ -24,11 +24,7 @@ from conjure.runs.schema.run_folder import BASELINE, MANIFEST, WORK, RunFolder
 from conjure.runs.schema.spec import RunSpec
 
 
-def _say_nothing(_line: str) -> None:
-    pass
-
-
-def recover(home: Home, number: int, report: Callable[[str], None] = _say_nothing) -> RunRecord:
+def recover(home: Home, number: int, report: Callable[[str], None] = lambda _: None) -> RunRecord:
     """Move what is new in an ended run's kept working folder to its outputs.
 
     If its last attempt ended before its command started, that is the working folder of the one before it.

@@ -78,15 +78,11 @@ class Submission:
     reused: bool = False
 
 
-def _say_nothing(_number: int) -> None:
-    pass
-
-
 def submit(
     home: Home,
     spec: RunSpec,
     *,
-    announce: Callable[[int], None] = _say_nothing,
+    announce: Callable[[int], None] = lambda _: None,
     rerun_of: int | None = None,
     executor: Executor | None = None,
     trial: TrialClaim | None = None,
@@ -312,7 +308,7 @@ def rerun(
     home: Home,
     number: int,
     *,
-    announce: Callable[[int], None] = _say_nothing,
+    announce: Callable[[int], None] = lambda _: None,
     variables: Mapping[str, str] | None = None,
 ) -> Submission:
     """Submit a run's exact record again: same code, environment, mounts, command.
