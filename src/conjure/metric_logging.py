@@ -139,7 +139,9 @@ def _append(path: str, line: str) -> None:
         if error.errno in _LOST:
             _file = None
         _warn(
-            "file", f"points cannot be written: {error.strerror}; they are left out until writing works again"
+            "file",
+            f"points cannot be written: {error.strerror or error};"
+            " they are left out until writing works again",
         )
 
 

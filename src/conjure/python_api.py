@@ -58,7 +58,6 @@ class Run:
     """One run, by its number.
 
     Attributes:
-        home: Where conjure keeps things.
         number: The run's number.
         executor: Where its supervisor was started from here, if not on this machine.
     """

@@ -204,8 +204,8 @@ def test_who_comes_during_a_removal_writes_it_anew_and_it_stays(files, objects, 
 def test_a_pack_of_which_one_file_was_used_stays(files, objects, folder):
     files.store(folder, take_manifest(folder))
     pack = next(name for name in objects.written if name.startswith("packs"))
-    one = next(name for name in files.index.packed_in(pack.partition("/")[2]))
     age_objects(files, 2 * FRESH_S)
+    one = next(name for name, place in files.index.unused(FRESH_S) if place == pack.partition("/")[2])
     files.index.use([one])
     assert not files.index.begin_removal(pack, unused_s=FRESH_S)
     assert files.index.use([one])

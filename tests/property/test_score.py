@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conjure.lm.generation.score import score_ids
 from conjure.lm.generation.torch_scorer import TorchScorer
 from support.models import tiny_model
+from support.scoring import score_ids
 
 MODEL = tiny_model(context_length=12)
 

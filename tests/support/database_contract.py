@@ -628,7 +628,6 @@ def test_a_trial_is_started_once_and_no_more_than_wanted_at_a_time(store):
         (0, again, 2, {"x": "0"})
     ]
     assert store.numbers() == {run, again}
-    assert (store.sweep_of(again), store.sweep_of(run)) == ((sweep, 0), None)
 
 
 def test_what_a_trial_came_to_and_its_rungs_are_written_down(store):

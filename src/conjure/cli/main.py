@@ -21,7 +21,7 @@ import click
 from conjure.cli.explicit_options import command_to_execute, spell_as_typed
 from conjure.core.home_selection import OPTION, split_home_option, take_home_option, with_home
 from conjure.core.quoting import printable, shell_words
-from conjure.core.text import near_names
+from conjure.core.text import error_text, near_names
 from conjure.errors import ConjureError, out_of_memory
 from conjure.installation import install_command
 from conjure.metric_logging import inside_a_run
@@ -231,7 +231,7 @@ def _tell(error: Exception, arguments: list[str]) -> int:
     if isinstance(error, OSError):
         # Whatever reads and writes files names them; what is left is stdout.
         where = error.filename if error.filename else "the output cannot be written"
-        _show(ConjureError(f"{where}: {error.strerror or error}"), arguments)
+        _show(ConjureError(f"{where}: {error_text(error)}"), arguments)
         return 1
     # Collects what a report of the crash needs, which nothing else does.
     from conjure.cli.crash import EXIT_CRASHED, save_crash

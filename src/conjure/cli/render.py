@@ -22,6 +22,7 @@ import click
 from conjure.core.files import write_atomically
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.quoting import DIRECTION_MARKS, printable
+from conjure.core.text import error_text
 from conjure.errors import DataError
 from conjure.runs.schema.status import EXIT_DETACHED
 
@@ -129,7 +130,7 @@ def save_text(path: Path, content: str) -> None:
     try:
         write_atomically(path, content)
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise DataError(f"{path} cannot be written: {error_text(error)}") from error
 
 
 def write_json_text(text: str) -> None:

@@ -157,7 +157,6 @@ def run_spec(
     """The run that the options ask for.
 
     Args:
-        home: Where conjure keeps things.
         options: The values of `run_options`, and the ``command``.
         params: What replaces ``:NAME:`` in the command.
         idempotent: Reuse an equal run that completed.

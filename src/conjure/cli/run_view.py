@@ -68,7 +68,6 @@ def follow_run(
     """Show a run until it has ended, and give the exit status to end with.
 
     Args:
-        home: Where conjure keeps things.
         number: The run.
         interrupt_stops: The first ^C asks the run to stop and save, the second kills it, a third detaches.
         interrupt_cancels: A ^C ends the run if it still waits in the queue.
@@ -96,7 +95,6 @@ def wait_silently(home: Home, number: int, *, interrupt_stops: bool = False) -> 
     """The record of a run once it has ended; nothing is shown meanwhile, but on stderr what a ^C does.
 
     Args:
-        home: Where conjure keeps things.
         number: The run.
         interrupt_stops: As for `follow_run`; a ^C that detaches is raised.
     """

@@ -12,6 +12,7 @@ from conjure.cli.render import MarkedLines, write_json
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
 from conjure.core.home_selection import with_home
+from conjure.core.text import error_text
 from conjure.errors import StoreError
 from conjure.runs.database.base import STOP
 from conjure.runs.lifecycle.open_store import open_store
@@ -47,7 +48,6 @@ def follow_submission(
     """Submit a run and show it as the options say.
 
     Args:
-        home: Where conjure keeps things.
         make: Submits the run; it is given a function to call with the run's number.
         background: Do not follow it.
         as_json: Show one JSON object at the end (at once, in the background) and nothing else.
@@ -84,7 +84,7 @@ def _show(home: Home, made: Submission, background: bool, as_json: bool, interru
         return EXIT_DETACHED
     except OSError as error:
         raise StoreError(
-            f"the output cannot be written: {error.strerror or error}; run {number} is not affected",
+            f"the output cannot be written: {error_text(error)}; run {number} is not affected",
             fix=f"conjure logs -f {number}",
         ) from error
 

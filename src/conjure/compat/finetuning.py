@@ -19,6 +19,7 @@ from conjure.compat.script import say
 from conjure.compat.training import OldTraining, Training, Update, evaluate, read_blocks
 from conjure.core.files import write_atomically
 from conjure.core.stop_signals import stopping_in_order
+from conjure.core.text import error_text
 from conjure.core.units import format_number
 from conjure.errors import CheckpointError
 from conjure.lm.checkpoints.checkpoint_folder import read_config
@@ -205,5 +206,5 @@ def _write_results(folder: Path, text: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / RESULTS_FILE, text)
     except OSError as error:
-        reason = error.strerror or error
+        reason = error_text(error)
         raise CheckpointError(f"{RESULTS_FILE} could not be written to {folder}: {reason}") from error

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from conjure.core.quoting import shell_words
+from conjure.core.text import error_text
 from conjure.errors import ConjureError, UsageError, out_of_memory, spell_in_python
 from conjure.installation import install_command
 
@@ -82,7 +83,7 @@ def run(program: str, script: Callable[[Sequence[str]], int], arguments: Sequenc
         return 0
     except OSError as error:
         where = error.filename if error.filename else "the output cannot be written"
-        return _report(ConjureError(f"{where}: {error.strerror or error}"), program, arguments)
+        return _report(ConjureError(f"{where}: {error_text(error)}"), program, arguments)
     return status
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from conjure.compat.text import encode
+from conjure.core.text import error_text
 from conjure.errors import DataError, NotFoundError, TrainingError, UsageError
 from conjure.lm.models.base import CausalLM
 from conjure.lm.native.optimizer import RoundedCopy
@@ -102,7 +103,7 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: byte {error.start:,} cannot be read") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{path} cannot be read: {error_text(error)}") from error
 
 
 class Training:

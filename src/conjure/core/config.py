@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from conjure.core.files import expand_user, parse_toml, write_atomically
 from conjure.core.home import Home
-from conjure.core.text import did_you_mean
+from conjure.core.text import did_you_mean, error_text
 from conjure.core.units import parse_duration, parse_size
 from conjure.errors import UsageError, option
 
@@ -340,7 +340,7 @@ def _content(path: Path) -> bytes:
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read: {error_text(error)}") from error
 
 
 def _tables_in(content: bytes, path: Path) -> dict[str, Any]:
@@ -430,7 +430,9 @@ class ExecutorSettings:
         try:
             return self.token_file.read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
-            raise UsageError(f"the token_file of executor {self.name} cannot be read: {error}") from error
+            raise UsageError(
+                f"the token_file of executor {self.name} cannot be read: {error_text(error)}"
+            ) from error
 
 
 def read_executors(home: Home) -> dict[str, ExecutorSettings]:
@@ -445,7 +447,7 @@ def read_executors(home: Home) -> dict[str, ExecutorSettings]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
+        raise UsageError(f"{path} cannot be read: {error_text(error)}") from error
     if not isinstance(tables, dict):
         raise UsageError(f"{path}: executors must be tables, such as [executors.NAME]")
     return {name: _executor(name, table, f"{path}: executors.{name}") for name, table in tables.items()}

@@ -123,12 +123,6 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def os_error_words(error: OSError) -> str:
-    """What went wrong, and with which file where the system names one."""
-    words = error.strerror or str(error)
-    return words if error.filename is None else f"{words}: {error.filename}"
-
-
 def current_umask() -> int:
     """The permission bits that new files of this process do not get."""
     with suppress(OSError, ValueError, StopIteration), Path("/proc/self/status").open("rb") as status:

@@ -8,6 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from conjure.core.text import error_text
 from conjure.errors import StoreError
 
 HOME_VARIABLE = "CONJURE_HOME"
@@ -18,7 +19,9 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - what is made in it is private and che
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The folder that holds the database, snapshots, environments, runs and uploads.
+    """Where conjure keeps things: the folder of the database, snapshots, environments, runs and uploads.
+
+    That is what every parameter of this type is; a docstring lists one only where there is more to say of it.
 
     Attributes:
         root: The folder itself; private to its owner (mode 0700).
@@ -218,7 +221,7 @@ class Home:
                 self.root.chmod(_PRIVATE)
         except OSError as error:
             raise StoreError(
-                f"conjure's home folder {self.root} cannot be used: {error.strerror}",
+                f"conjure's home folder {self.root} cannot be used: {error_text(error)}",
                 hint=f"set {HOME_VARIABLE} to a folder you can write to",
             ) from error
         return self

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from conjure.core.home import Home
+from conjure.core.text import error_text
 from conjure.errors import StoreError
 
 _KEY_BYTES = 32
@@ -25,7 +26,7 @@ def keyed_digest(home: Home, content: bytes) -> str:
     try:
         return hmac.digest(_key(home.identity_key), content, hashlib.sha256).hex()
     except OSError as error:
-        raise StoreError(f"{home.identity_key} cannot be used: {error.strerror}") from error
+        raise StoreError(f"{home.identity_key} cannot be used: {error_text(error)}") from error
 
 
 def _key(path: Path) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from conjure.core.files import parse_json, sha256_bytes, write_atomically
 from conjure.core.home import Home
+from conjure.core.text import error_text
 from conjure.errors import StoreError
 
 _FORMAT = 2
@@ -55,7 +56,8 @@ def read_team(home: Home) -> TeamSettings | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"{home.team_file}, which says where this home's records are stored, cannot be read: {error}"
+            f"{home.team_file}, which says where this home's records are stored, cannot be read:"
+            f" {error_text(error)}"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Text for people: names that any terminal can show, moments, counts, addresses.
 
-Main entries: `valid_utf8`, `to_iso`, `plural`, `did_you_mean`, `local_address`. Invariant: but for `today`,
-pure functions of their arguments.
+Main entries: `valid_utf8`, `to_iso`, `error_text`, `plural`, `did_you_mean`, `local_address`. Invariant: but
+for `today`, pure functions of their arguments.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,20 @@ def valid_utf8(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def plural(count: int, thing: str) -> str:
+def error_text(error: Exception, *, with_path: bool = False) -> str:
+    """What went wrong, in words: of an error of the system's, without its number.
+
+    Args:
+        error: The error; one that is not the system's says it as it does.
+        with_path: Name the file where the system names one: for a sentence that does not.
+    """
+    if not isinstance(error, OSError):
+        return str(error) or type(error).__name__
+    text = error.strerror or str(error) or type(error).__name__  # no system call, no strerror
+    return f"{text}: {error.filename}" if with_path and error.filename is not None else text
+
+
+def plural(count: float, thing: str) -> str:
     """``1 file``, ``3 files``: for things whose plural is made with an s."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from starlette.types import Scope
 
+from conjure.core.text import error_text
 from conjure.errors import UsageError
 from conjure.http.headers import header_values
 
@@ -48,7 +49,7 @@ def load_api_keys(file: Path | None) -> ApiKeys | None:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            reason = error_text(error) if isinstance(error, OSError) else "it is not UTF-8"
             raise UsageError(f"the API key file {file} cannot be read: {reason}") from error
         origin = str(file)
     else:

@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from conjure.core.text import local_address
+from conjure.core.text import error_text, local_address
 from conjure.errors import UsageError
 from conjure.http.connections import BoundedConnection
 
@@ -70,7 +70,7 @@ def listen(host: str, port: int, *, has_key: bool) -> socket.socket:
     except OSError as error:
         bound.close()
         raise UsageError(
-            f"cannot listen on {host} port {port}: {error.strerror}", hint="--port 0 takes a free port"
+            f"cannot listen on {host} port {port}: {error_text(error)}", hint="--port 0 takes a free port"
         ) from error
     bound.setblocking(False)
     return bound

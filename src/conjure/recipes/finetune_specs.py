@@ -38,7 +38,6 @@ def finetune_spec(
     """The run that tunes `model` on `data`.
 
     Args:
-        home: Where conjure keeps things.
         data: Files, folders and resources.
         model: Name, folder or resource.
         options: What else is asked.
@@ -75,7 +74,6 @@ def resumed_spec(
     """The run that goes on from the training state that another run left.
 
     Args:
-        home: Where conjure keeps things.
         resource: The other run.
         distributed: With how many processes on each node; if None, as many as it had, on as many nodes.
         nodes: On how many nodes.

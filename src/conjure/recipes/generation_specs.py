@@ -88,7 +88,6 @@ def generate_spec(
     """The run that generates text.
 
     Args:
-        home: Where conjure keeps things.
         prompt: What the text continues, exactly.
         model: Name, folder or resource.
         options: What else is asked.
@@ -151,7 +150,6 @@ def score_spec(
     """The run that scores text.
 
     Args:
-        home: Where conjure keeps things.
         given: The text; or files, folders and resources.
         models: Name, folder or resource of the model, or of two models to compare.
         options: What else is asked.

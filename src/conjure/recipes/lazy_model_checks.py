@@ -38,7 +38,6 @@ def refuse_changed_models(home: Home, sweep: int, trials: Iterable[RunRecord]) -
     """Refuse to add trials to a sweep whose model is another one now: they could not be compared.
 
     Args:
-        home: Where conjure keeps things.
         sweep: Number of the sweep.
         trials: The runs of its trials so far.
 

@@ -27,7 +27,6 @@ def report_folder(home: Home, name: str | None) -> Path:
     """The folder that holds the report of a run (by number or resource) or of a checkpoint folder.
 
     Args:
-        home: Where conjure keeps things.
         name: The run or folder; the newest run that has a report if None.
 
     Raises:

@@ -38,7 +38,6 @@ def check_finetune(home: Home, data: Sequence[str], model: str, options: Finetun
     """Refuse what cannot be trained.
 
     Args:
-        home: Where conjure keeps things.
         data: Files, folders and resources.
         model: Model to start from.
         options: What else is asked.
@@ -75,7 +74,6 @@ def check_finetune_sweep(
     """Refuse a sweep of fine-tunes of which a trial cannot be trained.
 
     Args:
-        home: Where conjure keeps things.
         data: Files, folders and resources.
         model: Model to start from.
         shared: Options that all trials have.
@@ -108,7 +106,6 @@ def check_score(
     """Refuse what cannot be scored.
 
     Args:
-        home: Where conjure keeps things.
         files: Files, folders and resources; none where a text is scored.
         models: Names of one model, or of two to compare.
         options: What else is asked.
@@ -160,7 +157,6 @@ def refuse_changed_trials(home: Home, sweep: int, trials: Iterable[RunRecord]) -
     """Refuse to add trials to a sweep whose model is another one now.
 
     Args:
-        home: Where conjure keeps things.
         sweep: Number of the sweep.
         trials: The runs of its trials so far.
 

@@ -33,7 +33,6 @@ class InputMounts:
     """Collects what a command is given, and says under which name the run will find it.
 
     Attributes:
-        home: Where conjure keeps things.
         mounts: What must be mounted.
     """
 
@@ -95,7 +94,6 @@ def with_set_precision(home: Home, options: Mapping[str, object]) -> dict[str, o
     """The options with the number format that is set, if they leave it open: a rerun then has the same one.
 
     Args:
-        home: Where conjure keeps things.
         options: By their names in Python; None is as good as not given.
 
     Raises:

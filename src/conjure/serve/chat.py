@@ -9,12 +9,12 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import Any
 
 from conjure.http.event_stream import DONE, event
-from conjure.http.generation.requests import Event, TokenLogprob, TokenWritten
+from conjure.http.generation.requests import Event, TokenLogprob, TokenWritten, finite_logprob
 from conjure.http.generation.served_model import ServedModel
 from conjure.serve.collected_texts import Text, collect
 from conjure.serve.generation_request import Call
 from conjure.serve.response import ApiResponse
-from conjure.serve.token_texts import finite, spell_token
+from conjure.serve.token_texts import spell_token
 
 
 class ChatResponse(ApiResponse[Call]):
@@ -41,7 +41,7 @@ class ChatResponse(ApiResponse[Call]):
         tokenizer = self.model.tokenizer
         return {
             "token": spell_token(tokenizer, token_id, as_id=self.call.options.tokens_as_ids),
-            "logprob": finite(logprob),
+            "logprob": finite_logprob(logprob),
             "bytes": list(tokenizer.decode_bytes([token_id])),
         }
 

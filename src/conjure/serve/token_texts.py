@@ -7,11 +7,9 @@ spelled alike: one that is no whole characters is spelled by its bytes.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from conjure.http.generation.requests import TokenLogprob
+from conjure.http.generation.requests import TokenLogprob, finite_logprob
 from conjure.http.generation.sequences import OutputDecoder
 from conjure.lm.text.tokenizer import IncrementalDecoder, Tokenizer
-
-_LOWEST = -9999.0  # JSON has no infinity
 
 
 def spell_token(tokenizer: Tokenizer, token_id: int, *, as_id: bool = False) -> str:
@@ -23,11 +21,6 @@ def spell_token(tokenizer: Tokenizer, token_id: int, *, as_id: bool = False) -> 
         return content.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
-
-
-def finite(logprob: float) -> float:
-    """A log-probability that JSON can carry."""
-    return max(logprob, _LOWEST)
 
 
 class LegacyLogprobs:
@@ -72,14 +65,16 @@ class LegacyLogprobs:
 
     def _add(self, token_id: int, offset: int, token: TokenLogprob | None, top: int) -> None:
         self._tokens.append(spell_token(self._tokenizer, token_id, as_id=self._as_ids))
-        self._logprobs.append(finite(token.logprob) if token is not None else None)
+        self._logprobs.append(None if token is None else finite_logprob(token.logprob))
         self._top.append(self._spelled(token, top) if token is not None else None)
         self._offsets.append(offset)
 
     def _spelled(self, token: TokenLogprob, top: int) -> dict[str, float]:
         spelled: dict[str, float] = {}
         for token_id, logprob in (*token.top[:top], (token.token_id, token.logprob)):
-            spelled.setdefault(spell_token(self._tokenizer, token_id, as_id=self._as_ids), finite(logprob))
+            spelled.setdefault(
+                spell_token(self._tokenizer, token_id, as_id=self._as_ids), finite_logprob(logprob)
+            )
         return spelled
 
 
@@ -106,7 +101,7 @@ def prompt_logprobs(
         answer.append(
             {
                 str(token_id): {
-                    "logprob": finite(logprob),
+                    "logprob": finite_logprob(logprob),
                     "rank": rank,
                     "decoded_token": spell_token(tokenizer, token_id),
                 }

@@ -71,7 +71,6 @@ def resume_sweep(home: Home, number: int, *, retry_failed: bool = False, more: i
     """Let a sweep go on: with the same proposals, and with a new run of each trial that was stopped or lost.
 
     Args:
-        home: Where conjure keeps things.
         number: The sweep.
         retry_failed: Also run failed trials again.
         more: So many more different trials than before.

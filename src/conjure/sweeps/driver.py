@@ -47,7 +47,6 @@ class Driver:
     """One driver's life.
 
     Args of the constructor:
-        home: Where conjure keeps things.
         number: The sweep.
         request: What was asked, secrets included.
         executor: Starts trials on this machine.

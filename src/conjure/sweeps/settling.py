@@ -22,7 +22,6 @@ def settle_trials(
     """Write down what trials came to that have ended; these, with their values.
 
     Args:
-        home: Where conjure keeps things.
         store: Its database.
         number: The sweep.
         request: What was asked.

@@ -118,7 +118,6 @@ class Sweep:
     """One sweep, by its number; iterating over it gives its trials as they end.
 
     Attributes:
-        home: Where conjure keeps things.
         number: The sweep's number.
     """
 

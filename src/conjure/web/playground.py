@@ -14,7 +14,13 @@ from conjure.http.daemon_threads import in_daemon_thread
 from conjure.http.errors import HttpError, bad_value
 from conjure.http.event_stream import DONE, event
 from conjure.http.generation.loading_models import LoadingModels
-from conjure.http.generation.requests import GenerationJob, PromptScored, TokenLogprob, TokenWritten
+from conjure.http.generation.requests import (
+    GenerationJob,
+    PromptScored,
+    TokenLogprob,
+    TokenWritten,
+    finite_logprob,
+)
 from conjure.http.generation.served_model import ServedModel, load_served_model
 from conjure.http.generation.service import GenerationService, Limits
 from conjure.lm.bounds import Bound, ValueFaultsError
@@ -139,16 +145,14 @@ def _load(name: str, folder: Path) -> ServedModel:
 
 
 def _prompt(model: ServedModel, text: str) -> list[int]:
-    """The text's tokens; without any, what stands before every text."""
-    tokenizer = model.tokenizer
-    return [*tokenizer.start_ids, *tokenizer.encode(text)] or [tokenizer.start_id]
+    return model.tokenizer.prompt_ids(model.tokenizer.encode(text))
 
 
 def _token(model: ServedModel, token: TokenLogprob) -> dict[str, Any]:
     return {
         "token": _spelled(model, token.token_id),
-        "logprob": _finite(token.logprob),
-        "top": [[_spelled(model, token_id), _finite(logprob)] for token_id, logprob in token.top],
+        "logprob": _rounded(token.logprob),
+        "top": [[_spelled(model, token_id), _rounded(logprob)] for token_id, logprob in token.top],
     }
 
 
@@ -158,7 +162,7 @@ def _scored(model: ServedModel, prompt: list[int], scored: PromptScored) -> dict
     mean = sum(token.logprob for token in scored.tokens) / max(len(scored.tokens), 1)
     return {
         "tokens": [token | {"text": token["token"]} for token in tokens],
-        "loss": -_finite(mean),
+        "loss": -_rounded(mean),
         "perplexity": math.exp(min(-mean, 700)),
     }
 
@@ -167,8 +171,8 @@ def _spelled(model: ServedModel, token_id: int) -> str:
     return model.tokenizer.decode_bytes([token_id]).decode(errors="replace")
 
 
-def _finite(logprob: float) -> float:
-    return round(max(logprob, -9999.0), 4)
+def _rounded(logprob: float) -> float:
+    return round(finite_logprob(logprob), 4)
 
 
 def _refuse_unknown(asked: Mapping[str, Any], known: tuple[str, ...]) -> None:

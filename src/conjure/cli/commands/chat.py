@@ -55,7 +55,7 @@ def command(
     chat.
     """
     request = GenerationRequest(**{name: value for name, value in settings.items() if value is not None})
-    # Imports torch, which neither --help nor a mistake needs.
+    # Imports numpy and tokenizers, which neither --help nor a mistake needs.
     from conjure.cli.language_model import chat as implementation
 
     day = chat_date if chat_date is not None else today()

@@ -148,7 +148,7 @@ def command(
     if save and not inside_a_run():
         return record(_spec(context, prompts), recording, as_json=as_json)
     refuse_unrecorded(recording, "add --save")
-    # Imports torch, which neither --help nor a mistake needs.
+    # Imports numpy and tokenizers, which neither --help nor a mistake needs.
     from conjure.cli.language_model import generate as implementation
 
     return implementation.generate(

@@ -156,7 +156,6 @@ class _Server:
     """The JupyterLab of a run.
 
     Attributes:
-        home: Where conjure keeps things.
         port: Where it listens.
         token: What lets somebody in.
         run: The run's number, once it has one.

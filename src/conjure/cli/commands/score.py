@@ -109,7 +109,7 @@ def command(
     refuse_unrecorded(recording, "add --save")
     files = _are_files(inputs, as_text=as_text)
 
-    # Imports torch, which neither --help nor a recording needs.
+    # Imports numpy and tokenizers, which neither --help nor a recording needs.
     from conjure.cli.language_model import score as implementation
 
     return implementation.score(

@@ -17,7 +17,7 @@ import click
 
 from conjure.cli.language_model.token_view import show_tokens
 from conjure.cli.render import StatusLine, note, remark, save_json, write_json
-from conjure.core.text import today
+from conjure.core.text import plural, today
 from conjure.core.units import format_duration
 from conjure.errors import DataError
 from conjure.lm.checkpoints.base_model import base_difference
@@ -259,12 +259,12 @@ def _facts(result: _Result) -> dict[str, str]:
     after = f"after {result.model.tokenizer.start_token}"
     if result.are_chats:
         after = "answers, each after what comes before it"
-    records, words = _count(result.records, "record"), _count(tally.words, "word")
+    records, words = plural(result.records, "record"), plural(tally.words, "word")
     facts = {
         "model": f"{result.model.origin}, {result.model.precision}",
         "protocol": f"{after}, context {windows.context}, stride {windows.stride}",
         "text": f"{records}, {words}, {tally.bytes:,} bytes",
-        "scored": _count(tally.tokens, "token"),
+        "scored": plural(tally.tokens, "token"),
         "log-probability": f"{tally.total:,.3f} nats",
     }
     if result.records > 1:
@@ -281,7 +281,3 @@ def _number(value: float) -> str:
     if not math.isfinite(value):
         return "not defined for this text"  # without a word, or with one that is as long as a text
     return f"{value:,.2f}" if value < 1e7 else f"{value:.3e}"
-
-
-def _count(number: float, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -23,13 +23,12 @@ from conjure.core.home import Home
 from conjure.core.stop_signals import stopping_in_order
 from conjure.core.units import format_size
 from conjure.lm.hardware import pick_device
-from conjure.lm.training.base_model_comparison import measure, write_report
+from conjure.lm.training.base_model_comparison import measure
 from conjure.lm.training.distributed.process_group import ProcessGroup, join
 from conjure.lm.training.events import TuningEvent
-from conjure.lm.training.finetune import FinetuneResult, run_training
+from conjure.lm.training.finetune import FinetuneResult, finish, run_training
 from conjure.lm.training.preparation import Prepared, prepare
 from conjure.lm.training.request import FinetuneRequest
-from conjure.lm.training.state import remove_training_state, state_folder
 from conjure.metric_logging import RUN_VARIABLE
 from conjure.recipes.comparison_inputs import base_trainings
 from conjure.recipes.metrics import report_metrics, report_result
@@ -109,14 +108,13 @@ def _lead(request: FinetuneRequest, group: ProcessGroup, *, as_json: bool) -> in
     if comparison is not None:
         note("Writing the report…")
         number = os.environ.get(RUN_VARIABLE)
-        report = write_report(
+        report = finish(
             prepared,
             trained,
             comparison,
             Path.cwd() if number is not None else result.checkpoint,
             run=int(number) if number is not None else None,
         )
-        remove_training_state(state_folder(prepared.output))
     if as_json:
         write_json(result_json(result, report))
     else:

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from conjure.core.files import parse_toml
-from conjure.core.text import did_you_mean
+from conjure.core.text import did_you_mean, error_text
 from conjure.errors import ConflictError, NotFoundError, UsageError
 
 # Options of the file itself, and of the help.
@@ -104,7 +104,7 @@ def write_values(path: Path, values: Mapping[str, Value]) -> None:
     except FileExistsError as error:
         raise ConflictError(f"{path} exists", hint="remove it, or save to another file") from error
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be written: {error_text(error)}") from error
 
 
 def _by_key(command: click.Command) -> dict[str, click.Parameter]:
@@ -126,7 +126,7 @@ def _load(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} does not exist") from error
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read: {error_text(error)}") from error
     except ValueError as error:
         raise UsageError(f"{path} is not a TOML file: {error}") from error
 

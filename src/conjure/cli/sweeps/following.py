@@ -28,7 +28,6 @@ def follow_sweep(home: Home, number: int, *, background: bool, as_json: bool) ->
     """Show a sweep until it has ended; the exit status to end with.
 
     Args:
-        home: Where conjure keeps things.
         number: The sweep.
         background: Only say that it goes on.
         as_json: Print one JSON object at the end, and nothing before.

@@ -11,6 +11,12 @@ from typing import Literal
 from conjure.lm.generation.logit_adjustments import LogitSettings
 
 FinishReason = Literal["stop", "length"]
+_LOWEST = -9999.0  # JSON has no infinity
+
+
+def finite_logprob(logprob: float) -> float:
+    """A log-probability that JSON can carry."""
+    return max(logprob, _LOWEST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

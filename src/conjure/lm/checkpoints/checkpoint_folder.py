@@ -13,6 +13,7 @@ from typing import Any
 
 from conjure.core.files import open_regular, restore_folder
 from conjure.core.quoting import shell_words
+from conjure.core.text import error_text
 from conjure.errors import CheckpointError, ModelError, NotFoundError
 from conjure.lm.checkpoints.safetensors_reader import StoredTensor, TensorFile
 from conjure.lm.models.family import Family
@@ -93,7 +94,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent} is not a model folder: it has no {path.name}") from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(f"{path} cannot be read: {error_text(error)}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: it is not JSON ({error})") from error
     if not isinstance(content, dict):

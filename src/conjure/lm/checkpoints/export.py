@@ -17,6 +17,7 @@ import torch
 
 from conjure.core.files import expand_user, folder_size_bytes, real_path, staging_folder, sync_folder
 from conjure.core.quoting import shell_words
+from conjure.core.text import error_text
 from conjure.errors import CheckpointError, ConflictError, ModelError, UsageError, option
 from conjure.lm.checkpoints.adapters import apply_adapter
 from conjure.lm.checkpoints.checkpoint_folder import has_tokenizer, read_config, stored_dtype
@@ -291,4 +292,4 @@ def _whole_file(path: Path) -> Iterator[Path]:
             unfinished.rename(path)
             sync_folder(path.parent)
     except OSError as error:
-        raise CheckpointError(f"{path} could not be written: {error.strerror or error}") from error
+        raise CheckpointError(f"{path} could not be written: {error_text(error)}") from error

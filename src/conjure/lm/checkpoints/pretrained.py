@@ -29,6 +29,7 @@ from conjure.core.files import (
     remove_leftovers,
     replace_folder,
 )
+from conjure.core.text import error_text
 from conjure.errors import CheckpointError, ConflictError
 from conjure.lm.checkpoints.checkpoint_folder import (
     CHECKPOINT_FILES,
@@ -247,7 +248,7 @@ def saving(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = error_text(error)
         raise CheckpointError(f"the checkpoint could not be saved to {folder}: {reason}") from error
 
 

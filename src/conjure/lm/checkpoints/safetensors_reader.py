@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from conjure.core.files import open_regular
+from conjure.core.text import error_text
 from conjure.errors import CheckpointError
 
 if TYPE_CHECKING:  # looking at a file does not pay for torch or numpy, reading it does
@@ -158,7 +159,7 @@ class TensorFile:
                 self.metadata = _metadata(header.pop("__metadata__", None))
                 self._content = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+            raise CheckpointError(f"{path} cannot be read: {error_text(error)}") from error
         try:
             self.tensors = {name: self._stored_tensor(name, entry, base) for name, entry in header.items()}
             self._check_layout(base, size)

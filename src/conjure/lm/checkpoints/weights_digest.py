@@ -10,6 +10,7 @@ from pathlib import Path
 
 from conjure.core.files import sha256_bytes, sha256_file, write_atomically
 from conjure.core.home import Home
+from conjure.core.text import error_text
 from conjure.errors import CheckpointError
 from conjure.lm.checkpoints.checkpoint_folder import ORIGIN_FILE, read_json_object, weight_files
 
@@ -51,7 +52,7 @@ def remembered_digest(path: Path) -> str:
         digest = sha256_file(path)
         unchanged = facts == f"{path.resolve()} {_identity(path)}"
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(f"{path} cannot be read: {error_text(error)}") from error
     if unchanged and home.root.is_dir():
         with suppress(OSError):  # a home that is full or read-only: it is read again next time
             note.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,7 @@ def _file_digest(path: Path) -> str:
         if path.stat().st_size < _REMEMBERED_FROM_BYTES:
             return sha256_file(path)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(f"{path} cannot be read: {error_text(error)}") from error
     return remembered_digest(path)
 
 

@@ -166,9 +166,7 @@ def encode_prompts(tokenizer: Tokenizer, request: GenerationRequest, context_len
     """
     texts = iter(tokenizer.encode_batch([prompt for prompt in request.prompts if isinstance(prompt, str)]))
     prompts = [
-        ([*tokenizer.start_ids, *next(texts)] or [tokenizer.start_id])
-        if isinstance(prompt, str)
-        else [*prompt.ids]
+        tokenizer.prompt_ids(next(texts)) if isinstance(prompt, str) else [*prompt.ids]
         for prompt in request.prompts
     ]
     if request.on_overflow == "error":

@@ -1,7 +1,7 @@
 """How likely a model finds a text: log-probability per token, and perplexity with its protocol beside it.
 
-Main entries: `score` for one text, `score_documents` for many, `score_ids` for ids already at hand; `Scorer`
-is what computes. Invariant: every token is scored exactly once and counts alike; the total is the sum of
+Main entries: `score` for one text, `score_documents` for many, `score_chats`; `Scorer` is what computes.
+Invariant: every token is scored exactly once and counts alike; the total is the sum of
 ``log P(x_t | x_<t)``. Nothing here needs torch.
 
 The protocol, the same everywhere: a document is read after one end-of-text token, which is given and not
@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Protocol, SupportsInt
+from typing import Protocol
 
 import numpy as np
 
@@ -22,14 +22,13 @@ from conjure.errors import ModelError
 from conjure.lm.bounds import ValueFault, refuse_faults
 from conjure.lm.generation.engines.all_logits import PIECE, PositionReader
 from conjure.lm.native.logits import logit_summary
+from conjure.lm.text.batches import in_batches
 from conjure.lm.text.chat.encoding import EncodedChat
 from conjure.lm.text.tokenizer import Tokenizer
 
 _LONGEST_WINDOW = 8192  # unless asked for: what a window takes grows with it, and some contexts are very long
 _CHATS_TOGETHER = 256
 _GROUP_CHARACTERS = 1 << 17  # short texts gathered before sorting, so that batches hold equal lengths
-
-Ids = Sequence[SupportsInt]  # a list, a (memory-mapped) numpy array, …: anything that has a length and slices
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +248,7 @@ def score_documents(
         allow_special: Take special tokens written out in a text for those tokens.
         report: Told after each forward pass how many more tokens have been scored.
     """
-    for group in _groups(texts):
+    for group in in_batches(texts, _GROUP_CHARACTERS, len):
         ids = tokenizer.encode_batch(group, allow_special=allow_special)
         scored = _score_group(scorer, ids, windows, [tokenizer.start_id] * len(ids), report)
         for text, encoded, logprobs in zip(group, ids, scored, strict=True):
@@ -293,36 +292,6 @@ def score_chats(
             yield Score([chat.ids[place] for place in places], found, tally, windows)
 
 
-def score_ids(
-    scorer: Scorer,
-    ids: Ids,
-    *,
-    start_id: int,
-    context: int | None = None,
-    stride: int | None = None,
-    report: Callable[[int], object] | None = None,
-) -> np.ndarray:
-    """Log-probability of each id of one document, however long.
-
-    Args:
-        scorer: The model.
-        ids: Token ids, (N,): a list, or an array, memory-mapped ones included (they are read as needed).
-        start_id: The token the document is read after, usually end-of-text; not scored.
-        context: Tokens seen at once; None means all the model can, at most 8,192.
-        stride: Tokens between windows; None means half of `context`.
-        report: Told after each forward pass how many more tokens have been scored.
-
-    Returns:
-        Natural-log probabilities (nats, each <= 0), float32, (N,). Beyond these four bytes per token, memory
-        does not grow with N.
-
-    Raises:
-        UsageError: `context` or `stride` is out of range.
-    """
-    windows = Windows.of(scorer, context, stride)
-    return _score_group(scorer, [ids], windows, [start_id], report)[0]
-
-
 @dataclass(frozen=True, slots=True)
 class _Window:
     """Targets `first` to `end` of a document, read from `begin` on."""
@@ -346,22 +315,9 @@ def _windows(document: int, tokens: int, windows: Windows) -> Iterator[_Window]:
         done, begin = end, begin + windows.stride
 
 
-def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
-    group: list[str] = []
-    characters = 0
-    for text in texts:
-        group.append(text)
-        characters += len(text)
-        if characters >= _GROUP_CHARACTERS:
-            yield group
-            group, characters = [], 0
-    if group:
-        yield group
-
-
 def _score_group(
     scorer: Scorer,
-    documents: Sequence[Ids],
+    documents: Sequence[list[int]],
     windows: Windows,
     start_ids: Sequence[int],
     report: Callable[[int], object] | None,
@@ -389,11 +345,11 @@ def _score_group(
     return results
 
 
-def _row(ids: Ids, window: _Window, start_id: int) -> ScoredRow:
+def _row(ids: list[int], window: _Window, start_id: int) -> ScoredRow:
     """Inputs and last target of a window."""
     head = [start_id] if window.begin == 0 else []
     body = ids[max(0, window.begin - 1) : window.end]
-    row = np.array(head + [int(token) for token in body], dtype=np.int64)
+    row = np.array(head + body, dtype=np.int64)
     return ScoredRow(row, window.first - window.begin)
 
 

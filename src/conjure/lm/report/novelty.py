@@ -18,6 +18,7 @@ import numpy as np
 from conjure.lm.report.closest_record import ClosestRecords
 from conjure.lm.report.matching import SEPARATOR, LongestMatches
 from conjure.lm.report.word_ngrams import SeenNgrams, count_whole_words, split_words
+from conjure.lm.text.batches import in_batches
 from conjure.lm.text.tokenizer import Tokenizer, split_safely
 
 LONGEST_NGRAM = 6
@@ -140,7 +141,7 @@ def compare_with_training(
         tokenizer: Whose tokens to count.
     """
     comparison = _Comparison(texts)
-    for batch in _batches(training):
+    for batch in in_batches(_pieces(training), _BATCH_CHARACTERS, _size):
         comparison.take(batch)
     runs = [comparison.run_text(index) for index in range(len(texts))]
     tokens = [len(ids) for ids in tokenizer.encode_batch(runs)]
@@ -182,20 +183,16 @@ class _Source(NamedTuple):
     after: str
 
 
-def _batches(training: Iterable[str]) -> Iterator[list[_Piece]]:
-    """All records in pieces, in lists of about `_BATCH_CHARACTERS`."""
-    batch: list[_Piece] = []
-    size = 0
+def _pieces(training: Iterable[str]) -> Iterator[_Piece]:
+    """All records in pieces that fit a batch."""
     for number, record in enumerate(training):
         parts = list(split_safely(record, _BATCH_CHARACTERS))
         for index, part in enumerate(parts, start=1):
-            batch.append(_Piece(part, number, index == len(parts)))
-            size += len(part) + 1
-            if size >= _BATCH_CHARACTERS:
-                yield batch
-                batch, size = [], 0
-    if batch:
-        yield batch
+            yield _Piece(part, number, index == len(parts))
+
+
+def _size(piece: _Piece) -> int:
+    return len(piece.text) + 1  # of what sets it apart from the next
 
 
 class _Comparison:

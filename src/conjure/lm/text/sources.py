@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from conjure.core.files import expand_user, open_regular
 from conjure.core.quoting import shell_words
-from conjure.core.text import near_names
+from conjure.core.text import error_text, near_names
 from conjure.errors import ConjureError, DataError, NotFoundError, UsageError, option
 from conjure.lm.bounds import value_fault
 from conjure.lm.text.chat.formats import ChatFormat, find_format
@@ -121,7 +121,7 @@ def translate_read_errors(name: str) -> Iterator[None]:
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
             raise DataError(f"{name} is a gzip file that is damaged or truncated: {error}") from error
-        raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{name} cannot be read: {error_text(error)}") from error
 
 
 def text_columns(samples: dict[str, list[str]]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 
 from conjure.core.files import open_regular, parse_json
+from conjure.core.text import error_text
 from conjure.errors import CheckpointError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -164,7 +165,7 @@ def read_json(path: Path) -> dict[str, Any]:
         with open_regular(path) as file:
             value = parse_json(file.read())
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(f"{path} cannot be read: {error_text(error)}") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON, or is truncated: {error}") from error
     if not isinstance(value, dict):

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -23,11 +23,12 @@ from typing import IO, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from conjure.core.files import locked, sha256_bytes, sync_folder
+from conjure.core.files import locked, sha256_bytes, sync_folder, write_atomically
 from conjure.core.home import HOME_VARIABLE, Home
-from conjure.core.text import valid_utf8
+from conjure.core.text import error_text, valid_utf8
 from conjure.errors import DataError, StoreError
 from conjure.lm.bounds import value_fault
+from conjure.lm.text.batches import in_batches
 from conjure.lm.text.chat.encoding import ANSWER, ConversationEncoder, EncodedChat, encode_record
 from conjure.lm.text.chat.formats import ChatFormat, Conversation, Message
 from conjure.lm.text.near_duplicates import DuplicateGroups, GroupBuilder
@@ -210,7 +211,6 @@ def tokenise(
     tokenizer: Tokenizer,
     *,
     cache: Path | None = None,
-    end_of_text: bool = True,
     allow_special: bool = False,
     chat: ConversationEncoder | None = None,
     progress: Progress | None = None,
@@ -221,7 +221,6 @@ def tokenise(
         records: What to turn into ids.
         tokenizer: Whose ids.
         cache: Folder that keeps the ids; default ``datasets/tokens`` in conjure's home.
-        end_of_text: Put the end-of-text token after every record.
         allow_special: Take special tokens that are written out in a text for those tokens, not for text.
         chat: Turns conversations into ids; None where the records are plain text.
         progress: Called with the bytes of text done and the bytes in the files, while ids are made.
@@ -238,7 +237,7 @@ def tokenise(
         )
     if chat is not None and allow_special:
         raise value_fault("special_tokens", "is 'token', but messages are always read as plain text")
-    end_of_text = end_of_text and (chat is None or chat.adds_end_of_text)
+    end_of_text = chat is None or chat.adds_end_of_text
     facts = [_FORMAT, records.digest, tokenizer.digest, end_of_text, allow_special]
     facts += [chat.digest] if chat is not None else []
     key = sha256_bytes(" ".join(map(str, facts)).encode())[:32]
@@ -276,15 +275,15 @@ def find_groups(
 
     def write(folder: Path) -> None:
         groups = _group(sources, refused or [frozenset[int]()] * len(sources), progress)
-        _write_synced(folder / "labels", groups.labels.astype("<i8").tobytes())
-        _write_synced(folder / "neighbours", groups.neighbours.astype("<i8").tobytes())
+        write_atomically(folder / "labels", groups.labels.astype("<i8").tobytes())
+        write_atomically(folder / "neighbours", groups.neighbours.astype("<i8").tobytes())
         if groups.repeats is not None and groups.givers is not None:
-            _write_synced(folder / "repeats", groups.repeats.astype("<i8").tobytes())
-            _write_synced(folder / "givers", groups.givers.astype("<i8").tobytes())
+            write_atomically(folder / "repeats", groups.repeats.astype("<i8").tobytes())
+            write_atomically(folder / "givers", groups.givers.astype("<i8").tobytes())
         counts = {"count": groups.count, "largest": groups.largest, "distinct": groups.distinct}
         meta = {"records": len(groups.labels), "neighbours": len(groups.neighbours), **counts}
         meta["are_chats"] = groups.repeats is not None
-        _write_synced(folder / "groups.json", json.dumps(meta).encode())
+        write_atomically(folder / "groups.json", json.dumps(meta).encode())
 
     return _made_once(cache, key, _read_groups, write)
 
@@ -295,7 +294,7 @@ def _group(
     builder, answers = GroupBuilder(), AnswerComparison()
     done, total = 0, sum(records.size_bytes for records in sources)
     for records, numbers in zip(sources, refused, strict=True):
-        for batch in _batches(records.pieces(without=numbers)):
+        for batch in in_batches(records.pieces(without=numbers), _BATCH_CHARACTERS, _characters):
             if progress is not None:
                 progress(done, total)
             for piece in batch:
@@ -468,7 +467,7 @@ class _Writer:
             self._file("hashes") as hashes,
             self._file("kinds") as kinds,
         ):
-            for batch in _batches(records.pieces(self._tokenizer.cut)):
+            for batch in in_batches(records.pieces(self._tokenizer.cut), _BATCH_CHARACTERS, _characters):
                 if self._chat is None:
                     self._write_batch(batch, ids, ends, hashes)
                 else:
@@ -499,7 +498,7 @@ class _Writer:
             "refused": self._refused,
             **({"chat": True} if self._chat is not None else {}),
         }
-        _write_synced(self._folder / "text.json", json.dumps(meta).encode())
+        write_atomically(self._folder / "text.json", json.dumps(meta).encode())
 
     def _file(self, name: str) -> IO[bytes]:
         return (self._folder / name).open("wb")
@@ -596,25 +595,8 @@ def _new_hash() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=8)
 
 
-def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Pieces in groups of about `_BATCH_CHARACTERS`."""
-    batch: list[Piece] = []
-    size = 0
-    for piece in pieces:
-        batch.append(piece)
-        size += len(piece.text)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _characters(piece: Piece) -> int:
+    return len(piece.text)
 
 
 def _mapped(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
@@ -644,7 +626,7 @@ def _storing(cache: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StoreError(
-            f"token ids cannot be stored in {cache}: {error.strerror or error}",
+            f"token ids cannot be stored in {cache}: {error_text(error)}",
             hint=f"{'free space, or ' if full else ''}set {HOME_VARIABLE} to a folder with free space",
         ) from error
 

@@ -184,6 +184,10 @@ class Tokenizer:
         """What a document is read after: BOS where the model wants it, else the end of another document."""
         return self.start_ids[0] if self.start_ids else self.end_of_text_id
 
+    def prompt_ids(self, ids: Sequence[int]) -> list[int]:
+        """A prompt whose text has these ids: never none, for a model reads before it writes."""
+        return [*self.start_ids, *ids] or [self.start_id]
+
     @property
     def start_token(self) -> str:
         """`start_id`, as it is written."""

@@ -150,9 +150,28 @@ def finetune(
     prepared = prepare(request, lookups=lookups)
     trained = run_training(prepared, on_event=on_event)
     comparison = measure(prepared, trained, base_trainings=base_trainings)
-    write_report(prepared, trained, comparison, prepared.output)
-    remove_training_state(state_folder(prepared.output))
+    finish(prepared, trained, comparison, prepared.output)
     return FinetuneResult.of(prepared, trained, comparison)
+
+
+def finish(
+    prepared: Prepared, trained: Trained, comparison: Comparison, folder: Path, *, run: int | None = None
+) -> Path:
+    """Write the report; only then the training state goes, with which measuring could be repeated.
+
+    Args:
+        prepared: The fine-tune.
+        trained: What came of it.
+        comparison: What was measured.
+        folder: Where to write the report.
+        run: The run this is.
+
+    Returns:
+        The report's page.
+    """
+    page = write_report(prepared, trained, comparison, folder, run=run)
+    remove_training_state(state_folder(prepared.output))
+    return page
 
 
 def run_training(

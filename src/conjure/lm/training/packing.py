@@ -147,8 +147,3 @@ class Blocks:
         order = self.order(epoch, seed)
         for first in range(start, len(order), batch_size):
             yield self.batch(order[first : first + batch_size])
-
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Every block once, first to last: for measuring."""
-        for first in range(0, len(self), batch_size):
-            yield self.batch(range(first, min(first + batch_size, len(self))))

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from conjure.core.files import replace_folder, restore_folder
+from conjure.core.text import error_text
 from conjure.errors import CheckpointError, option
 from conjure.lm.models.registry import registered
 from conjure.lm.training.trainer import Progress, TrainingState
@@ -56,7 +57,7 @@ def save_training_state(folder: Path, state: TrainingState, facts: Mapping[str, 
             save_file({name: tensor.contiguous() for name, tensor in state.tensors.items()}, fresh / _TENSORS)
             (fresh / _PROGRESS).write_text(json.dumps({"progress": progress, **facts}))
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = error_text(error)
         raise CheckpointError(f"the training state could not be saved to {folder}: {reason}") from error
 
 
@@ -79,7 +80,7 @@ def load_training_facts(folder: Path) -> dict[str, Any]:
             f"there is no unfinished training in {folder}", hint=f"omit {option('resume')} to start again"
         ) from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"the training state in {folder} is damaged: {error}") from error
+        raise CheckpointError(f"the training state in {folder} is damaged: {error_text(error)}") from error
 
 
 def saved_micro_batch(folder: Path) -> int | None:
@@ -106,4 +107,4 @@ def load_training_state(folder: Path) -> TrainingState:
             }
         return TrainingState(Progress(**facts["progress"]), tensors)
     except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise CheckpointError(f"the training state in {folder} is damaged: {error}") from error
+        raise CheckpointError(f"the training state in {folder} is damaged: {error_text(error)}") from error

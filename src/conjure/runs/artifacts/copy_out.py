@@ -11,7 +11,7 @@ from conjure.core.dir_fd import Folder, walk
 from conjure.core.files import current_umask
 from conjure.core.home import Home
 from conjure.core.quoting import printable
-from conjure.core.text import plural
+from conjure.core.text import error_text, plural
 from conjure.core.trees import Copied, copy_entry
 from conjure.errors import ConflictError, StoreError, UsageError, option
 from conjure.runs.artifacts.resource_paths import LinkLookup, resolve, root_of
@@ -46,7 +46,6 @@ def plan_retrieval(home: Home, resource: str, folder: Path, lookup_link: LinkLoo
     """Find what a copy of a resource would do.
 
     Args:
-        home: Where conjure keeps things.
         resource: A file, which is to lie in `folder`, or a folder, whose content is to lie in it.
         folder: A folder of the user's; made if missing.
         lookup_link: Gives what a link stands for.
@@ -115,7 +114,7 @@ def retrieve(plan: Retrieval, *, overwrite: bool, watch: Callable[[Copied], None
                 watch=watch,
             )
     except OSError as error:
-        raise StoreError(f"{plan.source.name} could not be copied: {error.strerror or error}") from error
+        raise StoreError(f"{plan.source.name} could not be copied: {error_text(error)}") from error
     if copied.skipped and not is_folder:
         raise StoreError(f"{plan.source.name} could not be copied: {copied.skipped[0]}")
     return copied

@@ -15,6 +15,7 @@ from conjure.core.files import expand_user, real_path, sha256_file
 from conjure.core.home import Home
 from conjure.core.keyed_digest import keyed_digest
 from conjure.core.quoting import shell_words
+from conjure.core.text import error_text
 from conjure.core.trees import clone_file
 from conjure.core.units import format_size
 from conjure.errors import ConjureError, MountError, NotFoundError, UsageError, option
@@ -135,7 +136,7 @@ def keep_file(home: Home, file: Path) -> str:
         if not _kept(home, digest, file.name).is_file():
             digest = _copy_and_digest(home, file)
     except OSError as error:
-        why = str(full_disk(home)) if error.errno == errno.ENOSPC else error.strerror or str(error)
+        why = str(full_disk(home)) if error.errno == errno.ENOSPC else error_text(error)
         raise MountError(
             f"{file} ({format_size(size)}) could not be stored for the run: {why}",
             hint="free space, for example with `conjure prune`" if error.errno == errno.ENOSPC else None,
@@ -176,7 +177,6 @@ def identity_of(
     It is of the true values, secrets included, and keyed, so that no secret can be found from it by trying.
 
     Args:
-        home: Where conjure keeps things.
         spec: What was asked for.
         code: Its snapshot.
         environment: Digest of its environment.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from conjure.core.dir_fd import Folder, FolderCursor, change_mode, walk
 from conjure.core.home import Home
+from conjure.core.text import error_text
 from conjure.core.trees import Copied, copy_entry
 from conjure.errors import MountError
 from conjure.runs.artifacts.resource_paths import root_of
@@ -40,7 +41,7 @@ def place_mount(home: Home, source: Path, workdir: Folder, target: str, read_onl
                 return _link(source, descent, parts)
         return copy_entry(source, workdir, "/".join(parts), boundary=root_of(home, source) or source)
     except OSError as error:
-        raise MountError(f"{source} could not be mounted at {target}: {error.strerror or error}") from error
+        raise MountError(f"{source} could not be mounted at {target}: {error_text(error)}") from error
 
 
 def _parts(target: str) -> list[str]:

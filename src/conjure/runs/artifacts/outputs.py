@@ -32,6 +32,7 @@ from conjure.core.dir_fd import (
 )
 from conjure.core.files import parse_json, write_atomically
 from conjure.core.globs import DEFAULT_EXCLUSIONS, GlobSet
+from conjure.core.text import error_text
 from conjure.core.trees import clone_open_file, partial_name
 from conjure.errors import ConflictError
 from conjure.runs.artifacts.manifest import Manifest, take_manifest
@@ -163,7 +164,7 @@ def collect(
             except FileNotFoundError:
                 continue  # a process that outlived the command has removed it
             except PermissionError as error:  # it belongs to somebody else, as containers like to have it
-                found.unsaved.append(f"{name} cannot be saved: {error.strerror}")
+                found.unsaved.append(f"{name} cannot be saved: {error_text(error)}")
             except _ReplacedError:
                 found.unsaved.append(f"{name} was replaced while being saved")
             except _MountedError:
@@ -262,7 +263,7 @@ def _find_changed(workdir: Folder, baseline: Baseline, choice: _Choice, destinat
         if error.errno == errno.EXDEV:
             found.skipped.append(f"{name[:200]} is a mount point")
         else:
-            found.unsaved.append(f"{name[:200]} cannot be read: {error.strerror}")
+            found.unsaved.append(f"{name[:200]} cannot be read: {error_text(error)}")
 
     for name, entry in walk(workdir, enter=enter, on_error=pass_over, one_mount=True):
         if entry.is_folder or not choice.wants(name):
@@ -328,7 +329,7 @@ def _save_target(move: _Move, target: str, name: str, found: _Changed) -> None:
     try:
         _copy_file(move.from_folder(target), posixpath.basename(target), move.to_folder(name), name)
     except PermissionError as error:
-        found.unsaved.append(f"{name} is a link to a file that cannot be saved: {error.strerror}")
+        found.unsaved.append(f"{name} is a link to a file that cannot be saved: {error_text(error)}")
     except (_ReplacedError, FileNotFoundError):
         found.unsaved.append(f"{name} is a link to something that was replaced while being saved")
     except _MountedError:

@@ -128,7 +128,6 @@ def resolve(home: Home, resource: str, lookup_link: LinkLookup) -> Path:
     """Where a resource lies.
 
     Args:
-        home: Where conjure keeps things.
         resource: ``runs/N[/path]``, ``uploads/NAME[/path]``, or a link's name with or without a path.
         lookup_link: Gives what a link stands for.
 

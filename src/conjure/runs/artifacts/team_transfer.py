@@ -21,6 +21,7 @@ from conjure.core.config import load_config
 from conjure.core.files import is_locked, locked, write_atomically
 from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings, objects_team
+from conjure.core.text import error_text
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.core.units import parse_size
 from conjure.errors import ConjureError, NotFoundError, StoreError
@@ -236,7 +237,7 @@ def _cache_errors(home: Home) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"{home.fetched} cannot be written: {error.strerror or error}",
+            f"{home.fetched} cannot be written: {error_text(error)}",
             hint="free space, for example with `conjure prune`",
         ) from error
 

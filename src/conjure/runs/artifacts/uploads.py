@@ -20,6 +20,7 @@ from conjure.core.dir_fd import Folder, change_mode, walk
 from conjure.core.files import is_locked, lock_folder, parse_json, write_atomically
 from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings, objects_team
+from conjure.core.text import error_text
 from conjure.core.trees import Copied, Found, copy_entry, remove_tree
 from conjure.errors import NotFoundError, StoreError, UsageError
 from conjure.runs.artifacts.manifest import Manifest, take_manifest
@@ -111,7 +112,7 @@ def upload(
         ):
             return _keep(home, source, name, Path(temporary) / "version", earlier, watch)
     except OSError as error:
-        raise StoreError(f"{source} could not be uploaded: {error.strerror or error}") from error
+        raise StoreError(f"{source} could not be uploaded: {error_text(error)}") from error
 
 
 def _newest(home: Home, name: str, source: Path) -> EarlierVersion | None:

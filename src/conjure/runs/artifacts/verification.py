@@ -43,7 +43,6 @@ def verify(home: Home, store: Database, text: str) -> Verified:
     """Check a run's outputs or an upload.
 
     Args:
-        home: Where conjure keeps things.
         store: The store of that home.
         text: A run's number, ``runs/N``, ``uploads/NAME`` or a link's name; a path inside means the whole.
 

@@ -18,6 +18,7 @@ from conjure.core.files import real_path
 from conjure.core.globs import DEFAULT_EXCLUSIONS, GlobSet
 from conjure.core.home import Home
 from conjure.core.quoting import shell_words
+from conjure.core.text import error_text
 from conjure.core.units import format_size
 from conjure.errors import SnapshotError
 from conjure.runs.code.git import GITLINK, Git, GitError, finish, own_git, users_git
@@ -187,7 +188,7 @@ def _read_rules(path: Path) -> list[str]:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return []
     except OSError as error:
-        raise SnapshotError(f"{path} cannot be read: {error.strerror}") from error
+        raise SnapshotError(f"{path} cannot be read: {error_text(error)}") from error
 
 
 def parse_rules(content: bytes, path: Path) -> list[str]:
@@ -362,7 +363,7 @@ def _facts(path: bytes) -> os.stat_result | None:
 
 def _cannot_be_read(path: str | Path, error: OSError) -> SnapshotError:
     return SnapshotError(
-        f"{path} cannot be read: {error.strerror}", hint=f"make it readable, or add it to {IGNORE_FILE}"
+        f"{path} cannot be read: {error_text(error)}", hint=f"make it readable, or add it to {IGNORE_FILE}"
     )
 
 

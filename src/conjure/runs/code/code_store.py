@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from conjure.core.files import locked, os_error_words, sha256_bytes
+from conjure.core.files import locked, sha256_bytes
 from conjure.core.home import Home
+from conjure.core.text import error_text
 from conjure.core.trees import tree_size_bytes
 from conjure.errors import SnapshotError
 from conjure.runs.code.git import GitError, own_git
@@ -236,7 +237,9 @@ def repair_store(home: Home) -> bool:
     try:
         _fill_store(repository)
     except OSError as error:
-        raise SnapshotError(f"{repository} cannot be repaired: {os_error_words(error)}") from error
+        raise SnapshotError(
+            f"{repository} cannot be repaired: {error_text(error, with_path=True)}"
+        ) from error
     return True
 
 

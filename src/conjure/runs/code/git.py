@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from conjure.core.secrets import redact_text
+from conjure.core.text import error_text
 from conjure.errors import SnapshotError
 
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git knows it without having it
@@ -111,7 +112,7 @@ class Git:
                 hint="install git (2.32 or newer) and try again",
             ) from error
         except OSError as error:  # such as a .conjureignore of a million lines
-            raise SnapshotError(f"git could not be started: {error.strerror}") from error
+            raise SnapshotError(f"git could not be started: {error_text(error)}") from error
 
 
 def finish(

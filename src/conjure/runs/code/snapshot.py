@@ -80,7 +80,6 @@ def snapshot(
     """Record the code around `folder` and keep it for run `number`.
 
     Args:
-        home: Where conjure keeps things.
         folder: Where the command is to start: inside a git repository or not.
         number: The run's number.
         committed: HEAD only, without uncommitted changes and untracked files.
@@ -105,7 +104,6 @@ def snapshot_remote(home: Home, number: int, url: str, ref: str | None = None) -
     """Record the code of another repository and keep it for run `number`.
 
     Args:
-        home: Where conjure keeps things.
         number: The run's number.
         url: The repository's address, or a path.
         ref: Branch, tag or commit; the default branch if None.

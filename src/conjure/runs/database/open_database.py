@@ -25,7 +25,6 @@ def open_database(home: Home, *, must_exist: bool = False) -> Database:
     """The database of a home.
 
     Args:
-        home: Where conjure keeps things.
         must_exist: Make nothing: for who comes back to a home that may have been removed meanwhile.
 
     Raises:

@@ -36,7 +36,6 @@ class SqliteDatabase(MaintenanceStatements):
         opens it next does it again.
 
         Args:
-            home: Where conjure keeps things.
             clock: Seconds since the epoch.
             must_exist: Make nothing: for who comes back to a home that may have been removed meanwhile.
 

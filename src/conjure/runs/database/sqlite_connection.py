@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from conjure.core.home import HOME_VARIABLE, Home
+from conjure.core.text import error_text
 from conjure.core.units import format_duration
 from conjure.errors import StoreError
 from conjure.runs.database.migrations import has_known_schema
@@ -145,7 +146,7 @@ def translate_errors(home: Home) -> Iterator[None]:
             raise
         if error.errno in NO_ROOM_ERRORS:
             raise full_disk(home) from error
-        raise _not_writable(home, error.strerror or str(error)) from error
+        raise _not_writable(home, error_text(error)) from error
 
 
 def full_disk(home: Home) -> StoreError:

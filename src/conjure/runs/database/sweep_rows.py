@@ -136,10 +136,6 @@ class Sweeps(Protocol):
         """The trials of a sweep that were started, in order."""
         ...
 
-    def sweep_of(self, run: int) -> tuple[int, int] | None:
-        """Sweep and trial that a run was started for, if any."""
-        ...
-
     def end_sweep(
         self, number: int, state: SweepState, message: str | None = None, *, trials: int | None = None
     ) -> bool:

@@ -91,11 +91,6 @@ class SweepStatements(Statements):
         with reading_rows():
             return list(map(_to_trial, rows))
 
-    def sweep_of(self, run: int) -> tuple[int, int] | None:
-        """Sweep and trial that a run was started for, if any."""
-        rows = self._session.query("SELECT sweep, trial FROM sweep_trials WHERE run = ?", (run,))
-        return (rows[0]["sweep"], rows[0]["trial"]) if rows else None
-
     def end_sweep(
         self, number: int, state: SweepState, message: str | None = None, *, trials: int | None = None
     ) -> bool:

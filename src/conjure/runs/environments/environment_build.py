@@ -25,6 +25,7 @@ from typing import Any
 from conjure.core.dir_fd import walk
 from conjure.core.files import parse_json, sha256_bytes, write_atomically
 from conjure.core.home import Home
+from conjure.core.text import error_text
 from conjure.core.trees import remove_tree
 from conjure.errors import BuildError, option
 from conjure.runs.environments.environment_locks import (
@@ -80,14 +81,10 @@ class Environment:
         return kept | {"PATH": path, "VIRTUAL_ENV": str(self.prefix)}
 
 
-def _no_report(_line: str) -> None:
-    pass
-
-
 def build(
     home: Home,
     choice: EnvironmentChoice,
-    report: Callable[[str], None] = _no_report,
+    report: Callable[[str], None] = lambda _: None,
     *,
     variables: Mapping[str, str] | None = None,
     folder: Path | None = None,
@@ -298,14 +295,16 @@ def _build(
             folder = Path(temporary)
             built = folder / "environment"
             make = ["venv", "--no-project", "--relocatable", "--python", str(python), built.name]
-            run_uv(make, folder=folder, variables=settings.variables, report=_no_report)
+            run_uv(make, folder=folder, variables=settings.variables, report=lambda _: None)
             _fill(built, wish, settings, report)
             if wish.is_layer:
                 take_over_scripts(wish.interpreter, built / "bin", place / "bin")
             _write_record(built, wish)
             _put_in_place(built, place)
     except OSError as error:
-        raise BuildError(f"the environment could not be built: {error}") from error
+        raise BuildError(
+            f"the environment could not be built: {error_text(error, with_path=True)}"
+        ) from error
 
 
 def _clean(variables: Mapping[str, str]) -> dict[str, str]:

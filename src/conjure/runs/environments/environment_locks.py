@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import IO
 
 from conjure.core.home import Home
+from conjure.core.text import error_text
 from conjure.errors import BuildError
 
 # Locks of the environments this process uses, by home and digest, held until it ends. They are descriptors,
@@ -82,4 +83,6 @@ def _open_lock(home: Home, name: str) -> IO[str]:
         folder.mkdir(parents=True, exist_ok=True)
         return (folder / name).open("a+")  # NFS shares only what can be read
     except OSError as error:
-        raise BuildError(f"environments cannot be stored in {home.environments}: {error.strerror}") from error
+        raise BuildError(
+            f"environments cannot be stored in {home.environments}: {error_text(error)}"
+        ) from error

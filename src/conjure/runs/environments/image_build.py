@@ -88,7 +88,6 @@ class LayerRequest:
     """What a run asks to be added to an image.
 
     Attributes:
-        home: Where conjure keeps things.
         number: The run.
         base: The image to add to.
         choice: What to add.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from conjure.core.files import parse_json, sha256_bytes, write_atomically
 from conjure.core.home import Home
-from conjure.core.text import plural
+from conjure.core.text import error_text, plural
 from conjure.errors import BuildError
 from conjure.runs.environments.container_engine import DOCKER, PODMAN, find_engine, run_engine
 from conjure.runs.environments.environment_locks import unused
@@ -93,7 +93,6 @@ def layer_digest(home: Home, base: Image, choice: EnvironmentChoice, variables: 
     """What a run gets, in one word: what it asks for, or the same without versions if that has them anyway.
 
     Args:
-        home: Where conjure keeps things.
         base: The image that was asked for.
         choice: What is to be added.
         variables: The caller's environment, with pip's settings.
@@ -143,7 +142,7 @@ def keep_layer(home: Home, layer: Layer) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(record, indent=1))
     except OSError as error:
-        raise BuildError(f"{file} cannot be written: {error.strerror}") from error
+        raise BuildError(f"{file} cannot be written: {error_text(error)}") from error
 
 
 def prune(home: Home, needed: set[str]) -> PrunedLayers:

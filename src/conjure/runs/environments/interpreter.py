@@ -15,6 +15,7 @@ from typing import Any
 
 from conjure.core.files import parse_json, sha256_bytes, write_atomically
 from conjure.core.home import Home
+from conjure.core.text import error_text
 from conjure.core.units import format_duration
 from conjure.errors import BuildError, option
 from conjure.runs.environments.uv import uv_program
@@ -201,7 +202,7 @@ def _ask(found: Path, variables: Mapping[str, str], folder: Path) -> dict[str, A
     except subprocess.TimeoutExpired:
         words = [f"it did not answer within {format_duration(_TIMEOUT_S)}"]
     except (OSError, ValueError, IndexError) as error:
-        words = [str(error)]
+        words = [error_text(error)]
     raise BuildError(f"{found} does not work: {words[0]}", hint="`python --version` should print a version")
 
 

@@ -53,7 +53,6 @@ def keep_packages(home: Home, requirements: Iterable[str], folder: Path) -> tupl
     """Requirements in which each path is replaced by that of a copy kept in the home.
 
     Args:
-        home: Where conjure keeps things.
         requirements: As they were given.
         folder: What relative paths are relative to.
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from conjure.core.home import Home
+from conjure.core.text import error_text
 from conjure.errors import NotFoundError, UsageError
 from conjure.runs.environments.local_packages import (
     absolute_option,
@@ -88,7 +89,7 @@ def _content(file: Path) -> str:
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no requirements file {file}") from error
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = error_text(error) if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"requirements file {file} cannot be read: {reason}") from error
 
 

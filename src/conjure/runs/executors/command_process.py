@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from conjure.core.quoting import shell_words
+from conjure.core.text import error_text
 from conjure.runs.executors.command import GRACE_S, Exit, Job, NotStartedError
 from conjure.runs.host.cgroup import join_cgroup
 from conjure.runs.host.gpus import VISIBLE_GPUS_VARIABLE, gpus_named
@@ -89,7 +90,7 @@ def open_process(
     except FileNotFoundError as error:
         raise NotStartedError(f"{job.arguments[0]}: {why_not_found(job)}", 127) from error
     except OSError as error:
-        raise NotStartedError(f"{job.arguments[0]}: {error.strerror}", 126) from error
+        raise NotStartedError(f"{job.arguments[0]}: {error_text(error)}", 126) from error
 
 
 def usage_meter(job: Job) -> UsageMeter:

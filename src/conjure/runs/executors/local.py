@@ -12,6 +12,7 @@ from types import TracebackType
 
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import Home
+from conjure.core.text import error_text
 from conjure.errors import ExecutorError
 from conjure.runs.database.open_database import open_database
 from conjure.runs.executors.base import Executor, SupervisorState
@@ -23,11 +24,7 @@ from conjure.runs.schema.run_folder import RunFolder
 
 
 class LocalExecutor(Executor):
-    """This machine.
-
-    Args:
-        home: Where conjure keeps things.
-    """
+    """This machine."""
 
     name = LOCAL
 
@@ -82,7 +79,6 @@ class _Launch:
     A context manager: if the block ends before `send_request`, the supervisor goes away having done nothing.
 
     Args:
-        home: Where conjure keeps things.
         number: The run.
         lock: Its lock, which the supervisor holds too from now on.
         request: The run, and what its command is given.
@@ -110,7 +106,7 @@ class _Launch:
                     start_new_session=True,
                 )
         except OSError as error:
-            raise ExecutorError(f"the run's supervisor could not be started: {error.strerror}") from error
+            raise ExecutorError(f"the run's supervisor could not be started: {error_text(error)}") from error
 
     def __enter__(self) -> "_Launch":
         return self

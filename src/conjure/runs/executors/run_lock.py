@@ -69,9 +69,9 @@ class RunLock:
 
     @classmethod
     @contextmanager
-    def possession(cls, folder: Path, *, patience_s: float = 0.0) -> Iterator[bool]:
-        """Possession of a run while the block lasts; False if somebody else has it for longer than that."""
-        lock = cls.take_when_free(folder, patience_s=patience_s) if patience_s else cls.take_if_free(folder)
+    def possession(cls, folder: Path) -> Iterator[bool]:
+        """Possession of a run while the block lasts; False if somebody else has it."""
+        lock = cls.take_if_free(folder)
         try:
             yield lock is not None
         finally:

@@ -14,6 +14,7 @@ from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
+from conjure.core.text import error_text
 from conjure.errors import UsageError, option
 
 _BWRAP = "bwrap"
@@ -66,7 +67,7 @@ def sandbox_fault() -> str | None:
     try:
         done = subprocess.run(trial, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"bubblewrap cannot run here: {error}"
+        return f"bubblewrap cannot run here: {error_text(error)}"
     if done.returncode == 0:
         return None
     said = done.stderr.strip().splitlines()[:1] or [f"exit status {done.returncode}"]

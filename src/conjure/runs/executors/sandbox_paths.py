@@ -36,7 +36,6 @@ def sandbox_of(
     """What a run's command sees.
 
     Args:
-        home: Where conjure keeps things.
         environment: What the command runs with.
         interpreter: The Python that the environment is, or stands on.
         variables: The command's own.

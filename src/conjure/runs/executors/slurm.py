@@ -11,6 +11,7 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 
+from conjure.core.text import error_text
 from conjure.errors import ExecutorError
 from conjure.runs.executors.cluster import (
     JOB_VARIABLE,
@@ -161,7 +162,7 @@ class SlurmCluster(Cluster):
         except FileNotFoundError:
             raise self._unreachable(f"`{command[0]}` is not on the PATH of this machine") from None
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-            raise self._unreachable(str(error)) from error
+            raise self._unreachable(error_text(error)) from error
 
     def _unreachable(self, reason: str) -> UnreachableError:
         return UnreachableError(f"executor {self._settings.name} cannot be reached: {reason}")

@@ -49,7 +49,6 @@ class Sampler:
     """Looks at a run again and again; rates are over the time between two looks.
 
     Args:
-        home: Where conjure keeps things.
         record: The run.
         timer: Seconds, by a clock that does not jump.
     """

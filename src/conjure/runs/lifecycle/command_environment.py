@@ -38,7 +38,6 @@ def command_variables(
     """All variables for a run's command: the caller's, conjure's own, and those the run was given.
 
     Args:
-        home: Where conjure keeps things.
         record: The run.
         place: Where the command runs.
         environment: What it runs with.
@@ -68,7 +67,6 @@ def container_variables(
     """The variables that a run's container is given beside its image's: conjure's and the run's own.
 
     Args:
-        home: Where conjure keeps things.
         record: The run.
         place: Where the command runs.
         image: What the container is made from.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from conjure.core.text import error_text
 from conjure.core.units import format_duration
 from conjure.runs.executors.command import GRACE_S, Execution, Exit
 from conjure.runs.schema.process_facts import Usage
@@ -158,7 +159,7 @@ class CommandMonitor:
             points.extend(self.metrics.read_all())
         except OSError as error:  # a failing disk, or the command replaced the file: it goes on without
             if not self._metrics_failed:
-                self.log.note(f"the metrics cannot be read: {error.strerror}")
+                self.log.note(f"the metrics cannot be read: {error_text(error)}")
             self._metrics_failed = True
         return points
 

@@ -55,7 +55,6 @@ def dispatch(home: Home, lock: SchedulerLock | None) -> None:
     """Look after the runs on clusters until there are none.
 
     Args:
-        home: Where conjure keeps things.
         lock: This machine's right to have a dispatcher.
     """
     refusals = Refusals()

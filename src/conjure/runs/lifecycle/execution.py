@@ -22,9 +22,9 @@ from typing import TypeVar
 
 from conjure import metric_logging
 from conjure.core.dir_fd import FolderCursor
-from conjure.core.files import os_error_words, sha256_bytes
+from conjure.core.files import sha256_bytes
 from conjure.core.home import Home
-from conjure.core.text import plural
+from conjure.core.text import error_text, plural
 from conjure.errors import BuildError, ConjureError, NotFoundError, StoreError
 from conjure.runs.artifacts import mounts, outputs
 from conjure.runs.artifacts.attempts import PassedCheckpoints, pass_checkpoints, remove_passed
@@ -109,7 +109,6 @@ class RunContext:
     """A run in its supervisor's hands.
 
     Attributes:
-        home: Where conjure keeps things.
         store: The supervisor's own.
         number: The run.
         spec: What was asked, secrets included.
@@ -398,7 +397,6 @@ def take_checkpoints(home: Home, record: RunRecord, attempt: int, folders: RunFo
     """Give an attempt what those before it saved for it.
 
     Args:
-        home: Where conjure keeps things.
         record: The run.
         attempt: Which of its supervisors asks.
         folders: The run's folders, on a worker node those that stand for them.
@@ -466,7 +464,7 @@ def _job(run: RunContext, place: WorkingDirectory, environment: Environment | Im
         job = Job(to_arguments(command), place.folder, variables, ranks=_ranks(run))
         return _sandboxed(run, job, environment, record) if run.spec.sandbox else job
     except (BuildError, NotFoundError, OSError) as error:
-        return NotStartedError(str(error), ENGINE_FAILED)
+        return NotStartedError(error_text(error, with_path=True), ENGINE_FAILED)
 
 
 def _ranks(run: RunContext) -> Ranks | None:
@@ -674,7 +672,7 @@ def _ending_with(reason: EndReason, ending: Ending | None = None) -> Iterator[No
     try:
         yield
     except (ConjureError, OSError) as error:
-        words = error.in_full() if isinstance(error, ConjureError) else os_error_words(error)
+        words = error.in_full() if isinstance(error, ConjureError) else error_text(error, with_path=True)
         raise EndRun(replace(ending or Ending(reason), message=words)) from error
 
 

@@ -88,7 +88,6 @@ def follow(
     """Everything that happens to a run, from its beginning, until it has ended.
 
     Args:
-        home: Where conjure keeps things.
         number: The run.
         sleep: Waits between two looks.
         executor: One beside this machine that may have the run.

@@ -17,7 +17,6 @@ def open_store(home: Home, *, must_exist: bool = False) -> Database:
     Where runs wait and the process that starts them is gone, another is started.
 
     Args:
-        home: Where conjure keeps things.
         must_exist: As `open_database` has it.
 
     Raises:

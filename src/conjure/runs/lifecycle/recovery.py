@@ -10,6 +10,7 @@ from pathlib import Path
 
 from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
+from conjure.core.text import error_text
 from conjure.errors import ConflictError, NotFoundError, StoreError
 from conjure.runs.artifacts.attempts import bring_back, newest_kept_attempt
 from conjure.runs.artifacts.outputs import Baseline, Collected, collect
@@ -23,17 +24,12 @@ from conjure.runs.schema.run_folder import BASELINE, MANIFEST, WORK, RunFolder
 from conjure.runs.schema.spec import RunSpec
 
 
-def _say_nothing(_line: str) -> None:
-    pass
-
-
-def recover(home: Home, number: int, report: Callable[[str], None] = _say_nothing) -> RunRecord:
+def recover(home: Home, number: int, report: Callable[[str], None] = lambda _: None) -> RunRecord:
     """Move what is new in an ended run's kept working folder to its outputs.
 
     If its last attempt ended before its command started, that is the working folder of the one before it.
 
     Args:
-        home: Where conjure keeps things.
         number: The run.
         report: Gets a line for each file that was not saved.
 
@@ -86,7 +82,7 @@ def recover(home: Home, number: int, report: Callable[[str], None] = _say_nothin
                 uploader.export_record()
         except OSError as error:
             raise StoreError(
-                f"run {number} could not be recovered: {error.strerror}; its files are still there",
+                f"run {number} could not be recovered: {error_text(error)}; its files are still there",
                 fix=f"conjure recover {number}",
             ) from error
         finally:

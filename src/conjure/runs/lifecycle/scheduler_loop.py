@@ -62,7 +62,6 @@ class _Scheduler:
     """One scheduler's life.
 
     Args:
-        home: Where conjure keeps things.
         lock: Its right to be.
     """
 

@@ -47,7 +47,6 @@ def end_runs(
     Of one that is stopped while it waits for its next attempt, what the one before made is saved here.
 
     Args:
-        home: Where conjure keeps things.
         numbers: The runs.
         what: `base.STOP`, `base.PRUNE` or `base.KILL`.
         tick: Called again and again with the numbers that have not ended yet.

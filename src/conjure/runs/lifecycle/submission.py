@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conjure.core.config import configured_project, repository_name
-from conjure.core.files import os_error_words, real_path
+from conjure.core.files import real_path
 from conjure.core.held_interrupts import interrupts_held
 from conjure.core.home import HOME_VARIABLE, Home
 from conjure.core.quoting import shell_words
 from conjure.core.team_settings import objects_team
+from conjure.core.text import error_text
 from conjure.errors import ConjureError, NotFoundError, SnapshotError, StoreError, UsageError, option
 from conjure.metric_logging import OWN_VARIABLES, RUN_VARIABLE
 from conjure.runs.artifacts.mount_sources import active_sources, identity_of, resolve_mounts
@@ -77,15 +78,11 @@ class Submission:
     reused: bool = False
 
 
-def _say_nothing(_number: int) -> None:
-    pass
-
-
 def submit(
     home: Home,
     spec: RunSpec,
     *,
-    announce: Callable[[int], None] = _say_nothing,
+    announce: Callable[[int], None] = lambda _: None,
     rerun_of: int | None = None,
     executor: Executor | None = None,
     trial: TrialClaim | None = None,
@@ -93,7 +90,6 @@ def submit(
     """Give a run its number, record its code, and hand it to a supervisor; it then goes on by itself.
 
     Args:
-        home: Where conjure keeps things.
         spec: What is asked.
         announce: Told the number as soon as there is one.
         rerun_of: The run this one repeats.
@@ -171,7 +167,6 @@ def _executor_of(home: Home, spec: RunSpec, *, must_answer: bool) -> Executor:
     """Where a run is to be carried out.
 
     Args:
-        home: Where conjure keeps things.
         spec: The run.
         must_answer: Refuse a cluster that is away: somebody may have mistyped its address. A sweep's next
             trial waits for it instead.
@@ -272,7 +267,6 @@ def request_of_this_process(home: Home, spec: RunSpec, requested: float, executo
     """What a supervisor is to be given so that it runs the command as this process would.
 
     Args:
-        home: Where conjure keeps things.
         spec: What is asked, secrets included.
         requested: When, by `time.monotonic`.
         executor: Name of the executor that starts the supervisor.
@@ -314,13 +308,12 @@ def rerun(
     home: Home,
     number: int,
     *,
-    announce: Callable[[int], None] = _say_nothing,
+    announce: Callable[[int], None] = lambda _: None,
     variables: Mapping[str, str] | None = None,
 ) -> Submission:
     """Submit a run's exact record again: same code, environment, mounts, command.
 
     Args:
-        home: Where conjure keeps things.
         number: The run.
         announce: Told the new run's number as soon as there is one.
         variables: Secret variables the run was given; those that are set here count too.
@@ -493,7 +486,7 @@ def snapshot_code(home: Home, store: Database, number: int, spec: RunSpec) -> Co
     except OSError as error:
         if error.errno in NO_ROOM_ERRORS:
             raise full_disk(home) from error
-        raise SnapshotError(f"the code cannot be recorded: {os_error_words(error)}") from error
+        raise SnapshotError(f"the code cannot be recorded: {error_text(error, with_path=True)}") from error
 
 
 def _take_code(home: Home, store: Database, number: int, spec: RunSpec) -> CodeFacts:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from conjure.core.files import os_error_words
 from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
+from conjure.core.text import error_text
 from conjure.core.trees import remove_tree
 from conjure.errors import ConjureError, ExecutorError
 from conjure.metric_logging import METRICS_VARIABLE
@@ -140,7 +140,7 @@ class _Part:
         except ConjureError as error:
             leader.send("not started", message=error.in_full(), exit_code=ENGINE_FAILED)
         except OSError as error:
-            message = os_error_words(error)
+            message = error_text(error, with_path=True)
             leader.send("not started", message=message, exit_code=ENGINE_FAILED)
         except _LeaderLostError:
             pass

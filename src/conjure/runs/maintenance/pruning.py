@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from conjure.core.files import is_locked, os_error_words
+from conjure.core.files import is_locked
 from conjure.core.home import Home
 from conjure.core.team_settings import objects_team
+from conjure.core.text import error_text
 from conjure.core.trees import remove_tree, tree_size_bytes
 from conjure.errors import ConjureError
 from conjure.runs.artifacts.attempts import kept_attempt_folders, newest_kept_attempt
@@ -165,7 +166,6 @@ def prune(home: Home, store: Database, *, everything: bool = False, now: float |
     """Free environments, working folders, files and code that no run needs.
 
     Args:
-        home: Where conjure keeps things.
         store: The store of that home.
         everything: Also what ended runs used but can be had again: environments and mirrors.
         now: The time, seconds since the epoch; what is younger than an hour may belong to a new run.
@@ -327,7 +327,7 @@ def _attempt(act: Callable[[], _Result], not_done: list[str]) -> _Result | None:
     except ConjureError as error:
         not_done.append(str(error))
     except OSError as error:
-        not_done.append(os_error_words(error))
+        not_done.append(error_text(error, with_path=True))
     return None
 
 

@@ -33,7 +33,6 @@ def remove(home: Home, store: Database, text: str, *, force: bool = False) -> in
     """Remove the files of a run or upload.
 
     Args:
-        home: Where conjure keeps things.
         store: The store of that home.
         text: ``runs/N``, ``runs/last``, ``uploads/NAME`` or ``uploads/NAME@VERSION``.
         force: Also when ended runs or links need it; never what a run at work needs.
@@ -97,22 +96,30 @@ def _remove_run(home: Home, store: Database, resource: Resource, *, force: bool)
     _refuse_needed(store, resource, store.users_of(number), force=force)
     check_run_folder(home.run_folder(number), "removed")
     # A run that has just ended has its supervisor for a moment.
-    with RunLock.possession(home.run_folder(number), patience_s=_PATIENCE_S) as ours:
-        if not ours:
-            raise ConflictError(f"run {number} is being recovered", fix=f"conjure info {number}")
+    lock = RunLock.take_when_free(home.run_folder(number), patience_s=_PATIENCE_S)
+    if lock is None:
+        raise ConflictError(f"run {number} is being recovered", fix=f"conjure info {number}")
+    try:
         # The record first: a crash after it leaves files that the next `rm` removes, not a record that lies.
         store.set_facts(number, outputs=replace(record.outputs or OutputFacts(), removed=True))
-        if not home.run_folder(number).is_dir():
-            return _stored_size(record)  # another machine's; `conjure prune` there removes its copy
-        with RunFolders(home.run_folder(number)) as folders:
-            size = sum(tree_size_bytes(folders.run.here / name) for name in _FILES)
-            for name in _FILES:
-                _remove_at_once(folders.run, name)
-        for kept in kept_attempt_folders(home.run_folder(number)):
-            size += tree_size_bytes(kept)
-            remove_tree(kept)
-        snapshot.release_tree(home, number)
-        return size
+        return _remove_files(home, record)
+    finally:
+        lock.release()
+
+
+def _remove_files(home: Home, record: RunRecord) -> int:
+    number = record.number
+    if not home.run_folder(number).is_dir():
+        return _stored_size(record)  # another machine's; `conjure prune` there removes its copy
+    with RunFolders(home.run_folder(number)) as folders:
+        size = sum(tree_size_bytes(folders.run.here / name) for name in _FILES)
+        for name in _FILES:
+            _remove_at_once(folders.run, name)
+    for kept in kept_attempt_folders(home.run_folder(number)):
+        size += tree_size_bytes(kept)
+        remove_tree(kept)
+    snapshot.release_tree(home, number)
+    return size
 
 
 def _stored_size(record: RunRecord) -> int:

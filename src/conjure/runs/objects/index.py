@@ -212,12 +212,6 @@ class ObjectIndex:
         )
         return ((row["name"], row["pack"]) for row in rows)
 
-    def packed_in(self, pack: str) -> set[str]:
-        """The contents that lie in a pack."""
-        return {
-            row["name"] for row in self._session.query("SELECT name FROM objects WHERE pack = ?", (pack,))
-        }
-
     def begin_removal(self, name: str, unused_s: float) -> bool:
         """Take an object, and what is packed in it, away from whoever comes later: the first of three steps.
 

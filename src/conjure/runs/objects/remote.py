@@ -21,6 +21,7 @@ from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, 
 from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
 from conjure.core.files import expand_user
+from conjure.core.text import error_text
 from conjure.errors import UsageError, option
 from conjure.runs.objects.base import MissingObjectError, ObjectsError
 
@@ -349,7 +350,7 @@ def _own_authorities(scheme: str, variables: Mapping[str, str]) -> bytes | None:
     try:
         found = expand_user(path).read_bytes()
     except OSError as error:
-        raise ObjectsError(f"{variable} is {path}, which cannot be read: {error.strerror}") from error
+        raise ObjectsError(f"{variable} is {path}, which cannot be read: {error_text(error)}") from error
     if _PEM not in found:
         raise ObjectsError(f"{variable} is {path}, which contains no certificate in PEM form")
     return found

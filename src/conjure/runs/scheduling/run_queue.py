@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from conjure.core.home import Home
+from conjure.core.text import error_text
 from conjure.errors import ConjureError, ExecutorError
 from conjure.runs.database.base import Database
 from conjure.runs.executors.supervisor_request import LOCAL, SupervisorRequest
@@ -80,7 +81,7 @@ def write_request(home: Home, number: int, request: SupervisorRequest) -> None:
         finally:
             new.unlink(missing_ok=True)
     except OSError as error:
-        raise ExecutorError(f"a waiting run cannot be stored in {folder}: {error.strerror}") from error
+        raise ExecutorError(f"a waiting run cannot be stored in {folder}: {error_text(error)}") from error
 
 
 def _open_in_own(folder: Path, file: Path) -> int:

@@ -65,7 +65,6 @@ class SchedulerLock:
         """The lock, or None if somebody holds it.
 
         Args:
-            home: Where conjure keeps things.
             path: Of the lock; the scheduler's if None.
 
         Raises:

@@ -3,7 +3,6 @@
 import math
 from types import SimpleNamespace
 
-import numpy
 import pytest
 import torch
 
@@ -19,13 +18,13 @@ from conjure.lm.generation.score import (
     Windows,
     score,
     score_documents,
-    score_ids,
 )
 from conjure.lm.generation.torch_scorer import TorchScorer
 from conjure.lm.models.decoder import Decoder
 from conjure.lm.native import status
 from support.engines import native_weights
 from support.models import tiny_model, tiny_tokenizer
+from support.scoring import score_ids
 
 CONTEXT = 16
 START = 7
@@ -77,15 +76,6 @@ def test_every_token_equals_its_own_forward_pass(model, scorer, tokens, context,
     actual = score_ids(scorer, ids, start_id=START, context=context, stride=stride)
 
     assert torch.allclose(torch.from_numpy(actual).double(), expected, atol=1e-5)
-
-
-def test_an_array_scores_as_a_list(model):
-    ids = random_ids(40)
-
-    assert numpy.array_equal(
-        score_ids(TorchScorer(model), numpy.array(ids, dtype=numpy.uint16), start_id=START),
-        score_ids(TorchScorer(model), ids, start_id=START),
-    )
 
 
 def test_total_is_the_sum_over_the_text_after_a_start_token(model, scorer):

@@ -37,10 +37,9 @@ def split_of(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("end_of_text", [True, False])
-def test_record_texts_are_the_records(split_of, end_of_text):
+def test_record_texts_are_the_records(split_of):
     texts = [*many_records(100), "猫は寝ている。", "the last <|endoftext|> one"]
-    split = split_of(texts, end_of_text=end_of_text)
+    split = split_of(texts)
     train, held_out = (
         list(record_texts(stream, tiny_tokenizer())) for stream in (split.train, split.heldout)
     )

@@ -141,8 +141,10 @@ def test_a_share_that_is_none_is_refused(text_of, fraction):
 
 
 def test_a_single_token_is_refused(text_of):
+    text = text_of(["a"])
+    text.ids, text.ends = text.ids[:1], text.ends - 1  # as of a conversation, which end-of-text does not end
     with pytest.raises(DataError, match="the text has 1 token;"):
-        hold_out(text_of(["a"], end_of_text=False))
+        hold_out(text)
 
 
 JOKE = "My neighbour bought a very loud parrot and now the parrot complains about my neighbour"

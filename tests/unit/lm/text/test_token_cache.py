@@ -22,10 +22,8 @@ def jokes(tmp_path):
     return read_records([write_records(tmp_path / "jokes.csv", JOKES)])
 
 
-def expected_ids(texts, tokenizer, *, end_of_text=True):
-    return [
-        id_ for text in texts for id_ in [*tokenizer.encode(text), *[tokenizer.end_of_text_id] * end_of_text]
-    ]
+def expected_ids(texts, tokenizer):
+    return [id_ for text in texts for id_ in [*tokenizer.encode(text), tokenizer.end_of_text_id]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -36,12 +34,6 @@ def test_every_record_is_followed_by_end_of_text(tmp_path, kind):
     assert text.ids.tolist() == expected_ids(JOKES, tokenizer)
     assert [tokenizer.decode(text.record(i)) for i in range(5)] == [f"{joke}<|endoftext|>" for joke in JOKES]
     assert text.lengths.tolist() == [len(tokenizer.encode(joke)) for joke in JOKES]
-
-
-def test_end_of_text_can_be_left_out(jokes, tmp_path):
-    text = tokenise(jokes, tiny_tokenizer(), cache=tmp_path, end_of_text=False)
-    assert text.ids.tolist() == expected_ids(JOKES, tiny_tokenizer(), end_of_text=False)
-    assert text.lengths.sum() == len(text.ids)
 
 
 def test_a_marker_in_a_record_ends_nothing(tmp_path):
@@ -119,7 +111,7 @@ class TestCache:
     def test_another_tokenizer_or_option_has_ids_of_its_own(self, jokes, tmp_path, made):
         tokenise(jokes, tiny_tokenizer(), cache=tmp_path)
         tokenise(jokes, Tokenizer.train(JOKES, 280), cache=tmp_path)
-        tokenise(jokes, tiny_tokenizer(), cache=tmp_path, end_of_text=False)
+        tokenise(jokes, tiny_tokenizer(), cache=tmp_path, allow_special=True)
         assert len(made) == 3
 
     @pytest.mark.parametrize("name", ["ids", "ends", "hashes", "text.json"])

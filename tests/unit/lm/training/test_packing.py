@@ -61,7 +61,6 @@ def test_one_token_has_nothing_to_predict(lengths):
 def test_the_last_batch_has_what_is_left():
     blocks = Blocks(stream_of([50]), 5)
     assert [len(batch.ids) for batch in blocks.epoch(0, batch_size=4, seed=1)] == [4, 4, 2]
-    assert [len(batch.ids) for batch in blocks.in_order(4)] == [4, 4, 2]
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
@@ -81,9 +80,9 @@ def test_an_epoch_can_be_taken_up_anywhere():
         assert all(torch.equal(a, b) for a, b in zip(rest, unbroken[taken:], strict=True))
 
 
-def test_in_order_is_first_to_last():
+def test_blocks_are_numbered_first_to_last():
     blocks = Blocks(stream_of([20]), 4)
-    ids = torch.cat([batch.ids for batch in blocks.in_order(2)])
+    ids = blocks.batch(range(len(blocks))).ids
     assert ids.flatten()[:19].tolist() == list(range(19))
 
 
@@ -111,7 +110,7 @@ def test_a_token_that_starts_a_record_is_learned_where_it_ends_one(block_size, s
 def test_every_token_counts_what_its_record_does():
     weights = np.array([1, 0.25, 0.5], np.float32)
     stream = replace(stream_of([3, 4, 5]), weights=weights)
-    (batch,) = Blocks(stream, 20).in_order(1)
+    batch = Blocks(stream, 20).batch([0])
     assert batch.weights[0].tolist() == [1] * 2 + [0.25] * 4 + [0.5] * 5
     assert batch.total_weight == pytest.approx(2 + 1 + 2.5)
     assert Blocks(stream_of([3, 4, 5]), 20).batch([0]).total_weight == 11

@@ -174,7 +174,7 @@ def test_every_change_there_is_is_tried():
         *("active_numbers", "numbers", "newest_number", "last_number", "users_of", "sources_in_use"),
         *("kinships", "completed_equal", "end_request", "link", "links", "lookup_link", "summaries"),
         *("latest_values", "metric_names", "sizes", "environments_in_use", "code_trees", "kept_parts"),
-        *("sweep", "sweeps", "trials", "sweep_of", "rung_metric", "rungs"),
+        *("sweep", "sweeps", "trials", "rung_metric", "rungs"),
         *("projects", "project_names", "stray_rows", "damaged_rows", "suspects", "holds"),
     }
 

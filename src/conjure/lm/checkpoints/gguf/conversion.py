@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from conjure.core.files import locked, replace_folder, sha256_file
 from conjure.core.home import Home
+from conjure.core.text import error_text
 from conjure.errors import CheckpointError, ModelError
 from conjure.lm.checkpoints.checkpoint_folder import ORIGIN_FILE
 from conjure.lm.checkpoints.gguf.families import (
@@ -260,5 +261,5 @@ def _storing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
+        reason = error_text(error)
         raise CheckpointError(f"the converted model could not be stored in {folder}: {reason}") from error

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from conjure.core.files import open_regular
+from conjure.core.text import error_text
 from conjure.errors import CheckpointError, UsageError
 from conjure.installation import install_command
 from conjure.lm.checkpoints.gguf.detection import MAGIC
@@ -116,7 +117,7 @@ class GGUFFile:
                     raise CheckpointError(f"{path} is damaged: {size} bytes is too short for a GGUF file")
                 self._content = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+            raise CheckpointError(f"{path} cannot be read: {error_text(error)}") from error
         try:
             self._read_header(_Cursor(path, self._content))
         except CheckpointError:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conjure.core.text import error_text
 from conjure.errors import TrainingError, UsageError, option
 from conjure.lm.training.distributed.pairwise_sum import PairwiseSum, partial_spans, share
 from conjure.lm.training.distributed.progress_reports import ProgressReports
@@ -192,7 +193,7 @@ def _connected(membership: Membership, device: torch.device) -> "ConnectedGroup"
     except (RuntimeError, OSError) as error:
         raise TrainingError(
             f"rank {membership.rank} of {membership.size} cannot reach the others at"
-            f" {membership.address}:{membership.port}: {str(error).splitlines()[0]}"
+            f" {membership.address}:{membership.port}: {error_text(error).splitlines()[0]}"
         ) from error
     store.set_timeout(_PREPARED_WITHIN)
     reports = ProgressReports(ProgressReporter(membership.rank, inherited_descriptor(PROGRESS_VARIABLE)))
