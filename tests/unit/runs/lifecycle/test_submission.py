@@ -192,6 +192,13 @@ def test_conjures_own_home_is_no_folder_to_run_in(home, place, refused):
     refuse_own_folder(home, replace(spec, code=CodeChoice(run=1)))
 
 
+def test_a_run_of_conjures_own_home_is_given_no_number(conjure_home):
+    home = Home(conjure_home).create()
+    with pytest.raises(UsageError, match="is conjure's home folder"):
+        submit(home, RunSpec(command=("true",), folder=home.root), executor=MemoryExecutor())
+    assert not home.runs.exists()
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
