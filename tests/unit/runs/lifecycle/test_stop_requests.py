@@ -25,7 +25,6 @@ from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from support.casting import add_run, advance, finish
 from support.repositories import read_files, write_files
 
-
 NAME = process_name(7)
 
 
