@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,7 @@ from conjure.runs.database.record_files import write_record
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import this_process
-from conjure.runs.lifecycle import heartbeat
+from conjure.runs.lifecycle import heartbeat, log_following
 from conjure.runs.lifecycle.log_following import (
     Ended,
     Entered,
@@ -22,6 +23,8 @@ from conjure.runs.lifecycle.log_following import (
 )
 from conjure.runs.objects.base import segment
 from conjure.runs.objects.index import Streams
+from conjure.runs.scheduling import scheduler_start
+from conjure.runs.scheduling.scheduler_start import this_queue
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.run_folder import LOG_FILE, RunFolder
 from conjure.runs.schema.status import PHASES, Ending, EndReason, RunProgress, RunStatus
@@ -108,6 +111,70 @@ def test_of_a_run_that_waits_it_is_told_for_what(store):
         store.enqueue(number, Owner.queue_of_executor("gpu"))
     assert waits_for(store, first) == "room on gpu"
     assert waits_for(store, third) == f"run {second}"
+
+
+def test_who_waits_is_there_if_the_scheduler_was_killed(store, monkeypatch):
+    started, other = [], add_run(store).number
+    number = add_run(store, after=(other,)).number
+    monkeypatch.setattr(scheduler_start, "start_scheduler", started.append)
+    events = follow(store.home, number, sleep=lambda _: None)
+    assert isinstance(next(events), Found)
+    store.enqueue(number, this_queue(store.home))
+    assert next(event.needs for event in events if isinstance(event, Queued)) == f"run {other}"
+    events.close()
+    assert started == [store.home]
+
+
+class Looks:
+    """Follows a run of this process, whose time passes while the follower waits."""
+
+    def __init__(self, store, monkeypatch):
+        self.now, self.rests, self.checked = 0.0, [], []
+        self.number = add_run(store).number
+        store.begin_attempt(self.number, this_process(store.home))
+        monkeypatch.setattr(log_following, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(log_following, "mark_interrupted", lambda *_: self.checked.append(self.now))
+        self.events = follow(store.home, self.number, sleep=self.sleep)
+
+    def sleep(self, seconds):
+        self.rests.append(seconds)
+        self.now += seconds
+
+    def go_on(self, looks):
+        """So many looks at which there is nothing new for the moment, or nothing more."""
+        for _ in islice((event for event in self.events if isinstance(event, Waiting)), looks):
+            pass
+        return self.rests
+
+
+@pytest.fixture
+def looks(store, monkeypatch):
+    looks = Looks(store, monkeypatch)
+    with RunLock.possession(store.home.run_folder(looks.number)):
+        yield looks
+        looks.events.close()
+
+
+def test_a_run_is_looked_at_often_after_something_happened_and_less_and_less_often_then(store, looks):
+    quiet = [0.005]
+    while quiet[-1] < 0.1:
+        quiet.append(min(quiet[-1] * 1.3, 0.1))
+    assert looks.go_on(len(quiet) + 1) == quiet
+    advance(store, looks.number, RunStatus.BUILDING)
+    looks.go_on(1)
+    assert looks.go_on(1)[-2:] == [0.1, 0.005]
+
+
+def test_a_run_that_waits_is_looked_at_four_times_a_second(store, looks):
+    store.enqueue(looks.number, Owner.queue("another machine", "boot"))
+    assert looks.go_on(30)[-1] == 0.25
+
+
+def test_whether_somebody_has_the_run_is_looked_at_twice_a_second(looks):
+    looks.go_on(40)
+    assert 2.0 < looks.now < 4.0
+    assert looks.checked == pytest.approx([0.5 * each for each in range(len(looks.checked))], abs=0.3)
+    assert len(looks.checked) == pytest.approx(looks.now / 0.5, abs=1.5)
 
 
 @pytest.mark.parametrize("call", ["facts", "get"])

@@ -31,6 +31,7 @@ from conjure.runs.lifecycle.submission import (
     close_failed_submission,
     refuse_own_folder,
     refuse_unfit,
+    request_of_this_process,
     spec_of_record,
     submit,
     with_cores,
@@ -39,7 +40,7 @@ from conjure.runs.objects.base import code
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, RunRecord
 from conjure.runs.schema.spec import CodeChoice, ComputeRequest, EnvironmentChoice, Mount, RunSpec
 from conjure.runs.schema.status import Ending, EndReason
-from support.casting import add_run
+from support.casting import add_run, finish
 from support.memory_executor import MemoryExecutor
 from support.repositories import check_out, make_repository, read_files
 
@@ -110,6 +111,11 @@ def test_packages_are_asked_for_in_the_versions_that_they_had(choice):
     had = replace(ran.environment, resolved=("Some_Thing", "numpy"))
     asked = spec_of_record(replace(ran, environment=had)).environment
     assert asked == replace(choice, constraints=("numpy==2.1", "some-thing==2.0"))
+
+
+def test_an_environment_that_was_never_built_is_asked_for_as_before():
+    choice = EnvironmentChoice(pip=("some-thing",))
+    assert spec_of_record(replace(record(environment=choice), environment=None)).environment == choice
 
 
 def test_where_nobody_knows_what_was_added_only_names_are_given_their_versions():
@@ -261,6 +267,17 @@ def test_a_run_belongs_to_its_repository_and_a_rerun_to_what_the_first_one_did(c
     assert again.record.project is None
 
 
+def test_a_run_that_is_started_in_another_one_belongs_to_it(conjure_home, asked, monkeypatch, tmp_path):
+    home, executor = Home(conjure_home), MemoryExecutor()
+    around = submit(home, replace(asked, project="mine"), executor=executor).record
+    monkeypatch.setenv("CONJURE_RUN", str(around.number))
+    inner = submit(home, asked, executor=executor).record
+    assert (inner.parent, inner.project) == (around.number, "mine")
+    monkeypatch.setenv("CONJURE_HOME", str(tmp_path / "of the run around it"))
+    other = submit(home, asked, executor=executor).record
+    assert (other.parent, other.project) == (None, "project")
+
+
 @pytest.mark.parametrize("on", [None, "gpu"])
 def test_what_a_run_on_a_cluster_is_given_is_there_before_anybody_starts_it(
     team, conjure_home, asked, on, monkeypatch
@@ -342,6 +359,27 @@ def test_a_repository_whose_name_cannot_be_a_projects_names_none(conjure_home, t
     make_repository(folder, {"code.py": "print(1)\n"})
     spec = RunSpec(command=("true",), folder=folder)
     assert submit(Home(conjure_home), spec, executor=MemoryExecutor()).record.project is None
+
+
+def test_a_run_may_follow_one_that_has_completed_and_none_that_failed(conjure_home, asked, queue):
+    home = Home(conjure_home)
+    with SqliteDatabase.open(home) as store:
+        completed = finish(store, add_run(store).number, Ending(EndReason.COMPLETED, 0)).number
+        failed = finish(store, add_run(store).number, Ending(EndReason.NONZERO_EXIT, 1)).number
+    with pytest.raises(UsageError, match=f"^run {failed} failed, so a run after it would never start$"):
+        submit(home, replace(asked, after=(completed, failed)), executor=Here())
+    record = submit(home, replace(asked, after=(completed,)), executor=Here()).record
+    assert not record.waits_in_queue
+    assert queue.calls == []
+
+
+def test_a_command_has_the_variables_of_who_asks_for_it_and_not_those_of_a_run_around_it(home, monkeypatch):
+    monkeypatch.setenv("OF_THE_CALLER", "x")
+    monkeypatch.setenv("CONJURE_RUN", "3")
+    monkeypatch.setenv("CONJURE_METRICS_FILE", "/elsewhere")
+    variables = request_of_this_process(home, record().spec, 0.0, LOCAL).variables
+    assert (variables["OF_THE_CALLER"], variables["CONJURE_HOME"]) == ("x", str(home.root))
+    assert variables.keys().isdisjoint({"CONJURE_RUN", "CONJURE_METRICS_FILE"})
 
 
 # ---- handing over ------------------------------------------------------------------------------------------
