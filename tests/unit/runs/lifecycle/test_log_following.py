@@ -78,6 +78,26 @@ def test_notes_stand_where_their_time_is():
     ]  # fmt: skip
 
 
+def test_a_note_of_the_moment_at_which_a_phase_began_is_of_that_phase():
+    tail = Tail()
+    merge = _Merge(tail)
+    tail.entries = [LogEntry(2.0, NOTE, "resolving")]
+    assert names(merge.news(facts(RunStatus.BUILDING)))[-2:] == ["building", "resolving"]
+
+
+def test_the_next_attempt_comes_after_all_that_was_printed_in_the_one_before():
+    tail = Tail()
+    merge = _Merge(tail)
+    list(merge.news(facts(RunStatus.BUILDING)))
+    tail.entries = [LogEntry(4.5, STDOUT, "early")]
+    assert (
+        names(merge.news(facts(RunStatus.BUILDING))) == []
+    )  # its command has not started, as far as is seen
+    tail.entries = [LogEntry(4.6, STDOUT, "late")]
+    assert names(merge.news(facts(RunStatus.QUEUED))) == ["early", "late", "queued"]
+    assert names(merge.news(facts(RunStatus.BUILDING))) == ["building"]
+
+
 def test_nothing_is_given_twice():
     tail = Tail()
     merge = _Merge(tail)
