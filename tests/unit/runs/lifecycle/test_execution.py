@@ -1,4 +1,4 @@
-"""How a run is closed that never came to its command, and what is then left of earlier attempts."""
+"""What a supervisor does at each step of a run: how it is built, started, saved, tried again and closed."""
 
 import errno
 import os

@@ -8,6 +8,8 @@ import pytest
 
 from conjure.errors import ConflictError, NotFoundError, StoreError
 from conjure.runs.artifacts import run_folders
+from conjure.runs.artifacts.attempts import archive_attempt
+from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.outputs import Baseline
 from conjure.runs.artifacts.run_folders import RunFolders
 from conjure.runs.database.sqlite import SqliteDatabase
@@ -70,6 +72,37 @@ def test_a_run_that_another_has_just_recovered_does_not_need_to_be(home, run, mo
     monkeypatch.setattr(RunLock, "take_when_free", wait_for_the_other)
     with pytest.raises(NotFoundError, match="run 1 does not need to be recovered"):
         recover(home, run)
+
+
+def test_what_is_recovered_is_listed_and_what_is_passed_over_is_told(home, run, kept):
+    (kept.work / "link").symlink_to("nowhere")
+    told = []
+    recover(home, run, told.append)
+    assert told == ["not saved: link is a broken link"]
+    assert [entry.path for entry in Manifest.load(kept.manifest).entries] == ["made"]
+    with pytest.raises(NotFoundError, match="does not need to be recovered"):
+        recover(home, run)
+
+
+def test_a_working_folder_that_has_what_could_not_be_saved_is_kept_and_named(home, run, kept, monkeypatch):
+    collect, told = recovery.collect, []
+    write_files(kept.work, {"other": "of another user"})
+    monkeypatch.setattr(recovery, "collect", lambda *args: collect(*args)._replace(unsaved=("other",)))
+    recover(home, run, told.append)
+    assert kept.work.exists()
+    assert [line.startswith(f"the working folder {kept.work} is kept") for line in told] == [True]
+
+
+def test_what_an_earlier_attempt_made_is_recovered_where_the_last_one_never_came_to_its_command(home, store):
+    number = add_run(store, retry=1).number
+    store.begin_attempt(number, this_process())
+    advance(store, number, RunStatus.RUNNING)
+    files = keep_work(home, number)
+    store.retry_run(number, Ending(EndReason.SUPERVISOR_DIED), this_queue(home), host="here", delay_s=0.0)
+    archive_attempt(files.path, 1)
+    store.end_run(number, Ending(EndReason.STOP_REQUESTED))
+    recover(home, number)
+    assert read_files(files.outputs) == {"made": "m"}
 
 
 def test_a_working_folder_that_cannot_be_removed_does_not_undo_what_was_recovered(
