@@ -49,7 +49,7 @@ from conjure.runs.lifecycle.submission import request_of_this_process
 from conjure.runs.maintenance.doctor import rebuild
 from conjure.runs.scheduling.run_queue import write_request
 from conjure.runs.scheduling.scheduler_start import this_queue
-from conjure.runs.schema.process_facts import Usage
+from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import EnvironmentChoice, RunSpec
@@ -776,7 +776,7 @@ class TestClosing:
     def test_is_not_done_by_a_supervisor_that_was_replaced(self, store):
         with running(store) as run:
             run.folders.make_work()
-            run.heartbeat.superseded = True
+            store.begin_attempt(run.number, Owner("elsewhere", "boot", 2, "2"))
             assert run.requested_end() is EndReason.KILL_REQUESTED
             with pytest.raises(SupersededError, match="run 1 was taken over"):
                 close(run, STOPPED, None)
