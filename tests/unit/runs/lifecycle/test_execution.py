@@ -1,7 +1,9 @@
 """What a supervisor does at each step of a run: how it is built, started, saved, tried again and closed."""
 
 import errno
+import math
 import os
+import signal
 import subprocess
 import time
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from conjure.core.trees import remove_tree
-from conjure.errors import NotFoundError, StoreError
+from conjure.errors import BuildError, NotFoundError, StoreError
 from conjure.runs.artifacts import attempts
 from conjure.runs.artifacts.attempts import archive_attempt
 from conjure.runs.artifacts.manifest import Manifest
@@ -22,13 +24,14 @@ from conjure.runs.database.base import STOP, DatabaseAwayError, SupersededError
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import read_record
 from conjure.runs.database.sqlite import SqliteDatabase
-from conjure.runs.distributed.connection import accept, find_invitation
-from conjure.runs.distributed.node_coordinator import WorkerNodes
+from conjure.runs.database.sweep_rows import TrialClaim
+from conjure.runs.distributed.connection import Invitation, accept, find_invitation
+from conjure.runs.distributed.node_coordinator import NodeLostError, WorkerNodes
 from conjure.runs.environments.environment_build import Environment
 from conjure.runs.environments.images import Image
 from conjure.runs.executors.command import Exit, Job, NotStartedError, Ranks
 from conjure.runs.executors.run_lock import RunLock
-from conjure.runs.host.process import find_process, this_process
+from conjure.runs.host.process import KILL_SIGNAL, find_process, this_process
 from conjure.runs.lifecycle import execution, heartbeat
 from conjure.runs.lifecycle.command_environment import WorkingDirectory
 from conjure.runs.lifecycle.command_monitor import CommandResult
@@ -326,6 +329,28 @@ def running(store, **spec):
         yield run
 
 
+def test_how_a_command_stands_is_there_for_others_while_it_goes_on(store):
+    with running(store) as run:
+        run.index([Summary("loss", 1, 1, 1.5, 1.5, 1.5)])
+        run.note_usage(Usage(cpu_s=7.0))
+        assert store.summaries(run.number)["loss"].points == 1
+        assert store.get(run.number).usage.cpu_s == 7.0
+
+
+def test_how_a_trial_stands_at_a_step_is_there_for_its_sweep(store):
+    sweep = store.create_sweep({}, trials=1, parallel=1, rung_metric="loss")
+    record = store.create_run(
+        RunSpec(command=("true",), folder=Path("/code")),
+        this_process(store.home),
+        lambda number: store.home.run_folder(number).mkdir(parents=True),
+        trial=TrialClaim(sweep, 0, 1, {}),
+    )
+    with supervising(store, record, store.begin_attempt(record.number, this_process())) as run:
+        run.note_rung(1, 0.5)
+        run.note_rung(2, math.nan)
+    assert store.rungs(sweep)[record.number].values == {1: 0.5, 2: None}
+
+
 class TestADatabaseThatIsRebuiltWhileACommandRuns:
     @pytest.fixture
     def run(self, store):
@@ -459,24 +484,25 @@ def mounting(store, **spec):
 EMPTY = CodeFacts(tree="")
 
 
+@pytest.fixture
+def start(store, monkeypatch):
+    """Has a run be built whose environment is there."""
+    built = Environment("digest", Path("python"), Path("/bin"), {"tqdm": "4.66"}, None)
+    monkeypatch.setattr(execution.environment_build, "build", lambda *_, **__: built)
+
+    @contextmanager
+    def start(code=EMPTY, **spec):
+        record = add_run(store, **spec)
+        store.set_facts(record.number, code=code)
+        attempt = store.begin_attempt(record.number, this_process())
+        advance(store, record.number, RunStatus.BUILDING)
+        with supervising(store, record, attempt) as run:
+            yield run
+
+    return start
+
+
 class TestBuilding:
-    @pytest.fixture
-    def start(self, store, monkeypatch):
-        """Has a run be built whose environment is there."""
-        built = Environment("digest", Path("python"), Path("/bin"), {"tqdm": "4.66"}, None)
-        monkeypatch.setattr(execution.environment_build, "build", lambda *_, **__: built)
-
-        @contextmanager
-        def start(code=EMPTY, **spec):
-            record = add_run(store, **spec)
-            store.set_facts(record.number, code=code)
-            attempt = store.begin_attempt(record.number, this_process())
-            advance(store, record.number, RunStatus.BUILDING)
-            with supervising(store, record, attempt) as run:
-                yield run
-
-        return start
-
     def test_writes_down_what_the_run_runs_with(self, store, start, monkeypatch):
         monkeypatch.setattr(execution, "identity_of", lambda *_: "identity")
         with start() as run:
@@ -527,6 +553,84 @@ class TestBuilding:
         with start() as run, pytest.raises(EndRun) as over:
             build(run)
         assert over.value.ending.reason is EndReason.CODE_FAILED
+
+
+@contextmanager
+def keeping_handlers():
+    """Puts back what handled signals: a supervisor has its own handlers."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, KILL_SIGNAL)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class TestAWholeRun:
+    @pytest.fixture(autouse=True)
+    def keep_handlers(self):
+        with keeping_handlers():
+            yield
+
+    @pytest.fixture
+    def supervised(self, start, monkeypatch):
+        """A run that was supervised from building on, whose command did something and ended so."""
+        monkeypatch.setattr(execution, "_job", lambda *_: "job")
+
+        @contextmanager
+        def supervised(result, act=lambda _: None, **spec):
+            def watch(run, _):
+                write_files(run.work, {"made": "m"})
+                act(run)
+                return result
+
+            monkeypatch.setattr(execution, "_watch", watch)
+            with start(**spec) as run:
+                calls = []
+                run.uploader.start = lambda: calls.append("started")
+                execution.supervise(run)
+                assert calls == ["started"]
+                yield run
+
+        return supervised
+
+    def test_ends_with_its_record_closed_and_its_outputs_saved(self, store, supervised):
+        with supervised(DONE) as run:
+            assert read_files(RunFolder(run.folder).outputs) == {"made": "m"}
+            assert not run.work.exists()
+        record = store.get(run.number)
+        assert (record.ending, record.outputs.files) == (Ending(EndReason.COMPLETED, 0), 1)
+
+    def test_that_was_killed_saves_nothing_and_keeps_it(self, store, supervised):
+        killed = CommandResult(Exit(signal=9), EndReason.KILL_REQUESTED, None, 1.0, Usage())
+        with supervised(killed) as run:
+            assert read_files(run.work) == {"made": "m"}
+        assert (store.get(run.number).status, store.get(run.number).outputs) == (RunStatus.KILLED, None)
+
+    def test_that_is_tried_again_saves_nothing_yet(self, store, supervised):
+        def keep_request(run):
+            write_request(run.home, run.number, request_of_this_process(run.home, run.spec, 0.0, "local"))
+
+        lost = CommandResult(Exit(signal=9, is_lost=True), None, None, 1.0, Usage())
+        with supervised(lost, keep_request, retry=1) as run:
+            assert read_files(run.work) == {"made": "m"}
+        assert store.get(run.number).waits_in_queue
+
+    def test_that_could_not_be_built_says_why(self, store, start, monkeypatch):
+        def fail(*_, **__):
+            raise BuildError("no such package")
+
+        monkeypatch.setattr(execution.environment_build, "build", fail)
+        with start() as run:
+            execution.supervise(run)
+        assert store.get(run.number).ending == FAILED
+
+    @pytest.mark.parametrize(
+        ("number", "name"), [(signal.SIGTERM, "told_to_end"), (KILL_SIGNAL, "told_to_die")]
+    )
+    def test_hears_of_a_shutdown_and_of_a_kill_by_signals(self, supervised, number, name):
+        with supervised(DONE, lambda _: os.kill(os.getpid(), number)) as run:
+            assert getattr(run, name)
 
 
 def test_what_is_added_to_an_image_is_recorded_beside_it(store, monkeypatch):
@@ -633,9 +737,8 @@ class TestSeveralNodes:
     def run(self, store):
         """A run on two nodes, as the supervisor on the first one has it."""
         with mounting(store, on="gpu", distributed=1, nodes=2) as run:
-            request = request_of_this_process(store.home, run.spec, 0.0, "gpu")
-            store.set_request(run.number, request.to_json())
-            run.worker_nodes = WorkerNodes(2, 1, join_within_s=0.5)
+            store.set_request(run.number, self.request_of(run))
+            run.worker_nodes = WorkerNodes(2, 1, join_within_s=0.2)
             yield run
             run.worker_nodes.close()
 
@@ -663,6 +766,29 @@ class TestSeveralNodes:
         ending = execution.wait_for_worker_nodes(run)
         assert ending.reason is EndReason.SUPERVISOR_DIED
         assert ending.message.startswith("node 2 of 2 did not join within ")
+
+    def test_of_which_one_is_lost_start_no_command(self, store, start, monkeypatch):
+        monkeypatch.setattr(execution, "_watch", lambda *_: pytest.fail("it was started"))
+        with start(on="gpu", distributed=1, nodes=2) as run:
+            store.set_request(run.number, self.request_of(run))
+            invited = []
+
+            def wait():
+                invited.append(find_invitation(store.request(run.number), 1))
+                raise NodeLostError("node 2 of 2 (host-1) was lost")
+
+            nodes = SimpleNamespace(
+                invitation=Invitation(1, "", "h", (), 9, "t"), wait=wait, told_to_end=False
+            )
+            run.worker_nodes = SimpleNamespace(**vars(nodes), close=lambda: None)
+            with keeping_handlers():
+                execution.supervise(run)
+        assert invited == [nodes.invitation]
+        ending = Ending(EndReason.SUPERVISOR_DIED, message="node 2 of 2 (host-1) was lost")
+        assert store.get(run.number).ending == ending
+
+    def request_of(self, run):
+        return request_of_this_process(run.home, run.spec, 0.0, "gpu").to_json()
 
     def test_may_be_told_to_end_by_their_cluster(self, run):
         connection = self.join(run, "told to end", "ready")
