@@ -13,13 +13,19 @@ from types import SimpleNamespace
 
 import pytest
 
+from conjure.core.home import Home
 from conjure.core.trees import remove_tree
 from conjure.errors import BuildError, NotFoundError, StoreError
 from conjure.runs.artifacts import attempts
 from conjure.runs.artifacts.attempts import archive_attempt
 from conjure.runs.artifacts.manifest import Manifest
 from conjure.runs.artifacts.outputs import Baseline
+from conjure.runs.artifacts.run_folders import RunFolders
+from conjure.runs.artifacts.team_transfer import send_inputs
 from conjure.runs.artifacts.team_upload import RunUploader
+from conjure.runs.code.code_store import reference
+from conjure.runs.code.git import own_git
+from conjure.runs.code.snapshot import snapshot
 from conjure.runs.database.base import STOP, DatabaseAwayError, SupersededError
 from conjure.runs.database.open_database import open_database
 from conjure.runs.database.record_files import read_record
@@ -633,6 +639,23 @@ class TestAWholeRun:
             assert getattr(run, name)
 
 
+def test_a_node_has_the_code_that_another_machine_sent_and_keeps_it(team, tmp_path, folder):
+    theirs, ours = (team.join(Home(tmp_path / name)) for name in ("theirs", "ours"))
+    write_files(folder, {"code.py": "print(1)\n"})
+    with open_database(theirs) as store:
+        number = add_run(store, on="gpu").number
+        store.set_facts(number, code=CodeFacts(tree=snapshot(theirs, folder, number=number).tree))
+        record = store.get(number)
+    send_inputs(theirs, number)
+    own = tmp_path / "of the run"
+    own.mkdir()
+    with RunFolders(own) as folders:
+        execution.write_code(ours, record, folders)
+    assert read_files(own / "work") == {"code.py": "print(1)\n"}
+    kept = own_git(ours.code_repository)("for-each-ref", "--format=%(refname)").decode().split()
+    assert kept == [reference(number)]
+
+
 def test_what_is_added_to_an_image_is_recorded_beside_it(store, monkeypatch):
     """No engine is asked: the image is there, and so is what is to be made of it."""
     base, whole = Image("sha256:base"), Image("sha256:whole")
@@ -913,15 +936,16 @@ class TestClosing:
         ("ending", "patience_s"),
         [(FAILED, 600.0), (Ending(EndReason.KILL_REQUESTED), 0.0), (None, 600.0)],
     )
-    def test_waits_for_an_object_store_unless_it_was_killed(self, store, ending, patience_s):
+    def test_sends_the_rest_and_waits_for_the_store_unless_it_was_killed(self, store, ending, patience_s):
         record = add_run(store)
         attempt = store.begin_attempt(record.number, this_process())
         advance(store, record.number, RunStatus.BUILDING)
         with supervising(store, record, attempt) as run:
-            waited = []
-            run.uploader.finish = lambda patience_s, _: waited.append(patience_s)
+            sent = []
+            run.uploader.finish = lambda patience_s, _: sent.append(patience_s)
+            run.uploader.export_record = lambda: sent.append("the record")
             close(run, ending, None)
-        assert waited == [patience_s]
+        assert sent == [patience_s, *(["the record"] if ending is not None else [])]
         assert store.facts(record.number).ending == ending
 
     def test_records_nothing_in_a_home_that_was_removed(self, home, store):
