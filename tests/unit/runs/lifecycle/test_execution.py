@@ -266,6 +266,25 @@ class TestWhatAnEarlierAttemptLeft:
         assert self.recovered(store, record.number) == {**CHECKPOINTS, "other": "o"}
 
 
+@pytest.mark.parametrize(("nodes", "files"), [(1, 1), (2, 0)])
+def test_several_nodes_go_on_only_from_what_all_of_them_can_have(member, shared_store, nodes, files):
+    """What an attempt left on one of them, but had not sent, the others have not."""
+    asked = {"on": "gpu", "distributed": 1, "nodes": nodes, "retry": 1, "checkpoint": ("state/",)}
+    record = add_run(shared_store, **asked)
+    number = record.number
+    attempt = shared_store.begin_attempt(number, this_process(member))
+    advance(shared_store, number, RunStatus.RUNNING)
+    with supervising(shared_store, record, attempt) as run:
+        run.folders.make_work()
+        Baseline({}).save(RunFolder(run.folder).baseline)
+        write_files(run.work, {"state/0": "0"})
+    begin_again(shared_store, number)
+    with supervising(shared_store, record, 2) as run:
+        run.folders.make_work()
+        again = shared_store.get(number)
+        assert take_checkpoints(member, again, 2, run.folders).files == files
+
+
 class Sending:
     """An uploader of outputs and the clock by which it takes so long; each try but the last one fails.
 
