@@ -59,13 +59,13 @@ from conjure.runs.maintenance.doctor import rebuild
 from conjure.runs.scheduling.run_queue import write_request
 from conjure.runs.scheduling.scheduler_start import this_queue
 from conjure.runs.schema.process_facts import Owner, Usage
-from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, OutputFacts, RunRecord
+from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.spec import EnvironmentChoice, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
 from conjure.runs.telemetry.logs import NOTE, LogTail
 from conjure.runs.telemetry.metrics import Summary
-from support.casting import add_run, advance
+from support.casting import add_run, advance, finish
 from support.repositories import read_files, write_files
 
 FAILED = Ending(EndReason.BUILD_FAILED, message="no such package")
@@ -752,6 +752,19 @@ def test_how_many_processes_carry_out_a_command_and_where():
     assert ranks_of(several, 1, "10.0.0.1") == Ranks(2, node=1, nodes=3, address="10.0.0.1")
 
 
+def test_what_is_mounted_is_there_and_what_of_it_is_not_is_told(store):
+    given = finish(store, add_run(store).number, Ending(EndReason.COMPLETED, 0)).number
+    saved = RunFolder.of(store.home, given).outputs
+    write_files(saved, {"data/a.txt": "a"})
+    (saved / "data" / "link").symlink_to("/etc")
+    with mounting(store) as run:
+        source = f"runs/{given}/data"
+        store.set_facts(run.number, mounts=(MountFacts(source, "data", read_only=False, source=source),))
+        mount(run)
+        assert read_files(run.work) == {"data/a.txt": "a"}
+        assert notes(run) == [f"mount {source}: link is a link that points outside"]
+
+
 def test_a_mount_stands_where_the_command_starts():
     record = RunRecord(1, RunSpec(command=("true",), folder=Path("/")), code=CodeFacts("tree", "a/b"))
     assert execution._from_root(record, "data") == "a/b/data"
@@ -892,6 +905,21 @@ class TestSaving:
             assert not run.work.exists()
         assert store.get(run.number).outputs == OutputFacts(1, 1)
         assert store.facts(run.number).status is RunStatus.SAVING
+
+    def test_keeps_what_could_not_be_saved_and_says_where(self, store, monkeypatch):
+        collect = execution.collect_outputs
+        with running(store) as run:
+            run.folders.make_work()
+            write_files(run.work, {"other": "of another user"})
+            unsaved = ("other cannot be saved",)
+            monkeypatch.setattr(
+                execution, "collect_outputs", lambda *given: collect(*given)._replace(unsaved=unsaved)
+            )
+            save(run, Baseline({}), DONE)
+            assert [note.startswith(f"the working folder {run.work} is kept") for note in notes(run)] == [
+                True
+            ]
+            assert run.work.is_dir()
 
     def test_has_the_room_that_was_set_aside(self, store, monkeypatch):
         with running(store) as run:
