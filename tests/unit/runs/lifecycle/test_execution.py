@@ -58,6 +58,7 @@ from conjure.runs.lifecycle.submission import request_of_this_process
 from conjure.runs.maintenance.doctor import rebuild
 from conjure.runs.scheduling.run_queue import write_request
 from conjure.runs.scheduling.scheduler_start import this_queue
+from conjure.runs.schema.argv import to_arguments
 from conjure.runs.schema.process_facts import Owner, Usage
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, OutputFacts, RunRecord
 from conjure.runs.schema.run_folder import RunFolder
@@ -740,6 +741,26 @@ class TestStarting:
             run.uploader.end_checkpoints = lambda: sent.append("end")
             execution.execute(run, None, None)
         assert sent == [*([(1, ("state/",))] if watches else []), "end"]
+
+
+class TestACommandThatIsReady:
+    ENVIRONMENT = Environment("digest", Path("/e/bin/python"), Path("/e/bin"), {"conjure": "1"}, None)
+
+    def test_is_told_its_run_and_starts_in_its_folder(self, store):
+        with mounting(store, distributed=2, variables={"GIVEN": "x"}) as run:
+            job = execution._job(run, WorkingDirectory(run.work, run.work / "a"), self.ENVIRONMENT)
+        assert (job.arguments, job.folder) == (to_arguments(("true",)), run.work / "a")
+        assert (job.variables["CONJURE_RUN"], job.variables["GIVEN"]) == ("1", "x")
+        assert (job.ranks, job.sandbox, job.container) == (Ranks(2), None, None)
+
+    def test_is_none_where_its_sandbox_cannot_be_made(self, store, monkeypatch):
+        def fail(*_):
+            raise BuildError("there is no python on PATH")
+
+        monkeypatch.setattr(execution.environment_build, "find_interpreter", fail)
+        with mounting(store, sandbox=True) as run:
+            error = execution._job(run, WorkingDirectory(run.work, run.work), self.ENVIRONMENT)
+        assert (str(error), error.exit_code) == ("there is no python on PATH", 125)
 
 
 def test_how_many_processes_carry_out_a_command_and_where():
