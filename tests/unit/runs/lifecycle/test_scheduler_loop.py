@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -113,6 +114,7 @@ def test_what_has_room_is_started_and_what_is_there_waits_for_it(store, looking)
     number = queue(store)
     assert looking._look()
     assert looking.started == [number]
+    assert looking._longest_wait_s == 5.0
     store.begin_attempt(number, this_process(store.home))
     with RunLock.possession(store.home.run_folder(number)):
         assert not looking._look()
@@ -135,6 +137,25 @@ def test_what_is_not_to_start_any_more_is_closed(store, looking):
         lost: Ending(EndReason.SUPERVISOR_DIED, message="its variables and settings were lost from memory"),
         elsewhere: None,  # that is for the other machine
     }
+
+
+def test_room_that_a_killed_supervisor_had_is_given_to_the_next(home, store, looking):
+    everything = ComputeRequest(cpus=Capacity.of_this_machine().cpus)
+    killed = add_run(store, resources=everything).number
+    store.begin_attempt(killed, replace(this_process(home), started="before"))
+    store.move(killed, RunStatus.QUEUED)
+    store.admit(killed, lambda _: ())
+    number = queue(store, resources=everything)
+    looking._look()
+    assert store.get(killed).ending.reason is EndReason.SUPERVISOR_DIED
+    assert looking.started == [number]
+
+
+def test_what_waited_when_the_machine_was_restarted_is_closed(home, store, looking):
+    number = add_run(store).number
+    store.enqueue(number, Owner.queue(machine_id(home), "before the restart"))
+    looking._look()
+    assert store.get(number).ending.reason is EndReason.MACHINE_RESTARTED
 
 
 def test_what_its_supervisor_is_given_outlasts_the_session_that_kept_it(store, looking):
