@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from conjure.core.trees import remove_tree
 from conjure.runs.database.base import DatabaseAwayError
 from conjure.runs.database.record_files import write_record
 from conjure.runs.database.sqlite import SqliteDatabase
@@ -247,3 +248,18 @@ def test_a_run_is_followed_from_an_attempt_here_to_the_next_one_elsewhere(team, 
     assert next((each.entry.text for each in events if isinstance(each, Printed)), None) == "second\n"
     shared_store.end_run(number, Ending(EndReason.SUPERVISOR_DIED))
     assert not [each for each in events if isinstance(each, Printed)]
+
+
+def test_what_a_run_elsewhere_printed_last_is_given_before_its_end(team, member, shared_store):
+    number = add_run(shared_store, on="gpu").number
+    shared_store.begin_attempt(number, Owner("another machine", "boot", 7, "then"))
+    advance(shared_store, number, RunStatus.SAVING)
+    remove_tree(member.run_folder(number))
+    events = islice(follow(member, number, sleep=lambda _: None), 100)
+    assert next(event for event in events if isinstance(event, Waiting))
+    with team.files(member) as files:
+        files.objects.put(segment(number, 1, LOG_FILE, 0), entry("last\n").encode())
+    team.index.set_streams(number, Streams(1, len(entry("last\n")), 0))
+    shared_store.end_run(number, Ending(EndReason.COMPLETED, 0))
+    printed, end = events
+    assert (printed.entry.text, type(end)) == ("last\n", Ended)
