@@ -18,9 +18,10 @@ from conjure.runs.lifecycle import dispatcher
 from conjure.runs.lifecycle.dispatcher import Refusals, poll_clusters
 from conjure.runs.lifecycle.heartbeat import LOST_AFTER
 from conjure.runs.lifecycle.submission import request_of_this_process
+from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.spec import ComputeRequest, RunSpec
 from conjure.runs.schema.status import Ending, EndReason, RunStatus
-from support.casting import add_run
+from support.casting import add_run, finish
 from support.clusters import claim, job_of, queue_run
 
 LOST_AFTER_S = LOST_AFTER * HEARTBEAT_EVERY_S
@@ -168,6 +169,28 @@ def test_a_stopped_run_is_never_started(cluster, store, executor):
     poll_clusters(store, [executor])
     assert store.get(number).status is RunStatus.STOPPED
     assert store.request(number) is None
+
+
+def test_a_run_after_one_that_failed_is_never_started(cluster, store, executor):
+    other = finish(store, add_run(store).number, Ending(EndReason.NONZERO_EXIT, 1)).number
+    number = queue_run(store, executor, after=(other,))
+    poll_clusters(store, [executor])
+    record = store.get(number)
+    assert (record.ending.reason, record.ending.message) == (
+        EndReason.DEPENDENCY_FAILED,
+        f"run {other} failed",
+    )
+    assert cluster.jobs == {}
+
+
+def test_a_run_that_waits_for_another_cluster_is_left_to_it(cluster, store, executor):
+    """This machine may not know that cluster, so it could not take a job of it back."""
+    queue_run(store, executor)
+    other = add_run(store, on="other").number
+    store.enqueue(other, Owner.queue_of_executor("other"))
+    store.request_end(other, STOP)
+    poll_clusters(store, [executor])
+    assert store.get(other).waits_in_queue
 
 
 def test_a_job_that_ends_before_there_is_a_supervisor_is_tried_again_and_then_told(cluster, store, executor):

@@ -109,3 +109,12 @@ def test_between_two_looks_it_rests(store):
     watch.is_over = Over()
     watch.run()
     assert (len(looks), rests) == (3, [0.2] * 5)  # once before it opens the store, and once at the end
+
+
+def test_nothing_is_raised_where_nothing_was_found_or_it_is_over(store):
+    """The signal may be somebody else's, or come as late as the block ends."""
+    watch = _Watch(lambda _: CutShortError(), store.home)
+    watch.deliver()
+    watch.is_over.set()
+    watch._found = CutShortError()
+    watch.deliver()

@@ -5,9 +5,11 @@ import pytest
 
 from conjure.core.home import Home
 from conjure.runs.environments.environment_build import Environment
+from conjure.runs.environments.images import Image
 from conjure.runs.lifecycle.command_environment import (
     WorkingDirectory,
     command_variables,
+    container_variables,
     metric_logging_folder,
 )
 from conjure.runs.schema.record import RunRecord
@@ -22,14 +24,16 @@ def home(tmp_path):
     return Home(tmp_path).create()
 
 
-def variables(home, given=(), *, prefix=None, packages=("conjure",), gpus=None, gpu_ids=(), **asked):
+def variables(
+    home, given=(), *, place=PLACE, prefix=None, packages=("conjure",), gpus=None, gpu_ids=(), **asked
+):
     environment = Environment(
         "digest", Path("/e/bin/python"), Path("/e/bin"), dict.fromkeys(packages, "1"), prefix
     )
     needs = ComputeRequest(asked.pop("cpus", None), gpus)
     spec = RunSpec(command=("true",), folder=Path("/"), resources=needs, **asked)
     record = RunRecord(7, spec, gpu_ids=gpu_ids)
-    return command_variables(home, record, PLACE, environment, dict(given))
+    return command_variables(home, record, place, environment, dict(given))
 
 
 def test_the_codes_root_comes_first_on_the_path_of_modules(home, monkeypatch):
@@ -74,6 +78,28 @@ def test_a_run_sees_the_gpus_it_was_given(home, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert "CUDA_VISIBLE_DEVICES" not in variables(home)
     assert variables(home, gpus=2, gpu_ids=(1, 3))["CUDA_VISIBLE_DEVICES"] == "1,3"
+    assert "CUDA_VISIBLE_DEVICES" not in variables(home, gpus=2, on="gpu")  # the cluster chooses them
+
+
+def test_packages_in_src_are_found_before_the_callers(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    (tmp_path / "code" / "src").mkdir(parents=True)
+    root = tmp_path / "code"
+    told = variables(home, place=WorkingDirectory(root, root))
+    assert told["PYTHONPATH"] == f"{root}:{root}/src:/mine"
+
+
+def test_a_container_is_given_the_runs_variables_and_what_its_image_has_for_modules(home, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/of/this/machine")
+    monkeypatch.setenv("OF_THIS_MACHINE", "x")
+    image = Image("sha256:1", {"PYTHONPATH": "/of/the/image", "PATH": "/bin"})
+    record = RunRecord(7, RunSpec(command=("true",), folder=Path("/")))
+    told = container_variables(home, record, PLACE, image, {"GIVEN": "x"})
+    assert told["PYTHONPATH"] == f"/work:/of/the/image:{metric_logging_folder(home)}"
+    assert told.keys() == {
+        *("GIVEN", "PYTHONPATH", "PYTHONUNBUFFERED"),
+        *("CONJURE_HOME", "CONJURE_RUN", "CONJURE_METRICS_FILE"),
+    }
 
 
 def test_processes_that_work_together_share_the_cores(home, monkeypatch):
@@ -84,6 +110,18 @@ def test_processes_that_work_together_share_the_cores(home, monkeypatch):
         processes, cpus = asked
         assert variables(home, distributed=processes, cpus=cpus)["OMP_NUM_THREADS"] == str(threads)
     assert variables(home, {"OMP_NUM_THREADS": "7"}, distributed=2)["OMP_NUM_THREADS"] == "7"
+
+
+def test_a_conjure_that_was_installed_elsewhere_since_is_the_one_that_is_found(home):
+    link = metric_logging_folder(home) / "conjure"
+    package = link.readlink()
+    made = link.lstat().st_ino
+    metric_logging_folder(home)
+    assert link.lstat().st_ino == made  # while runs may be reading it
+    link.unlink()
+    link.symlink_to("/no/longer/there")
+    metric_logging_folder(home)
+    assert link.readlink() == package
 
 
 def test_what_a_process_of_the_same_number_left_is_in_nobodys_way(home):

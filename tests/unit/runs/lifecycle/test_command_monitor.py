@@ -12,6 +12,7 @@ from conjure.runs.schema.stop_conditions import StopWatch, parse_stop_condition
 from conjure.runs.telemetry.logs import NOTE, STDOUT, LogTail, LogWriter
 from conjure.runs.telemetry.metric_column_file import ColumnWriter, read_column, read_index
 from conjure.runs.telemetry.metrics import MetricTail
+from conjure.runs.telemetry.rungs import RungLadder
 
 
 class Machine:
@@ -26,6 +27,8 @@ class Machine:
         self.asked = []
         self.indexed = []
         self.noted = []
+        self.measured = []
+        self.rungs = []
         self.exit = None
 
     def timer(self):
@@ -49,6 +52,7 @@ class Machine:
         self.exit = Exit(signal=9)
 
     def usage(self):
+        self.measured.append(self.now - 1000.0)
         return Usage(cpu_s=self.now - 1000.0)
 
     # the desk
@@ -57,7 +61,10 @@ class Machine:
         return self.wanted.get(self.now - 1000.0)
 
     def note_usage(self, usage):
-        self.noted.append(usage)
+        self.noted.append(usage.cpu_s)
+
+    def note_rung(self, rung, value):
+        self.rungs.append((rung, value))
 
     def index(self, summaries):
         self.indexed.append({summary.name: summary.points for summary in summaries})
@@ -110,9 +117,8 @@ def test_the_metrics_are_kept_as_columns_when_the_command_has_ended(tmp_path):
 def test_what_is_no_file_of_metrics_is_told_of_once_and_ends_nothing(tmp_path, make):
     make(tmp_path / "metrics.jsonl")
     assert watch(Machine({3: Exit(code=0)}), tmp_path).exit == Exit(code=0)
-    notes = [entry.text for entry in LogTail(tmp_path / "log.jsonl").read() if entry.stream == NOTE]
-    assert len(notes) == 1
-    assert notes[0].startswith("the metrics cannot be read: ")
+    (note,) = notes(tmp_path)
+    assert note.startswith("the metrics cannot be read: ")
 
 
 def test_a_timeout_stops_it(tmp_path):
@@ -199,12 +205,49 @@ def test_the_index_is_kept_up_to_date_while_points_come_and_no_longer(tmp_path):
     assert machine.indexed == [{"loss": 1}, {"loss": 2}, {"loss": 3}, {"loss": 3}]
 
 
+def test_a_command_is_measured_often_at_first_and_then_every_two_seconds(tmp_path):
+    machine = Machine({12: Exit(code=0)})
+    watch(machine, tmp_path)
+    assert machine.measured == [1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 9.0, 11.0, 12.0]
+    assert machine.noted == [2.0, 7.0]  # for who looks at it meanwhile
+
+
+def test_what_ends_at_once_is_measured_and_noted_at_its_end_alone(tmp_path):
+    machine = Machine({1: Exit(code=0)})
+    assert watch(machine, tmp_path).usage == Usage(cpu_s=1.0)
+    assert (machine.measured, machine.noted) == ([1.0], [])
+
+
+def test_of_a_command_that_others_ended_its_log_says_so(tmp_path):
+    machine = Machine({1: Exit(code=5, message="rank 1 of 2 failed with exit status 5")})
+    assert watch(machine, tmp_path).message == "rank 1 of 2 failed with exit status 5"
+    assert notes(tmp_path) == ["rank 1 of 2 failed with exit status 5\n"]
+
+
+def test_a_stop_condition_of_a_metric_that_never_came_is_told_of(tmp_path):
+    report(tmp_path, ("loss", 0, 1.0))
+    watch(Machine({1: Exit(code=0)}), tmp_path, conditions=["loss > 9", "los > 9"])
+    assert notes(tmp_path) == ["stop condition 'los > 9': the run reported no metric 'los'\n"]
+
+
+def test_the_steps_at_which_trials_are_compared_are_noted(tmp_path):
+    report(tmp_path, *(("loss", step, float(step)) for step in range(5)), ("other", 9, 0.5))
+    machine = Machine({1: Exit(code=0)})
+    watch(machine, tmp_path, ladder=RungLadder("loss"))
+    assert machine.rungs == [(1, 1.0), (2, 2.0), (4, 4.0)]
+
+
+def notes(tmp_path):
+    return [entry.text for entry in LogTail(tmp_path / "log.jsonl").read() if entry.stream == NOTE]
+
+
 def test_a_nan_that_no_stop_condition_asks_for_is_told_of_once(tmp_path):
     points = [("loss", 0, 1.0), ("other", 0, math.nan), ("loss", 1, math.nan), ("loss", 2, math.nan)]
     report(tmp_path, *points)
     watch(Machine({1: Exit(code=0)}), tmp_path, conditions=["loss > 9"])
-    notes = [entry.text for entry in LogTail(tmp_path / "log.jsonl").read() if entry.stream == NOTE]
-    assert notes == ["loss was nan at step 1, which no stop condition covers; 'loss == nan' would\n"]
+    assert notes(tmp_path) == [
+        "loss was nan at step 1, which no stop condition covers; 'loss == nan' would\n"
+    ]
 
 
 def test_a_clock_that_jumps_is_not_looked_at(tmp_path):

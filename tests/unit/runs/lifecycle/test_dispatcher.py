@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +84,31 @@ def test_a_server_that_is_away_is_told_of_and_asked_again(store, lock, monkeypat
     dispatch(store.home, lock)
     assert len(polls) == 3
     assert capsys.readouterr().err == "the database is away\n"
+
+
+def test_it_rests_between_two_looks(store, lock, monkeypatch):
+    rests, found = [], iter([StoreError("the database is away"), 2.5, None, None])
+
+    def poll(*_):
+        answer = next(found)
+        if isinstance(answer, StoreError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(dispatcher, "poll_clusters", poll)
+    monkeypatch.setattr(dispatcher, "time", SimpleNamespace(sleep=rests.append))
+    dispatch(store.home, lock)
+    assert rests == [10.0, 2.5]
+
+
+def test_a_refusal_counts_after_five_minutes_and_a_limit_of_the_account_never(monkeypatch):
+    now, refusals = [1000.0], Refusals()
+    monkeypatch.setattr(dispatcher, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    refused = {7: ExecutorError("no such partition"), 8: LimitReachedError("only 4 jobs")}
+    found = []
+    for now[0] in (1000.0, 1299.0, 1300.0):
+        found.append(refusals.note("gpu", refused))
+    assert found == [[], [], [7]]
 
 
 def test_a_refusal_is_told_once_and_with_its_run(capsys):

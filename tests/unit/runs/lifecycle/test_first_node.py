@@ -1,13 +1,20 @@
 """A job on a node of a cluster: when it has something to do, and what it leaves of earlier runs there."""
 
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from conjure.core.team_settings import TeamSettings
 from conjure.core.trees import remove_tree
+from conjure.errors import BuildError
+from conjure.runs.code.git import own_git
+from conjure.runs.code.snapshot import snapshot
 from conjure.runs.database.base import STOP
 from conjure.runs.database.open_database import open_database, share
+from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.executors.cluster import JOB_VARIABLE
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import this_process
 from conjure.runs.lifecycle import first_node
@@ -89,6 +96,42 @@ def test_a_job_that_comes_too_late_does_nothing(member, shared_store, supervised
     assert not member.run_folder(number).exists()
 
 
+def test_a_supervisor_has_what_its_node_has_and_counts_from_when_the_run_was_asked_for(
+    member, shared_store, monkeypatch
+):
+    given = []
+    monkeypatch.setattr(first_node, "supervise_below", lambda lock, become: (become(), lock.release()))
+    monkeypatch.setattr(first_node, "become_supervisor", lambda *args: given.append(args))
+    monkeypatch.setattr(SqliteDatabase, "age_s", lambda *_: 100.0)
+    for name in ("OF_THE_NODE", "RAY_JOB", "SLURM_PROCID", "PYTHONBREAKPOINT", "CONJURE_RUN"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv(JOB_VARIABLE, "42")
+    monkeypatch.setenv("PATH", "/bin")
+    number = hand_over(shared_store)
+    main_on_first_node(member, number, 1)
+    ((home, supervised, _, request, attempt),) = given
+    assert (home, supervised, attempt, request.job) == (member, number, 1, "42")
+    assert 90.0 < time.monotonic() - request.requested < 200.0
+    ours = {"OF_THE_NODE", "RAY_JOB", "SLURM_PROCID", "PYTHONBREAKPOINT", "CONJURE_RUN", JOB_VARIABLE}
+    assert request.variables.keys() & ours == {"OF_THE_NODE"}
+    assert request.variables["CONJURE_HOME"] == str(member.root)
+    assert request.variables["PATH"] == f"{Path(sys.executable).parent}:/bin"
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_nodes_that_share_a_disk_use_the_folder_that_the_run_was_given_there(
+    team, home, supervised, is_there
+):
+    share(home.create(), TeamSettings(str(team.database)))  # without an object store
+    with open_database(home) as store:
+        number = hand_over(store)
+    if is_there:
+        give_folder(home, number)
+    main_on_first_node(home, number, 1)
+    assert len(supervised) == is_there
+    assert home.run_folder(number).exists() == is_there
+
+
 def test_a_job_waits_for_the_attempt_before_to_let_go(member, shared_store, supervised, monkeypatch):
     number = hand_over(shared_store)
     lock, tries = RunLock.create(member.run_folder(number)), []
@@ -163,6 +206,30 @@ def test_the_next_job_tidies_what_earlier_ones_left(member, shared_store, superv
     assert list(member.node_parts.iterdir()) == []
 
 
+def test_what_is_this_machines_own_or_somebody_has_is_not_tidied_away(member, shared_store, supervised):
+    local, held, own = add_run(shared_store).number, *(hand_over(shared_store) for _ in range(2))
+    shared_store.move(local, RunStatus.QUEUED)
+    for number in (local, held):
+        end_here(shared_store, number, this_process(member))
+        give_folder(member, number, **{"outputs/a": "a"})
+    lock = RunLock.take_if_free(member.run_folder(held))
+    write_files(member.runs, {".removed-9/a": "of a job that was killed while it removed this"})
+    main_on_first_node(member, own, 1)
+    lock.release()
+    assert sorted(each.name for each in member.runs.iterdir()) == [str(local), str(held), str(own)]
+    assert not member.fetched.exists()
+
+
+def test_code_of_an_attempt_that_another_node_followed_is_let_go(member, shared_store, supervised, folder):
+    write_files(folder, {"code.py": "print(1)\n"})
+    elsewhere, own = (hand_over(shared_store) for _ in range(2))
+    shared_store.begin_attempt(elsewhere, ELSEWHERE)
+    give_folder(member, elsewhere)
+    snapshot(member, folder, number=elsewhere)
+    main_on_first_node(member, own, 1)
+    assert own_git(member.code_repository)("for-each-ref") == b""
+
+
 def test_what_is_tidied_away_is_let_go_of_before(member, shared_store, supervised, monkeypatch):
     """NFS removes no folder in which a file is open."""
     elsewhere, own = (hand_over(shared_store) for _ in range(2))
@@ -196,6 +263,16 @@ def test_a_check_tells_that_a_node_can_work(member, team):
     assert (found["joined"], found["store"]) == (True, "")
     with team.files(member) as files:
         assert list(files.objects.names("probe")) == []
+
+
+def test_a_check_tells_of_what_else_a_supervisor_needs(home, monkeypatch):
+    assert find_out(home)["uv"] == ""
+
+    def fail():
+        raise BuildError("uv is not installed")
+
+    monkeypatch.setattr(first_node, "uv_program", fail)
+    assert find_out(home)["uv"] == "uv is not installed"
 
 
 def test_a_check_tells_of_a_database_that_cannot_be_used(home):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from conjure.core.config import HEARTBEAT_EVERY_S, heartbeat_interval_s
@@ -113,6 +115,19 @@ def test_a_database_that_is_away_is_waited_for(monkeypatch):
     with pytest.raises(DatabaseAwayError):
         when_reachable(act, -1.0)
     assert len(tries) == 1
+
+
+def test_a_server_that_is_away_is_not_asked_without_a_pause(monkeypatch):
+    pauses, clock = [], Clock()
+    monkeypatch.setattr(heartbeat, "time", SimpleNamespace(monotonic=clock, sleep=pauses.append))
+
+    def act():
+        clock.now += 1.0
+        raise DatabaseAwayError("it is away")
+
+    with pytest.raises(DatabaseAwayError):
+        when_reachable(act, 2.0)
+    assert pauses == [1.0] * 2
 
 
 def test_only_a_database_that_is_away_is_waited_for():

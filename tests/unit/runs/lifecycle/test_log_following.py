@@ -1,15 +1,17 @@
 import json
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 
+from conjure.core.trees import remove_tree
 from conjure.runs.database.base import DatabaseAwayError
 from conjure.runs.database.record_files import write_record
 from conjure.runs.database.sqlite import SqliteDatabase
 from conjure.runs.executors.run_lock import RunLock
 from conjure.runs.host.process import this_process
-from conjure.runs.lifecycle import heartbeat
+from conjure.runs.lifecycle import heartbeat, log_following
 from conjure.runs.lifecycle.log_following import (
     Ended,
     Entered,
@@ -22,6 +24,8 @@ from conjure.runs.lifecycle.log_following import (
 )
 from conjure.runs.objects.base import segment
 from conjure.runs.objects.index import Streams
+from conjure.runs.scheduling import scheduler_start
+from conjure.runs.scheduling.scheduler_start import this_queue
 from conjure.runs.schema.process_facts import Owner
 from conjure.runs.schema.run_folder import LOG_FILE, RunFolder
 from conjure.runs.schema.status import PHASES, Ending, EndReason, RunProgress, RunStatus
@@ -75,6 +79,26 @@ def test_notes_stand_where_their_time_is():
     ]  # fmt: skip
 
 
+def test_a_note_of_the_moment_at_which_a_phase_began_is_of_that_phase():
+    tail = Tail()
+    merge = _Merge(tail)
+    tail.entries = [LogEntry(2.0, NOTE, "resolving")]
+    assert names(merge.news(facts(RunStatus.BUILDING)))[-2:] == ["building", "resolving"]
+
+
+def test_the_next_attempt_comes_after_all_that_was_printed_in_the_one_before():
+    tail = Tail()
+    merge = _Merge(tail)
+    list(merge.news(facts(RunStatus.BUILDING)))
+    tail.entries = [LogEntry(4.5, STDOUT, "early")]
+    assert (
+        names(merge.news(facts(RunStatus.BUILDING))) == []
+    )  # its command has not started, as far as is seen
+    tail.entries = [LogEntry(4.6, STDOUT, "late")]
+    assert names(merge.news(facts(RunStatus.QUEUED))) == ["early", "late", "queued"]
+    assert names(merge.news(facts(RunStatus.BUILDING))) == ["building"]
+
+
 def test_nothing_is_given_twice():
     tail = Tail()
     merge = _Merge(tail)
@@ -108,6 +132,70 @@ def test_of_a_run_that_waits_it_is_told_for_what(store):
         store.enqueue(number, Owner.queue_of_executor("gpu"))
     assert waits_for(store, first) == "room on gpu"
     assert waits_for(store, third) == f"run {second}"
+
+
+def test_who_waits_is_there_if_the_scheduler_was_killed(store, monkeypatch):
+    started, other = [], add_run(store).number
+    number = add_run(store, after=(other,)).number
+    monkeypatch.setattr(scheduler_start, "start_scheduler", started.append)
+    events = follow(store.home, number, sleep=lambda _: None)
+    assert isinstance(next(events), Found)
+    store.enqueue(number, this_queue(store.home))
+    assert next(event.needs for event in events if isinstance(event, Queued)) == f"run {other}"
+    events.close()
+    assert started == [store.home]
+
+
+class Looks:
+    """Follows a run of this process, whose time passes while the follower waits."""
+
+    def __init__(self, store, monkeypatch):
+        self.now, self.rests, self.checked = 0.0, [], []
+        self.number = add_run(store).number
+        store.begin_attempt(self.number, this_process(store.home))
+        monkeypatch.setattr(log_following, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(log_following, "mark_interrupted", lambda *_: self.checked.append(self.now))
+        self.events = follow(store.home, self.number, sleep=self.sleep)
+
+    def sleep(self, seconds):
+        self.rests.append(seconds)
+        self.now += seconds
+
+    def go_on(self, looks):
+        """So many looks at which there is nothing new for the moment, or nothing more."""
+        for _ in islice((event for event in self.events if isinstance(event, Waiting)), looks):
+            pass
+        return self.rests
+
+
+@pytest.fixture
+def looks(store, monkeypatch):
+    looks = Looks(store, monkeypatch)
+    with RunLock.possession(store.home.run_folder(looks.number)):
+        yield looks
+        looks.events.close()
+
+
+def test_a_run_is_looked_at_often_after_something_happened_and_less_and_less_often_then(store, looks):
+    quiet = [0.005]
+    while quiet[-1] < 0.1:
+        quiet.append(min(quiet[-1] * 1.3, 0.1))
+    assert looks.go_on(len(quiet) + 1) == quiet
+    advance(store, looks.number, RunStatus.BUILDING)
+    looks.go_on(1)
+    assert looks.go_on(1)[-2:] == [0.1, 0.005]
+
+
+def test_a_run_that_waits_is_looked_at_four_times_a_second(store, looks):
+    store.enqueue(looks.number, Owner.queue("another machine", "boot"))
+    assert looks.go_on(30)[-1] == 0.25
+
+
+def test_whether_somebody_has_the_run_is_looked_at_twice_a_second(looks):
+    looks.go_on(40)
+    assert 2.0 < looks.now < 4.0
+    assert looks.checked == pytest.approx([0.5 * each for each in range(len(looks.checked))], abs=0.3)
+    assert len(looks.checked) == pytest.approx(looks.now / 0.5, abs=1.5)
 
 
 @pytest.mark.parametrize("call", ["facts", "get"])
@@ -160,3 +248,18 @@ def test_a_run_is_followed_from_an_attempt_here_to_the_next_one_elsewhere(team, 
     assert next((each.entry.text for each in events if isinstance(each, Printed)), None) == "second\n"
     shared_store.end_run(number, Ending(EndReason.SUPERVISOR_DIED))
     assert not [each for each in events if isinstance(each, Printed)]
+
+
+def test_what_a_run_elsewhere_printed_last_is_given_before_its_end(team, member, shared_store):
+    number = add_run(shared_store, on="gpu").number
+    shared_store.begin_attempt(number, Owner("another machine", "boot", 7, "then"))
+    advance(shared_store, number, RunStatus.SAVING)
+    remove_tree(member.run_folder(number))
+    events = islice(follow(member, number, sleep=lambda _: None), 100)
+    assert next(event for event in events if isinstance(event, Waiting))
+    with team.files(member) as files:
+        files.objects.put(segment(number, 1, LOG_FILE, 0), entry("last\n").encode())
+    team.index.set_streams(number, Streams(1, len(entry("last\n")), 0))
+    shared_store.end_run(number, Ending(EndReason.COMPLETED, 0))
+    printed, end = events
+    assert (printed.entry.text, type(end)) == ("last\n", Ended)

@@ -1,18 +1,37 @@
 import errno
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conjure.core.home import Home
 from conjure.core.team_settings import TeamSettings, write_team
-from conjure.errors import SnapshotError, StoreError, UsageError
+from conjure.errors import (
+    ConjureError,
+    ExecutorError,
+    NotFoundError,
+    SnapshotError,
+    StoreError,
+    UsageError,
+)
+from conjure.runs.code.code_store import reference
+from conjure.runs.code.git import own_git
+from conjure.runs.database.open_database import open_database
 from conjure.runs.database.sqlite import SqliteDatabase
+from conjure.runs.database.sweep_rows import TrialClaim, TrialRefusedError
+from conjure.runs.environments import environment_build
+from conjure.runs.executors.run_lock import RunLock
+from conjure.runs.executors.supervisor_request import LOCAL
 from conjure.runs.host.capacity import Capacity
 from conjure.runs.lifecycle import submission
 from conjure.runs.lifecycle.submission import (
+    allocate_run,
     close_failed_submission,
     refuse_own_folder,
+    refuse_unfit,
+    request_of_this_process,
     spec_of_record,
     submit,
     with_cores,
@@ -20,10 +39,10 @@ from conjure.runs.lifecycle.submission import (
 from conjure.runs.objects.base import code
 from conjure.runs.schema.record import CodeFacts, EnvironmentFacts, MountFacts, RunRecord
 from conjure.runs.schema.spec import CodeChoice, ComputeRequest, EnvironmentChoice, Mount, RunSpec
-from conjure.runs.schema.status import EndReason
-from support.casting import add_run
+from conjure.runs.schema.status import Ending, EndReason
+from support.casting import add_run, finish
 from support.memory_executor import MemoryExecutor
-from support.repositories import make_repository
+from support.repositories import check_out, make_repository, read_files
 
 PACKAGES = {"tqdm": "4.66", "Some_Thing": "2.0", "numpy": "2.1"}
 
@@ -92,6 +111,11 @@ def test_packages_are_asked_for_in_the_versions_that_they_had(choice):
     had = replace(ran.environment, resolved=("Some_Thing", "numpy"))
     asked = spec_of_record(replace(ran, environment=had)).environment
     assert asked == replace(choice, constraints=("numpy==2.1", "some-thing==2.0"))
+
+
+def test_an_environment_that_was_never_built_is_asked_for_as_before():
+    choice = EnvironmentChoice(pip=("some-thing",))
+    assert spec_of_record(replace(record(environment=choice), environment=None)).environment == choice
 
 
 def test_where_nobody_knows_what_was_added_only_names_are_given_their_versions():
@@ -174,6 +198,13 @@ def test_conjures_own_home_is_no_folder_to_run_in(home, place, refused):
     refuse_own_folder(home, replace(spec, code=CodeChoice(run=1)))
 
 
+def test_a_run_of_conjures_own_home_is_given_no_number(conjure_home):
+    home = Home(conjure_home).create()
+    with pytest.raises(UsageError, match="is conjure's home folder"):
+        submit(home, RunSpec(command=("true",), folder=home.root), executor=MemoryExecutor())
+    assert not home.runs.exists()
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -236,6 +267,17 @@ def test_a_run_belongs_to_its_repository_and_a_rerun_to_what_the_first_one_did(c
     assert again.record.project is None
 
 
+def test_a_run_that_is_started_in_another_one_belongs_to_it(conjure_home, asked, monkeypatch, tmp_path):
+    home, executor = Home(conjure_home), MemoryExecutor()
+    around = submit(home, replace(asked, project="mine"), executor=executor).record
+    monkeypatch.setenv("CONJURE_RUN", str(around.number))
+    inner = submit(home, asked, executor=executor).record
+    assert (inner.parent, inner.project) == (around.number, "mine")
+    monkeypatch.setenv("CONJURE_HOME", str(tmp_path / "of the run around it"))
+    other = submit(home, asked, executor=executor).record
+    assert (other.parent, other.project) == (None, "project")
+
+
 @pytest.mark.parametrize("on", [None, "gpu"])
 def test_what_a_run_on_a_cluster_is_given_is_there_before_anybody_starts_it(
     team, conjure_home, asked, on, monkeypatch
@@ -252,3 +294,234 @@ def test_what_a_run_on_a_cluster_is_given_is_there_before_anybody_starts_it(
     record = submit(home, replace(asked, on=on), executor=executor).record
     assert sent == ([] if on is None else [code(record.code.tree)])
     assert dispatched == ([] if on is None else [home])
+
+
+def test_a_rerun_in_an_image_has_the_image_that_there_was():
+    ran = record(environment=EnvironmentChoice(image="debian:12"))
+    had = EnvironmentFacts("with packages", "", base_image="sha256:1")
+    assert spec_of_record(replace(ran, environment=had)).environment.image_digest == "sha256:1"
+    never_built = replace(ran, environment=None)
+    assert spec_of_record(never_built).environment == EnvironmentChoice(image="debian:12")
+
+
+def test_what_no_executor_of_ones_own_can_do_is_refused(conjure_home, asked):
+    """Several attempts, or runs that wait for others, are for this machine's queue and those of clusters."""
+    home, executor = Home(conjure_home), MemoryExecutor()
+    first = submit(home, asked, executor=executor).record.number
+    for fields, name in (({"retry": 1}, "retry"), ({"after": (first,)}, "after")):
+        refused = rf"^a run with {name} can only be executed on this machine$"
+        with pytest.raises(UsageError, match=refused):
+            submit(home, replace(asked, **fields), executor=executor)
+        submission._refuse_where(home, replace(asked, on="gpu", **fields), is_local=False)
+    assert list(executor.requests) == [first]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"resources": ComputeRequest(cpus=10_000)}, "cpus=10000: this machine has"),
+        ({"sandbox": True}, "bubblewrap is not installed"),
+        ({"environment": EnvironmentChoice(image="debian:12")}, "neither podman nor docker is installed"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_refused_before_there_is_a_number(
+    conjure_home, asked, monkeypatch, tmp_path, fields, message
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    home, spec = Home(conjure_home), replace(asked, **fields)
+    with pytest.raises(ConjureError, match=message):
+        submit(home, spec)
+    with pytest.raises(ConjureError, match=message):
+        refuse_unfit(home, spec)
+    assert not home.runs.exists()
+
+
+def test_a_cluster_that_is_away_is_told_to_who_names_it_and_not_to_a_sweep(team, conjure_home, asked):
+    """A sweep's next trial waits for it, as its runs do."""
+    home = team.join(Home(conjure_home))
+    home.config_file.write_text('[executors.gpu]\nkind = "ray"\naddress = "http://127.0.0.1:9"\n')
+    spec = replace(asked, on="gpu")
+    for refuse in (submit, refuse_unfit):
+        with pytest.raises(ExecutorError, match="cannot be reached"):
+            refuse(home, spec)
+    with pytest.raises(NotFoundError, match="sweep 7"):
+        submit(home, spec, trial=TrialClaim(7, 0, 1, {}))
+
+
+def test_a_word_that_names_nothing_here_may_name_something_on_a_node(home, team):
+    team.join(home)
+    asked = RunSpec(command=("--data", "/not/here", "."), folder=Path("/code"), kind="finetune", on="gpu")
+    submission._refuse_where(home, asked, is_local=False)
+
+
+def test_a_repository_whose_name_cannot_be_a_projects_names_none(conjure_home, tmp_path):
+    folder = tmp_path / "project "
+    make_repository(folder, {"code.py": "print(1)\n"})
+    spec = RunSpec(command=("true",), folder=folder)
+    assert submit(Home(conjure_home), spec, executor=MemoryExecutor()).record.project is None
+
+
+def test_a_run_may_follow_one_that_has_completed_and_none_that_failed(conjure_home, asked, queue):
+    home = Home(conjure_home)
+    with SqliteDatabase.open(home) as store:
+        completed = finish(store, add_run(store).number, Ending(EndReason.COMPLETED, 0)).number
+        failed = finish(store, add_run(store).number, Ending(EndReason.NONZERO_EXIT, 1)).number
+    with pytest.raises(UsageError, match=f"^run {failed} failed, so a run after it would never start$"):
+        submit(home, replace(asked, after=(completed, failed)), executor=Here())
+    record = submit(home, replace(asked, after=(completed,)), executor=Here()).record
+    assert not record.waits_in_queue
+    assert queue.calls == []
+
+
+def test_a_command_has_the_variables_of_who_asks_for_it_and_not_those_of_a_run_around_it(home, monkeypatch):
+    monkeypatch.setenv("OF_THE_CALLER", "x")
+    monkeypatch.setenv("CONJURE_RUN", "3")
+    monkeypatch.setenv("CONJURE_METRICS_FILE", "/elsewhere")
+    variables = request_of_this_process(home, record().spec, 0.0, LOCAL).variables
+    assert (variables["OF_THE_CALLER"], variables["CONJURE_HOME"]) == ("x", str(home.root))
+    assert variables.keys().isdisjoint({"CONJURE_RUN", "CONJURE_METRICS_FILE"})
+
+
+# ---- handing over ------------------------------------------------------------------------------------------
+
+
+class Here(MemoryExecutor):
+    """As this machine is, but that no process is started."""
+
+    name = LOCAL
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    """What is done with this machine's scheduler; whether there is one already is in `is_there`."""
+    done = SimpleNamespace(calls=[], is_there=False)
+
+    def start(_):
+        done.calls.append("start")
+        return not done.is_there
+
+    monkeypatch.setattr(submission, "start_scheduler", start)
+    monkeypatch.setattr(submission, "wake_scheduler", lambda _: done.calls.append("wake"))
+    return done
+
+
+def test_a_run_that_there_is_room_for_is_handed_over_at_once(conjure_home, asked, queue):
+    home, executor = Home(conjure_home), Here()
+    record = submit(home, asked, executor=executor).record
+    assert list(executor.requests) == [record.number]
+    assert not record.waits_in_queue
+    assert queue.calls == []
+
+
+@pytest.mark.parametrize(("is_there", "calls"), [(False, ["start"]), (True, ["start", "wake"])])
+def test_a_run_that_has_to_wait_is_looked_at_by_a_scheduler_at_once(
+    conjure_home, asked, queue, is_there, calls
+):
+    home, executor = Home(conjure_home), Here()
+    first = submit(home, asked, executor=MemoryExecutor()).record.number
+    queue.is_there = is_there
+    record = submit(home, replace(asked, after=(first,)), executor=executor).record
+    assert record.waits_in_queue
+    assert executor.requests == {}
+    assert queue.calls == calls
+    assert is_free(home, record.number)
+
+
+def is_free(home, number):
+    """Whether nobody has a run."""
+    with RunLock.possession(home.run_folder(number)) as nobody_has_it:
+        return nobody_has_it
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_run_that_somebody_ended_while_it_was_submitted_leaves_nothing(
+    conjure_home, asked, queue, interrupted
+):
+    home = Home(conjure_home)
+    first = submit(home, asked, executor=MemoryExecutor()).record.number
+
+    def end(number):
+        with SqliteDatabase.open(home) as other:
+            other.end_run(number, Ending(EndReason.KILL_REQUESTED, message="by somebody else"))
+        if interrupted:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) if interrupted else nullcontext():
+        submit(home, replace(asked, after=(first,)), executor=Here(), announce=end)
+    with SqliteDatabase.open(home) as store:
+        assert store.get(first + 1).ending.message == "by somebody else"
+    assert not home.queued_request(first + 1).exists()
+    assert queue.calls == []
+    assert is_free(home, first + 1)
+
+
+@pytest.mark.parametrize(
+    "error", [TrialRefusedError("it was started already"), StoreError("the disk is full")]
+)
+def test_a_number_that_could_not_be_given_after_all_is_nobodys(home, store, monkeypatch, error):
+    create = store.create_run
+
+    def fail(*args, **options):
+        create(*args, **options)
+        raise error
+
+    monkeypatch.setattr(store, "create_run", fail)
+    with pytest.raises(type(error)):
+        allocate_run(home, store, RunSpec(command=("true",), folder=Path("/code")), None)
+    assert home.run_folder(1).exists() is isinstance(error, StoreError)  # of a trial there is no run
+    assert is_free(home, 1)
+
+
+def test_a_failure_that_cannot_be_written_down_is_told_all_the_same(store, monkeypatch):
+    def fail(*_, **__):
+        raise StoreError("the disk is full")
+
+    number = add_run(store).number
+    monkeypatch.setattr(store, "end_run", fail)
+    close_failed_submission(store, number, SnapshotError("it cannot be read"))
+    assert store.get(number).ending == Ending(EndReason.CODE_FAILED, message="it cannot be read")
+
+
+# ---- code --------------------------------------------------------------------------------------------------
+
+
+def kept_code(home):
+    """What keeps code of runs from being pruned."""
+    names = own_git(home.code_repository)("for-each-ref", "--format=%(refname)")
+    return names.decode().split()
+
+
+def test_a_run_keeps_the_code_that_it_has_of_another_one(conjure_home, asked):
+    home, executor = Home(conjure_home), MemoryExecutor()
+    first = submit(home, asked, executor=executor).record
+    second = submit(home, replace(asked, code=CodeChoice(run=1)), executor=executor).record
+    assert second.code == first.code
+    assert kept_code(home) == [reference(1), reference(2)]
+
+
+def test_a_run_without_code_has_none_to_give(conjure_home, asked):
+    home = Home(conjure_home)
+    without = submit(home, replace(asked, code=CodeChoice(none=True)), executor=MemoryExecutor()).record
+    assert without.code == CodeFacts(tree="")
+    with SqliteDatabase.open(home) as store:
+        never_recorded = add_run(store).number
+        for number in (without.number, never_recorded):
+            with pytest.raises(UsageError, match=f"^run {number} has no recorded code$"):
+                submission.snapshot_code(home, store, 9, replace(asked, code=CodeChoice(run=number)))
+
+
+def test_code_of_a_run_that_another_machine_asked_for_is_brought_here(team, tmp_path, asked, monkeypatch):
+    monkeypatch.setattr(submission, "start_dispatcher", lambda _: None)
+    theirs, ours = (team.join(Home(tmp_path / name)) for name in ("theirs", "ours"))
+    sent = submit(theirs, replace(asked, on="gpu"), executor=MemoryExecutor()).record
+    with open_database(ours) as store:
+        taken = submission.snapshot_code(ours, store, 2, replace(asked, code=CodeChoice(run=sent.number)))
+    check_out(ours, taken.tree, tmp_path / "there")
+    assert read_files(tmp_path / "there") == {"code.py": "print(1)\n"}
+
+
+def test_looking_for_an_equal_run_leaves_no_code_behind(conjure_home, asked, monkeypatch):
+    built = SimpleNamespace(digest="digest", imports=())
+    monkeypatch.setattr(environment_build, "build", lambda *_, **__: built)
+    submit(Home(conjure_home), replace(asked, idempotent=True), executor=MemoryExecutor())
+    assert kept_code(Home(conjure_home)) == [reference(1)]

@@ -1,23 +1,34 @@
 """A part of a run on a node beside the first one: when there is nothing to do, and what is left of it."""
 
+import errno
+import os
 import shutil
 import signal
 import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from conjure.errors import ExecutorError
+from conjure.core.files import sha256_bytes
+from conjure.errors import BuildError, ExecutorError
 from conjure.runs.code.code_store import reference
 from conjure.runs.code.git import own_git
 from conjure.runs.code.snapshot import snapshot
 from conjure.runs.database.open_database import open_database
 from conjure.runs.distributed.connection import accept, publish
 from conjure.runs.distributed.node_coordinator import WorkerNodes
+from conjure.runs.environments.environment_build import Environment
+from conjure.runs.executors.command import NotStartedError, Ranks
 from conjure.runs.lifecycle import worker_node
+from conjure.runs.lifecycle.command_environment import WorkingDirectory
 from conjure.runs.lifecycle.submission import request_of_this_process
 from conjure.runs.lifecycle.worker_node import _Part, main_on_worker_node
+from conjure.runs.schema.argv import to_arguments
 from conjure.runs.schema.process_facts import Owner
-from conjure.runs.schema.record import CodeFacts
+from conjure.runs.schema.record import CodeFacts, MountFacts
+from conjure.runs.schema.resource import KEPT_FILES
 from conjure.runs.schema.run_folder import RunFolder
 from conjure.runs.schema.status import Ending, EndReason
 from support.casting import add_run
@@ -81,6 +92,83 @@ def test_a_part_joins_the_first_node_and_leaves_nothing_when_that_ends(store, nu
     thread.join()
     assert len(joined) == 1
     assert not part.folder.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "message"),
+    [
+        (NotStartedError("no such program: true", 127), 127, "no such program: true"),
+        (BuildError("no such package"), 125, "no such package"),
+        (OSError(errno.ENOSPC, "No space left on device"), 125, "No space left on device"),
+    ],
+)
+def test_the_first_node_is_told_why_a_part_cannot_be_carried_out(
+    store, number, worker_nodes, monkeypatch, error, exit_code, message
+):
+    def fail(*_):
+        raise error
+
+    part, told = part_of(store.home, store, number, worker_nodes.invitation), []
+    leader = SimpleNamespace(send=lambda kind, **said: told.append((kind, said)), part=lambda: None)
+    monkeypatch.setattr(worker_node._Part, "_join", lambda _: leader)
+    monkeypatch.setattr(worker_node._Part, "_execute", fail)
+    part.supervise(lambda _: True)
+    assert told == [("not started", {"message": message, "exit_code": exit_code})]
+    assert not part.folder.path.exists()
+
+
+def test_a_job_that_its_cluster_ends_has_the_first_node_know(store, number, worker_nodes, monkeypatch):
+    part, told = part_of(store.home, store, number, worker_nodes.invitation), []
+    leader = SimpleNamespace(send=lambda kind: told.append((kind, leader.told_to_end)), part=lambda: None)
+    leader.told_to_end = False
+    monkeypatch.setattr(worker_node._Part, "_join", lambda _: leader)
+    monkeypatch.setattr(worker_node._Part, "_execute", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    part.supervise(lambda _: True)
+    assert told == [("ended", True)]
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "is_over"),
+    [("goes on", False), ("ended", True), ("waits again", True), ("another attempt", True)],
+)
+def test_a_part_is_over_once_its_attempt_is(store, number, worker_nodes, meanwhile, is_over):
+    if meanwhile == "ended":
+        store.end_run(number, Ending(EndReason.SUPERVISOR_DIED))
+    elif meanwhile == "waits again":
+        store.enqueue(number, Owner.queue_of_executor("gpu"))
+    elif meanwhile == "another attempt":
+        store.begin_attempt(number, LEADER)
+    assert part_of(store.home, store, number, worker_nodes.invitation)._is_over(store) == is_over
+
+
+def test_a_command_on_another_node_works_in_the_runs_folder_and_reports_metrics_beside_it(
+    store, number, worker_nodes
+):
+    """Those of the run are what the first process reports."""
+    part = part_of(store.home, store, number, worker_nodes.invitation)
+    environment = Environment("digest", Path("/e/bin/python"), Path("/e/bin"), {"conjure": "1"}, None)
+    record = replace(store.get(number), code=CodeFacts("tree", "sub"))
+    place = part._place(record)
+    work = RunFolder.of(store.home, number).work
+    assert place == WorkingDirectory(work, work / "sub")
+    job = part._job(record, place, environment, "10.0.0.1")
+    assert (job.arguments, job.folder) == (to_arguments(("true",)), work / "sub")
+    assert job.variables["CONJURE_METRICS_FILE"] == str(part.folder.metrics)
+    assert job.ranks == Ranks(1, node=1, nodes=2, address="10.0.0.1")
+
+
+def test_a_node_with_a_disk_of_its_own_has_its_own_copy_of_what_the_command_needs(
+    member, shared_store, worker_nodes
+):
+    record = add_run(shared_store, on="gpu", distributed=1, nodes=2, retry=1, checkpoint=("state/",))
+    part = part_of(member, shared_store, record.number, worker_nodes.invitation)
+    source = f"{KEPT_FILES}/{sha256_bytes(b'given')}/given.txt"
+    write_files(member.root, {source: "given"})
+    mount = MountFacts("given.txt", "given.txt", read_only=True, source=source)
+    record = replace(record, code=CodeFacts(tree=""), mounts=(mount,))
+    part._prepare_files(record)
+    assert part._place(record).root == part.folder.work
+    assert (part.folder.work / "given.txt").read_text() == "given"
 
 
 def test_a_part_waits_for_a_first_node_that_cannot_be_reached_yet(store, number, worker_nodes, monkeypatch):
