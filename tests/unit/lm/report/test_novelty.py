@@ -2,6 +2,7 @@
 
 import pytest
 
+from conjure.lm.report import novelty
 from conjure.lm.report.novelty import Overlap, compare_with_training, novelty_summary
 from support.models import tiny_tokenizer
 
@@ -87,6 +88,15 @@ def test_a_record_of_any_size_is_read_in_pieces():
     assert phrase.run.characters == len("filler 59999, the key")
 
 
+def test_the_end_of_a_long_record_is_no_record(monkeypatch):
+    """A long record is read in pieces; its last one may be a word, and stand first in a batch."""
+    monkeypatch.setattr(novelty, "_BATCH_CHARACTERS", 16)
+    long = "twelve letters, and then some; two owls hoot"
+    for end in ("hoot", "owls hoot", "two owls hoot", "Two, owls, hoot."):
+        assert compare(end, training=[long])[0].originality == "own"
+        assert compare(end, training=[long, end])[0].originality == "copy"
+
+
 def test_no_training_records():
     overlap = compare("some text", training=[])[0]
     assert (overlap.originality, overlap.run.characters) == ("own", 0)
@@ -94,11 +104,11 @@ def test_no_training_records():
 
 
 def test_summary_of_several_texts():
-    novelty = novelty_summary(compare(RECORDS[0], "Never seen before, any of it", "My bread has no crust"))
-    assert novelty is not None
-    assert (novelty.texts, novelty.copies, novelty.near_copies, novelty.copied) == (3, 1, 0, 1)
-    assert novelty.longest_run_characters == len(RECORDS[0])
-    assert novelty.longest_run_words == 11
-    assert novelty.median_run_words == 3
-    assert novelty.new_ngrams[5] == pytest.approx(1 / 7)  # six of the moon's seven 6-grams … and one of ours
+    summary = novelty_summary(compare(RECORDS[0], "Never seen before, any of it", "My bread has no crust"))
+    assert summary is not None
+    assert (summary.texts, summary.copies, summary.near_copies, summary.copied) == (3, 1, 0, 1)
+    assert summary.longest_run_characters == len(RECORDS[0])
+    assert summary.longest_run_words == 11
+    assert summary.median_run_words == 3
+    assert summary.new_ngrams[5] == pytest.approx(1 / 7)  # six of the moon's seven 6-grams … and one of ours
     assert novelty_summary([]) is None
