@@ -14,6 +14,10 @@ def test_params_are_filled_in_word_by_word():
     )
 
 
+def test_without_params_a_command_is_as_it_was_written():
+    assert fill_in(("echo :a:",), {}) == ("echo :a:",)
+
+
 def test_a_value_is_not_looked_at_for_params_again():
     assert fill_in(("x", ":a:"), {"a": ":b:", "b": "no"}) == ("x", ":b:")
 
