@@ -61,6 +61,12 @@ def test_nothing_to_look_for():
     assert closest.found == []
 
 
+def test_single_words_are_not_looked_for():
+    closest = ClosestRecords([["a"], ["b"]])
+    closest.feed(["a", "b", "a", ""])
+    assert closest.found == [(0, None)] * 2
+
+
 def test_a_record_that_goes_on_in_the_next_batch_is_found_in_its_first_part():
     passage = COMMON[:20]
     closest = ClosestRecords([passage])
