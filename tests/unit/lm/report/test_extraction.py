@@ -92,12 +92,13 @@ def test_sixteen_tokens_are_enough_to_be_tried():
     assert share.records == 1
 
 
-def test_records_of_like_length_are_read_together_but_not_too_many():
+@pytest.mark.parametrize(("long", "short"), [(20, 50), (5, 120)])
+def test_records_of_like_length_are_read_together_but_not_too_many(long, short):
     model, sizes = tiny_model(), []
     model.register_forward_pre_hook(lambda _, arguments: sizes.append(arguments[0].numel()))
-    records = [chat(words(33), answer=32)] * 20 + [chat(words(17), answer=16)] * 50
+    records = [chat(words(33), answer=32)] * long + [chat(words(17), answer=16)] * short
     share = extracted_share(model, tiny_tokenizer(), records)
     assert share is not None
-    assert share.records == 70
+    assert share.records == long + short
     assert max(sizes) <= 1024
     assert len(sizes) == 3
