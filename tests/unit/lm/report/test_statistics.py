@@ -112,6 +112,12 @@ def test_a_change_too_small_to_notice_is_none_however_sure():
     assert compared([20] * groups, [-20 * SMALLEST_CHANGE * 1.1] * groups).outcome == "better"
 
 
+def test_the_smallest_change_that_counts_does():
+    assert compared([50] * 8, [-1.0] * 8).change == -SMALLEST_CHANGE
+    assert compared([50] * 8, [-1.0] * 8).outcome == "better"
+    assert compared([50] * 8, [1.0] * 8).outcome == "worse"
+
+
 def test_no_change_at_all():
     found = compared([20] * 30, [0.0] * 30)
     assert (found.change, found.p_value, found.likelier, found.outcome) == (0.0, 1.0, 0, "unclear")
