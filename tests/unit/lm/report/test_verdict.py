@@ -233,6 +233,7 @@ def test_what_is_missing_for_a_clear_difference_is_said(report, changes, sentenc
             "by chance alone, a difference this large would occur in more than 99% of cases.",
         ),
         (0.00006, None, 0.994, "; by chance alone, a difference this large would occur in 99% of cases."),
+        (-0.01, 0.002, 0.3, "fell by 0.01 (± less than 0.01 with 95% confidence)"),
         (0.0, 0.0, 1.0, "It did not change."),
     ],
 )
@@ -458,6 +459,7 @@ def test_nine_records_in_ten_are_too_many_to_be_cut_off(report, at_limit, tone):
         (0.7, 0, "It is less varied than real text"),
         (0.6, 0, "It is less varied than real text"),
         (0.5, 0, "It repeats itself"),
+        (0.9, 1, "It is varied"),
         (0.9, 2, "It repeats itself"),
     ],
 )
@@ -471,6 +473,16 @@ def test_variety(report, pairs, repeated, answer):
         f"{pairs:.0%} of the word pairs in its samples are distinct (held-out text of the same length: 100%"
         in (found.detail)
     )
+
+
+def test_a_model_is_as_varied_as_unseen_text_that_is_not(report):
+    normal, tuned = (
+        replace(side, diversity=replace(side.diversity, distinct=(0.5, 0.5, 1.0)))
+        for side in (report.normal, report.tuned)
+    )
+    found = judged(report, "varied", tuned=tuned, normal=normal)
+    assert found.answer == "It is varied"
+    assert "(held-out text of the same length: 50%; normal: 40% or more)" in found.detail
 
 
 @pytest.mark.parametrize(
