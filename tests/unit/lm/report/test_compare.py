@@ -245,10 +245,12 @@ def tuned(tmp_path, monkeypatch):
     monkeypatch.setattr(comparing, "SAMPLES", 3)
     monkeypatch.setattr(comparing, "SAMPLE_TOKENS", 24)
 
-    def make(number: int, lines, *, holdout=0.3, is_known=True, **model) -> TunedModel:
+    def make(number: int, lines, *, holdout=0.3, is_known=True, special_tokens="text", **model):
         data = tmp_path / f"lines-{number}.txt"
         data.write_text("\n".join(lines), encoding="utf-8")
-        settings = FinetuneRequest(data=["x"], output="y", split="lines", holdout=holdout).settings()
+        settings = FinetuneRequest(
+            data=["x"], output="y", split="lines", holdout=holdout, special_tokens=special_tokens
+        ).settings()
         training = Training(data=(str(data),), settings=settings)
         if is_known:
             digest = remake_split(training, tiny_tokenizer()).split.train.digest
@@ -324,6 +326,14 @@ def test_models_that_share_no_unseen_record_are_not_ranked(tuned, holdout, is_kn
     assert made.scored == 0
     assert all((run.rank, run.loss, run.bits_per_byte) == (None, None, None) for run in made.runs)
     assert all(len(run.samples) == 3 for run in made.runs)
+
+
+def test_special_tokens_are_read_as_in_training(tuned):
+    lines = [f"{line}<|endoftext|>" for line in ALL_LINES]
+    models = [tuned(number, lines, special_tokens=way) for number, way in ((3, "text"), (4, "token"))]
+    assert [TunedTexts(each, tiny_tokenizer()).reads_special_tokens for each in models] == [False, True]
+    as_text, as_token = compare(models).runs
+    assert as_text.loss != as_token.loss
 
 
 def test_a_model_that_writes_what_it_was_trained_on_is_said_to_copy(tuned, monkeypatch):
