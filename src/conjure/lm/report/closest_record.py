@@ -8,6 +8,7 @@ with that stretch, unless `_MOST_STRETCHES` others of the same batch share more 
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -94,15 +95,16 @@ class ClosestRecords:
         chosen = np.flatnonzero(counts >= np.maximum(1, _PAIRS * (sizes - 1)))
         chosen = chosen[np.lexsort((-counts[chosen], texts[chosen]))]
         stretches: list[tuple[int, int]] = []
-        taken: list[tuple[int, int]] = []
-        for hit in chosen.tolist():
-            text, owner, place = int(texts[hit]), int(owners[hit]), int(places[hit])
-            if stretches and stretches[-1][0] != text:
-                taken = []
-            near = any(owner == other and abs(place - there) < sizes[hit] for other, there in taken)
-            if not near and len(taken) < _MOST_STRETCHES:
-                taken.append((owner, place))
-                stretches.append((text, place))
+        for text, hits in groupby(chosen.tolist(), key=lambda hit: int(texts[hit])):
+            taken: list[tuple[int, int]] = []
+            for hit in hits:
+                owner, place = int(owners[hit]), int(places[hit])
+                near = any(owner == other and abs(place - there) < sizes[hit] for other, there in taken)
+                if not near:
+                    taken.append((owner, place))
+                if len(taken) == _MOST_STRETCHES:
+                    break
+            stretches += [(text, place) for _, place in taken]
         return stretches
 
     def _compare(self, text: int, place: int, words: Sequence[str], ends: _Ints) -> None:

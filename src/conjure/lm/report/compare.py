@@ -265,8 +265,8 @@ def rank(scores: Sequence[Sequence[Tally]]) -> list[int | None]:
     order = sorted(range(len(scores)), key=lambda place: -sums[place].total)
     ranks: list[int | None] = [None] * len(scores)
     leader = order[0]
-    for position, number in enumerate(order):
-        if position > 0 and compare_losses(scores[leader], scores[number]).outcome == "worse":
+    for number in order:
+        if compare_losses(scores[leader], scores[number]).outcome == "worse":
             leader = number
         ranks[number] = order.index(leader) + 1
     return ranks

@@ -89,8 +89,8 @@ def _two_most(counts: Sequence[_Ngrams]) -> dict[tuple[str, ...], tuple[int, int
             first, owner, second = most.get(ngram, (0, -1, 0))
             if count > first:
                 most[ngram] = (count, index, first)
-            elif count > second:
-                most[ngram] = (first, owner, count)
+            else:
+                most[ngram] = (first, owner, max(second, count))
     return most
 
 

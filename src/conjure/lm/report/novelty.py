@@ -173,6 +173,7 @@ class _Piece(NamedTuple):
     text: str
     record: int
     ends_record: bool
+    is_whole: bool
 
 
 class _Source(NamedTuple):
@@ -188,7 +189,7 @@ def _pieces(training: Iterable[str]) -> Iterator[_Piece]:
     for number, record in enumerate(training):
         parts = list(split_safely(record, _BATCH_CHARACTERS))
         for index, part in enumerate(parts, start=1):
-            yield _Piece(part, number, index == len(parts))
+            yield _Piece(part, number, index == len(parts), len(parts) == 1)
 
 
 def _size(piece: _Piece) -> int:
@@ -221,18 +222,18 @@ class _Comparison:
         """Compare with some more of the training records."""
         words: list[str] = []
         phrases: list[tuple[str, ...]] = []  # of the records that came in one piece
-        whole = True
         for piece in batch:
             own = split_words(piece.text)
             words += own
             if piece.ends_record:
                 words.append("")
-                if whole:
-                    phrases.append(tuple(own))
-            whole = piece.ends_record
+            if piece.is_whole:
+                phrases.append(tuple(own))
         self._ngrams.feed(words)
         self._closest.feed(words)
-        self._whole_records |= self._not_empty.intersection(_whole_records(batch))
+        self._whole_records |= self._not_empty.intersection(
+            piece.text.strip() for piece in batch if piece.is_whole
+        )
         self._whole_phrases |= self._phrases.intersection(phrases)
         self._take_characters(batch)
 
@@ -289,15 +290,6 @@ def _source(piece: _Piece, place: int, length: int) -> _Source:
     """Where a match is from, as far as that is at hand; `place` is negative for one that began earlier."""
     before = piece.text[max(0, place - _CONTEXT_CHARACTERS) : max(0, place)]
     return _Source(piece.record, before, piece.text[place + length : place + length + _CONTEXT_CHARACTERS])
-
-
-def _whole_records(batch: list[_Piece]) -> Iterator[str]:
-    """The texts of records that came in one piece."""
-    previous_ended = True
-    for piece in batch:
-        if previous_ended and piece.ends_record:
-            yield piece.text.strip()
-        previous_ended = piece.ends_record
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from conjure.lm.report.analysis import analyse, choose_gallery, thin_out
+from conjure.lm.report.analysis import analyse, choose_gallery, copied_sources, thin_out
 from conjure.lm.report.diversity import self_bleu
 from conjure.lm.report.html.page import render_html
+from conjure.lm.report.measure_model import Excerpt
+from conjure.lm.report.novelty import compare_with_training
 from conjure.lm.report.report_schema import CurvePoint, Gallery, Report
 from conjure.lm.report.word_ngrams import split_words
 from support.models import tiny_tokenizer
@@ -138,3 +140,10 @@ def test_what_says_the_same_is_normal_once():
         held_out_units=[*range(len(HELD_OUT)), *[0] * 20],
     )
     assert analyse(copied).normal == once
+
+
+def test_a_text_half_of_which_is_copied_shows_nothing_of_unseen_text():
+    own, copied = OWN_LINES[0], TRAINING[0]
+    pieces = [(0, own), (0, own), (0, copied), (1, own), (1, copied), (2, copied)]
+    overlaps = compare_with_training([text for _, text in pieces], TRAINING, tiny_tokenizer())
+    assert copied_sources([Excerpt(*piece) for piece in pieces], overlaps) == {1, 2}

@@ -61,6 +61,12 @@ def test_nothing_to_look_for():
     assert closest.found == []
 
 
+def test_single_words_are_not_looked_for():
+    closest = ClosestRecords([["a"], ["b"]])
+    closest.feed(["a", "b", "a", ""])
+    assert closest.found == [(0, None)] * 2
+
+
 def test_a_record_that_goes_on_in_the_next_batch_is_found_in_its_first_part():
     passage = COMMON[:20]
     closest = ClosestRecords([passage])
@@ -77,3 +83,45 @@ def test_places_side_by_side_are_looked_at_once_so_that_others_get_their_turn():
     closest = ClosestRecords([passage])
     closest.feed([*(f"other{place}" for place in range(50)), "", *turned, "", *thinned, ""])
     assert closest.found == [(15, 2)]
+
+
+TURNED = [*COMMON[10:20], *COMMON[:10]]  # shares more pairs with the text, but only ten words in order
+THINNED = [word for place, word in enumerate(COMMON[:20]) if place % 4]
+
+
+def test_records_side_by_side_are_each_looked_at():
+    closest = ClosestRecords([COMMON[:20]])
+    closest.feed([*THINNED, "", *TURNED, ""])
+    assert closest.found == [(15, 0)]
+
+
+def test_places_far_apart_in_a_record_are_each_looked_at():
+    closest = ClosestRecords([COMMON[:20]])
+    closest.feed([*THINNED, *(f"other{place}" for place in range(100)), *TURNED, ""])
+    assert closest.found == [(15, 0)]
+
+
+def test_two_fifths_of_the_pairs_are_needed():
+    text = COMMON[:6]
+    two, one = [*text[:2], "new", *text[2:4]], [*text[:2], "new", text[3], "new", text[5]]
+    closest = ClosestRecords([text, text[::-1]])
+    closest.feed([*one, ""])
+    assert closest.found == [(0, None)] * 2
+    closest.feed([*two, ""])
+    assert closest.found == [(4, 1), (0, None)]
+
+
+def test_each_text_has_its_turn():
+    """Also where another shares pairs with many records."""
+    texts = [COMMON[:10], COMMON[20:30]]
+    closest = ClosestRecords(texts)
+    closest.feed(
+        [*[word for index in range(12) for word in (*texts[0][:8], f"new{index}", "")], *texts[1], ""]
+    )
+    assert closest.found == [(8, 0), (10, 12)]
+
+
+def test_words_of_the_record_before_do_not_count():
+    closest = ClosestRecords([COMMON[:6]])
+    closest.feed(["new", COMMON[0], "", *COMMON[1:6], "", "new", *COMMON[1:6], ""])
+    assert closest.found == [(5, 1)]  # the first of equally close ones

@@ -6,12 +6,16 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from conjure.lm.generation.score import Tally
+from conjure.lm.generation.score import Tally, score_documents
+from conjure.lm.generation.torch_scorer import TorchScorer
+from conjure.lm.language_model import load
+from conjure.lm.report import compare as comparing
 from conjure.lm.report import compared_records
 from conjure.lm.report.compare import (
     ComparedRun,
     Comparison,
     behind_lowest,
+    compare,
     comparison_to_json,
     named,
     not_comparable,
@@ -20,6 +24,8 @@ from conjure.lm.report.compare import (
 from conjure.lm.report.compared_records import (
     ComparedRecord,
     Training,
+    TunedModel,
+    TunedTexts,
     remake_split,
     some_records,
     unseen_records,
@@ -27,7 +33,7 @@ from conjure.lm.report.compared_records import (
 from conjure.lm.report.html.compare_page import protocol, render_comparison
 from conjure.lm.report.measure_model import record_texts
 from conjure.lm.training.request import FinetuneRequest
-from support.models import tiny_tokenizer
+from support.models import tiny_checkpoint, tiny_tokenizer
 from support.reports import HELD_OUT, OWN_LINES, TRAINING
 
 
@@ -109,6 +115,8 @@ def test_of_many_records_some_are_compared_the_same_each_time(monkeypatch):
     assert len(chosen) == 3
     assert chosen == some_records(records[::-1])
     assert set(chosen) <= set(records)
+    assert some_records(records[:3]) == records[:3]
+    monkeypatch.setattr(compared_records, "MOST_CHARACTERS", 30)
     assert some_records(records[:3]) == records[:3]
     assert some_records([ComparedRecord("x" * 100)]) == [ComparedRecord("x" * 100)]
 
@@ -229,3 +237,110 @@ def test_data_are_read_again_as_the_fine_tune_read_them(tmp_path, validation):
     assert held_out == ["Совсем другая шутка"] if validation else len(held_out) > 0
     assert all("<|endoftext|>" not in text or text[:-13] in jokes for text in read)
     assert len(read) + (0 if validation else len(held_out)) == len(jokes)
+
+
+@pytest.fixture
+def tuned(tmp_path, monkeypatch):
+    """Makes models that are as if tuned on a file of lines, some of them held out; they write little."""
+    monkeypatch.setattr(comparing, "SAMPLES", 3)
+    monkeypatch.setattr(comparing, "SAMPLE_TOKENS", 24)
+
+    def make(number: int, lines, *, holdout=0.3, is_known=True, special_tokens="text", **model):
+        data = tmp_path / f"lines-{number}.txt"
+        data.write_text("\n".join(lines), encoding="utf-8")
+        settings = FinetuneRequest(
+            data=["x"], output="y", split="lines", holdout=holdout, special_tokens=special_tokens
+        ).settings()
+        training = Training(data=(str(data),), settings=settings)
+        if is_known:
+            digest = remake_split(training, tiny_tokenizer()).split.train.digest
+            training = replace(training, train_sha256=digest)
+        folder = tiny_checkpoint(tmp_path / f"model-{number}", **model)
+        return TunedModel(run=number, folder=folder, trainings=(training,))
+
+    return make
+
+
+ALL_LINES = (*TRAINING, *HELD_OUT)
+
+
+def test_what_was_compared_is_told(tuned):
+    models = [tuned(3, ALL_LINES), tuned(4, ALL_LINES, seed=1)]
+    made = compare(models)
+    held_out = [record.text for record in TunedTexts(models[0], tiny_tokenizer()).held_out()]
+    assert made.scored == made.available == made.candidates == len(held_out)
+    assert (made.left_out, made.unreadable, made.questions) == (0, 0, ())
+    assert (made.context, made.stride, made.same_tokenizer) == (32, 16, True)
+    first, other = made.runs
+    assert (first.run, first.data, other.run, other.data) == (3, ("lines-3.txt",), 4, ("lines-4.txt",))
+    assert len(first.samples) == 3
+    assert first.samples != other.samples
+    assert sorted((run.behind is None, run.behind_error is None) for run in made.runs) == [
+        (False, False),
+        (True, True),
+    ]
+    behind, lowest = sorted(made.runs, key=lambda run: run.behind is None)
+    assert behind.behind == pytest.approx(behind.bits_per_byte - lowest.bits_per_byte)
+    own = load(models[0].folder)
+    scored = score_documents(TorchScorer(own.model), own.tokenizer, held_out, comparing._windows([own]))
+    whole = sum((each.tally for each in scored), Tally())
+    assert first.loss == pytest.approx(whole.loss)
+    assert first.bits_per_byte == pytest.approx(whole.bits_per_byte)
+    assert 0 < first.length_distance < 24
+    assert first.usual_distance >= 0
+    assert 0 < first.distinct_pairs <= 1
+
+
+def test_a_clear_difference_makes_one_the_best(tuned):
+    models = [tuned(3, ALL_LINES, std=1.0), tuned(4, ALL_LINES, std=0.02), tuned(5, ALL_LINES, std=0.02)]
+    two, three = compare(models[:2]), compare(models)
+    assert [run.rank for run in two.runs] == [2, 1]
+    assert two.headline == f"Run 4 is best on {two.scored} records that none of them was trained on."
+    assert [run.rank for run in three.runs] == [3, 1, 1]
+    assert three.headline.startswith("Runs 4 and 5 are best on ")
+    assert three.headline.endswith(
+        " that none of them was trained on, without a clear difference between them."
+    )
+
+
+def test_equal_models_have_no_clear_difference(tuned):
+    made = compare([tuned(3, ALL_LINES), tuned(4, ALL_LINES)])
+    assert [run.rank for run in made.runs] == [1, 1]
+    assert made.headline.startswith(f"No clear difference between the runs on {made.scored} records")
+
+
+def test_what_one_was_trained_on_is_left_out_of_what_is_scored(tuned):
+    every = compare([tuned(3, ALL_LINES), tuned(4, ALL_LINES)])
+    part = compare([tuned(3, ALL_LINES), tuned(4, ALL_LINES, holdout=0.1)])
+    assert 0 < part.scored < part.candidates == every.candidates
+    assert part.left_out == part.candidates - part.scored
+
+
+@pytest.mark.parametrize(
+    ("holdout", "is_known", "why"),
+    [(0.0, True, "none of the runs held out any records"), (0.3, False, "was trained on by another")],
+)
+def test_models_that_share_no_unseen_record_are_not_ranked(tuned, holdout, is_known, why):
+    made = compare([tuned(number, ALL_LINES, holdout=holdout, is_known=is_known) for number in (3, 4)])
+    assert why in made.headline
+    assert made.scored == 0
+    assert all((run.rank, run.loss, run.bits_per_byte) == (None, None, None) for run in made.runs)
+    assert all(len(run.samples) == 3 for run in made.runs)
+
+
+def test_special_tokens_are_read_as_in_training(tuned):
+    lines = [f"{line}<|endoftext|>" for line in ALL_LINES]
+    models = [tuned(number, lines, special_tokens=way) for number, way in ((3, "text"), (4, "token"))]
+    assert [TunedTexts(each, tiny_tokenizer()).reads_special_tokens for each in models] == [False, True]
+    as_text, as_token = compare(models).runs
+    assert as_text.loss != as_token.loss
+
+
+def test_a_model_that_writes_what_it_was_trained_on_is_said_to_copy(tuned, monkeypatch):
+    said = iter(ALL_LINES[:6])
+    generate = comparing.generate
+    monkeypatch.setattr(
+        comparing, "generate", lambda *each: [replace(one, text=next(said)) for one in generate(*each)]
+    )
+    made = compare([tuned(3, ALL_LINES, holdout=0.0), tuned(4, OWN_LINES, holdout=0.0)])
+    assert [run.copies for run in made.runs] == [3, 0]

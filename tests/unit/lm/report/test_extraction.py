@@ -7,6 +7,7 @@ from conjure.lm.generation.generate import generate
 from conjure.lm.generation.request import GenerationRequest
 from conjure.lm.report.extraction import LONGEST, SHORTEST, extracted_share
 from conjure.lm.report.report_schema import ExtractedShare
+from conjure.lm.text.chat.encoding import ANSWER, GIVEN, EncodedChat
 from support.models import tiny_model, tiny_tokenizer
 
 
@@ -44,3 +45,60 @@ def test_progress_counts_the_tokens_that_are_read():
     assert share.records == 30
     assert sum(read) == 30 * min(LONGEST, tiny_model().config.context_length)
     assert SHORTEST <= LONGEST
+
+
+def continued(model, ids: list[int], tokens: int) -> list[int]:
+    """The ids, and what a greedy model writes after them."""
+    for _ in range(tokens):
+        with torch.no_grad():
+            ids = [*ids, int(model.head(model(torch.tensor([ids])))[0, -1].argmax())]
+    return ids
+
+
+def chat(ids: list[int], *, answer: int) -> EncodedChat:
+    """A conversation of which so many of the last tokens are the answer."""
+    return EncodedChat(ids, [GIVEN] * (len(ids) - answer) + [ANSWER] * answer)
+
+
+def words(count: int) -> list[int]:
+    return tiny_tokenizer().encode("the moon and the sun and so on it went until one day " * 5)[:count]
+
+
+def test_of_a_conversation_the_last_answer_is_recited():
+    """Also beside longer ones; of an odd number of tokens, the greater half; of no question, nothing."""
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    long, short = continued(model, words(23), 10), continued(model, words(17), 9)
+    wrong = [*long[:-1], (long[-1] + 1) % 100]
+    early = [*short[:16], short[16] + 1, *continued(model, [*short[:16], short[16] + 1], 9)[17:]]
+    records = [
+        chat(long, answer=20), chat(short, answer=17), chat(wrong, answer=20), chat(early, answer=19),
+        chat(long, answer=33),
+    ]  # fmt: skip
+    assert extracted_share(model, tokenizer, records) == ExtractedShare(4, 2)
+
+
+def test_of_a_conversation_longer_than_the_context_the_end_is_read():
+    model = tiny_model()
+    read = continued(model, words(23), 10)  # the context, and one to be written
+    asked = chat([*words(30), *read], answer=20)
+    assert extracted_share(model, tiny_tokenizer(), [asked]) == ExtractedShare(1, 1)
+    assert extracted_share(model, tiny_tokenizer(), [chat([7, *read[1:]], answer=33)]) is None
+
+
+def test_sixteen_tokens_are_enough_to_be_tried():
+    records = [chat(words(20), answer=answer) for answer in (SHORTEST, SHORTEST - 1)]
+    share = extracted_share(tiny_model(), tiny_tokenizer(), records)
+    assert share is not None
+    assert share.records == 1
+
+
+@pytest.mark.parametrize(("long", "short"), [(20, 50), (5, 120)])
+def test_records_of_like_length_are_read_together_but_not_too_many(long, short):
+    model, sizes = tiny_model(), []
+    model.register_forward_pre_hook(lambda _, arguments: sizes.append(arguments[0].numel()))
+    records = [chat(words(33), answer=32)] * long + [chat(words(17), answer=16)] * short
+    share = extracted_share(model, tiny_tokenizer(), records)
+    assert share is not None
+    assert share.records == long + short
+    assert max(sizes) <= 1024
+    assert len(sizes) == 3

@@ -13,6 +13,7 @@ lengths = st.lists(st.integers(0, 20), min_size=1, max_size=8)
 def test_longer_texts_count_as_the_limit():
     assert length_counts([0, 2, 5, 900], limit=4).tolist() == [1, 0, 1, 0, 2]
     assert length_counts(np.array([1, 1], np.uint16), limit=1).tolist() == [0, 2]
+    assert length_counts([1], limit=3).tolist() == [0, 1, 0, 0]
 
 
 def test_distance_is_tokens_to_add_or_take_away():

@@ -19,6 +19,7 @@ from conjure.lm.report.measure_model import (
     record_texts,
     some_records,
 )
+from conjure.lm.report.report_schema import ExtractedShare
 from conjure.lm.text.records import read_records
 from conjure.lm.text.split import hold_out
 from conjure.lm.text.token_cache import tokenise
@@ -30,9 +31,10 @@ from support.tokenizers_of_kinds import tokenizer_folder
 
 @pytest.fixture
 def split_of(tmp_path):
-    def make(texts, **options):
+    def make(texts, fraction=0.1, **options):
         path = write_records(tmp_path / "texts.jsonl", texts)
-        return hold_out(tokenise(read_records([path]), tiny_tokenizer(), cache=tmp_path / "cache", **options))
+        text = tokenise(read_records([path]), tiny_tokenizer(), cache=tmp_path / "cache", **options)
+        return hold_out(text, fraction)
 
     return make
 
@@ -91,6 +93,13 @@ def test_excerpts_are_as_long_as_samples_beginnings_first():
     assert excerpts(["  "], tiny_tokenizer(), tokens=5, count=3) == []
 
 
+def test_a_text_as_long_as_a_sample_has_no_more_pieces():
+    whole, longer = "a b c", "a b c d e f"
+    tokens = len(tiny_tokenizer().encode(whole))
+    pieces = excerpts([whole, longer], tiny_tokenizer(), tokens=tokens, count=3)
+    assert [piece.source for piece in pieces] == [0, 1, 1]
+
+
 def test_observing_generates_and_scores():
     model, tokenizer = tiny_model(), tiny_tokenizer()
     request = GenerationRequest(num_samples=3, max_new_tokens=5, seed=1)
@@ -101,6 +110,26 @@ def test_observing_generates_and_scores():
         [score(TorchScorer(model), tokenizer, text).total for text in ("a cat", "the dog ticks")]
     )
     assert seen.windows.context == 32
+
+
+@pytest.mark.parametrize(("records", "recited"), [(3, 3), (10, 5)])
+def test_held_out_records_from_all_over_are_recited(monkeypatch, records, recited):
+    monkeypatch.setattr("conjure.lm.report.measure_model.RECITED_RECORDS", 5)
+    texts = [
+        f"{number} times round the old house, and then it was found in the garden"
+        for number in range(records)
+    ]
+    request = GenerationRequest(num_samples=1, max_new_tokens=2, seed=1)
+    seen = measure_model("tiny", tiny_model(), tiny_tokenizer(), HeldOutTexts(texts), request)
+    assert seen.extraction.held_out == ExtractedShare(recited, 0)
+    assert seen.extraction.training is None
+
+
+def test_scores_count_for_the_groups_of_their_texts_or_for_themselves():
+    found = HeldOutTexts(["one", "uno"], [4, 4])
+    assert list(found.units(2)) == [4, 4]
+    assert list(found.units(3)) == [0, 1, 2]
+    assert HeldOutTexts().records == ()
 
 
 def test_progress_goes_from_none_to_all(split_of):
@@ -133,6 +162,17 @@ def test_what_a_sample_that_ended_early_could_have_written_is_done():
     assert shares[-1] == pytest.approx(8 / 16)
 
 
+def test_writing_and_reading_count_by_what_they_cost():
+    shares = []
+    request = GenerationRequest(prompts=["a", "b", "c"], num_samples=2, max_new_tokens=8, seed=1)
+    work = _Work(shares.append, request, ["x" * 128, "y" * 128])  # 192 tokens for writing, 64 for reading
+    work.done_reading(64)
+    assert shares == [pytest.approx(64 / 256)]
+    work.done_reading(500)
+    assert shares[-1] == 1
+    _Work(None, request, []).done_reading(5)  # nobody wants to know
+
+
 @pytest.mark.parametrize("allow_special", [False, True])
 def test_what_is_scored_are_the_tokens_that_were_held_out(split_of, allow_special):
     split = split_of([f"{text}<|endoftext|>on" for text in many_records(60)], allow_special=allow_special)
@@ -163,3 +203,22 @@ def test_few_groups_are_scored_once_each_however_often_they_are_repeated(split_o
     found = held_out_texts(stream, tiny_tokenizer(), tokens=10**6)
     assert found.in_stretches
     assert len(found.texts) == len(set(found.groups)) == len(set(found.texts))
+
+
+@pytest.mark.parametrize(("groups", "in_stretches"), [(7, True), (8, False)])
+def test_eight_groups_are_enough_to_count_texts(split_of, groups, in_stretches):
+    stream = split_of([f"Number {number} went out to sea." for number in range(groups)], fraction=0.0).train
+    stream = replace(stream, labels=np.arange(groups))
+    found = held_out_texts(stream, tiny_tokenizer(), tokens=10**6)
+    assert (len(found.texts), found.in_stretches) == (groups, in_stretches)
+
+
+def test_some_records_are_from_all_over(split_of):
+    stream = split_of(many_records(100)).train
+    every = list(record_texts(stream, tiny_tokenizer()))
+    some = some_records(stream, tiny_tokenizer(), 10)
+    places = [every.index(text) for text in some]
+    assert places == sorted(places)
+    assert (places[0], len(set(places))) == (0, 10)
+    assert places[-1] >= 0.8 * len(every)
+    assert some_records(stream, tiny_tokenizer(), 10**6) == every

@@ -2,6 +2,7 @@
 
 import pytest
 
+from conjure.lm.report import novelty
 from conjure.lm.report.novelty import Overlap, compare_with_training, novelty_summary
 from support.models import tiny_tokenizer
 
@@ -10,6 +11,8 @@ RECORDS = [
     "My bread has a lovely crust, all the way through.",
     "No.",
     "  A hammock holds two people for as long as they agree.\n",
+    "Never trust clocks!",
+    "Nobody knows!",
 ]
 
 
@@ -31,6 +34,12 @@ def compare(*texts: str, training=RECORDS) -> list[Overlap]:
         ("His bread has a lovely taste, all the way.", "near copy"),  # two of nine words
         ("His bread has a poor taste, all the way.", "own"),  # three
         ("His bread has a taste.", "own"),  # of so few words, two are too many
+        ("My bread has a lovely nose.", "near copy"),  # one of six words
+        ("bread has a lovely nose", "own"),  # five words are too few for that
+        ("bread has a lovely crust, all", "copy"),  # six words of a record
+        ("has a lovely crust, all", "own"),  # five
+        ("never trust clocks", "near copy"),  # a whole record of three words
+        ("nobody knows", "own"),  # of two
         ("The moon is so bright that my uncle has postponed it.", "own"),
         ("No, no.", "own"),
         ("", "own"),
@@ -47,6 +56,22 @@ def test_a_long_verbatim_run_inside_a_longer_text_makes_a_near_copy():
     overlap = compare(f"{own} {planted}", training=[f"Before it all, {planted}and after."])[0]
     assert overlap.originality == "near copy"
     assert overlap.run.words == 25
+
+
+@pytest.mark.parametrize(("words", "originality"), [(20, "near copy"), (19, "own")])
+def test_a_run_of_twenty_words_is_no_accident(words, originality):
+    run = " ".join(f"old{index}" for index in range(words))
+    own = " ".join(f"new{index}" for index in range(60))
+    overlap = compare(f"{run} {own}", training=[f"{run}, and more"])[0]
+    assert (overlap.originality, overlap.run.words) == (originality, words)
+
+
+@pytest.mark.parametrize(("kept", "originality"), [(12, "near copy"), (11, "own")])
+def test_four_fifths_of_the_words_in_order_make_a_near_copy(kept, originality):
+    words = [f"old{index}" for index in range(15)]
+    changed = [word if index % 4 or index // 4 >= 15 - kept else "new" for index, word in enumerate(words)]
+    overlap = compare(" ".join(changed), training=[" ".join(words)])[0]
+    assert (overlap.originality, overlap.kept_words) == (originality, kept)
 
 
 def test_a_text_stitched_together_from_two_records_is_a_near_copy():
@@ -85,6 +110,17 @@ def test_a_record_of_any_size_is_read_in_pieces():
     copy, phrase = compare(secret, "filler 59999, the key", training=["first", novel])
     assert (copy.originality, copy.run.characters, copy.run.record) == ("copy", len(secret), 1)
     assert phrase.run.characters == len("filler 59999, the key")
+    assert copy.run.before == filler[-80:]
+    assert copy.run.after == f" and so on, {filler}"[:80]
+
+
+def test_the_end_of_a_long_record_is_no_record(monkeypatch):
+    """A long record is read in pieces; its last one may be a word, and stand first in a batch."""
+    monkeypatch.setattr(novelty, "_BATCH_CHARACTERS", 16)
+    long = "twelve letters, and then some; two owls hoot"
+    for end in ("hoot", "owls hoot", "two owls hoot", "Two, owls, hoot."):
+        assert compare(end, training=[long])[0].originality == "own"
+        assert compare(end, training=[long, end])[0].originality == "copy"
 
 
 def test_no_training_records():
@@ -94,11 +130,11 @@ def test_no_training_records():
 
 
 def test_summary_of_several_texts():
-    novelty = novelty_summary(compare(RECORDS[0], "Never seen before, any of it", "My bread has no crust"))
-    assert novelty is not None
-    assert (novelty.texts, novelty.copies, novelty.near_copies, novelty.copied) == (3, 1, 0, 1)
-    assert novelty.longest_run_characters == len(RECORDS[0])
-    assert novelty.longest_run_words == 11
-    assert novelty.median_run_words == 3
-    assert novelty.new_ngrams[5] == pytest.approx(1 / 7)  # six of the moon's seven 6-grams … and one of ours
+    summary = novelty_summary(compare(RECORDS[0], "Never seen before, any of it", "My bread has no crust"))
+    assert summary is not None
+    assert (summary.texts, summary.copies, summary.near_copies, summary.copied) == (3, 1, 0, 1)
+    assert summary.longest_run_characters == len(RECORDS[0])
+    assert summary.longest_run_words == 11
+    assert summary.median_run_words == 3
+    assert summary.new_ngrams[5] == pytest.approx(1 / 7)  # six of the moon's seven 6-grams … and one of ours
     assert novelty_summary([]) is None

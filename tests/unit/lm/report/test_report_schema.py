@@ -8,14 +8,40 @@ import pytest
 from conjure.errors import DataError
 from conjure.lm.report.analysis import analyse
 from conjure.lm.report.html.page import render_html
-from conjure.lm.report.report_schema import SCHEMA, report_from_json, report_to_json
+from conjure.lm.report.report_schema import SCHEMA, HeldOutFacts, report_from_json, report_to_json
 from support.reports import evidence
 
 
 @pytest.mark.parametrize("held_out", [None, ()])
 def test_reading_gives_what_was_written(held_out):
     report = analyse(evidence() if held_out is None else evidence(held_out=held_out))
-    assert report_from_json(report_to_json(report)) == report
+    read = report_from_json(report_to_json(report))
+    assert read == report
+    assert render_html(read) == render_html(report)  # whole numbers are still whole
+
+
+def test_a_whole_number_is_a_number_too():
+    values = json.loads(report_to_json(analyse(evidence())))
+    values["tuned"]["lengths"]["mean"] = 12
+    assert str(report_from_json(json.dumps(values)).tuned.lengths.mean) == "12.0"
+
+
+@pytest.mark.parametrize(
+    ("records", "excluded", "seen", "nothing_comparable", "all_seen"),
+    [
+        (12, 0, 0, False, False),
+        (12, 3, 2, False, False),
+        (12, 0, 12, True, True),
+        (12, 3, 12, True, True),
+        (0, 5, 0, True, False),
+        (0, 0, 0, False, False),
+    ],
+)
+def test_what_was_held_out_says_whether_it_can_be_measured_on(
+    records, excluded, seen, nothing_comparable, all_seen
+):
+    facts = HeldOutFacts("records", None, records, records, records - seen, records - seen, excluded, seen)
+    assert (facts.nothing_comparable, facts.all_seen_by_base) == (nothing_comparable, all_seen)
 
 
 def test_what_json_cannot_hold_is_null():

@@ -72,6 +72,21 @@ def test_the_ways_of_testing_agree(groups, monkeypatch):
     assert max(values) - min(values) < (0.05 if groups == 12 else 0.01)
 
 
+@pytest.mark.parametrize(
+    ("groups", "method"), [(14, "exact"), (15, "sampled"), (1000, "sampled"), (1001, "normal")]
+)
+def test_the_way_of_testing_follows_from_the_number_of_groups(groups, method):
+    differences = np.arange(1.0, groups + 1) * (-1) ** np.arange(groups)
+    p_value, found = sign_flip_test(differences)
+    assert found == method
+    assert 0.8 < p_value <= 1
+
+
+def test_drawn_signs_give_a_probability():
+    """Two halves that cancel out: any signs give a sum at least as far from 0."""
+    assert sign_flip_test(np.repeat([1.0, -1.0], 500)) == (1.0, "sampled")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("groups", "nulls"), [(7, 500), (59, 300), (1200, 500)])  # exact, sampled, normal
 def test_of_nulls_at_most_so_many_are_called_a_change(groups, nulls):
@@ -97,6 +112,12 @@ def test_a_change_too_small_to_notice_is_none_however_sure():
     assert compared([20] * groups, [-20 * SMALLEST_CHANGE * 1.1] * groups).outcome == "better"
 
 
+def test_the_smallest_change_that_counts_does():
+    assert compared([50] * 8, [-1.0] * 8).change == -SMALLEST_CHANGE
+    assert compared([50] * 8, [-1.0] * 8).outcome == "better"
+    assert compared([50] * 8, [1.0] * 8).outcome == "worse"
+
+
 def test_no_change_at_all():
     found = compared([20] * 30, [0.0] * 30)
     assert (found.change, found.p_value, found.likelier, found.outcome) == (0.0, 1.0, 0, "unclear")
@@ -106,6 +127,11 @@ def test_of_groups_of_one_length_the_standard_error_is_that_of_a_mean():
     differences = np.array([-3.0, -1.0, 2.0, -4.0])
     found = compared([10] * 4, differences)
     assert found.standard_error == pytest.approx(np.std(differences / 10, ddof=1) / 2)
+
+
+def test_two_groups_have_a_standard_error_and_one_has_none():
+    assert compared([10, 10], [-3.0, -1.0]).standard_error == pytest.approx(0.1)
+    assert compared([10], [-3.0]).standard_error is None
 
 
 @pytest.mark.slow
@@ -134,3 +160,4 @@ def test_a_margin_is_wider_over_few_groups():
     known = {1: 12.706, 2: 4.303, 3: 3.182, 5: 2.571, 10: 2.228, 30: 2.042, 1000: 1.962}
     for freedom, factor in known.items():
         assert margin(0.5, freedom + 1) == pytest.approx(0.5 * factor, rel=0.012)
+    assert margin(1.0, 11) == pytest.approx(2.22814, rel=1e-4)

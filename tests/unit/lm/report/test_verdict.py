@@ -79,6 +79,16 @@ def test_one_sample_in_five_makes_a_copier(copies, answer, tone):
     report = analyse(evidence(tuned=TRAINING[:copies] + OWN_LINES[copies:]))
     found = finding(report, "copying")
     assert (found.answer, found.tone) == (answer, tone)
+    if tone == "bad":
+        assert report.verdict.headline.endswith(f": {copies} of 20 samples are copies of a training record.")
+
+
+def test_copies_with_and_without_changes_are_counted_apart():
+    changed = next(line for line in TRAINING[2:] if len(line.split()) > 6).upper()
+    report = analyse(evidence(tuned=(*TRAINING[:2], changed, *OWN_LINES[:17])))
+    assert finding(report, "copying").detail.startswith(
+        "3 of 20 samples are copies of a training record, 1 of them with small changes (held-out"
+    )
 
 
 def test_a_yardstick_that_is_itself_copied_excuses_nothing():
@@ -99,6 +109,7 @@ def test_a_yardstick_that_is_itself_copied_excuses_nothing():
 def test_held_out_texts_that_are_trained_on_too_do_not_make_copies_normal():
     report = analyse(evidence(tuned=TRAINING[:2] + OWN_LINES[2:], held_out=(*HELD_OUT, *TRAINING[:12])))
     assert (report.normal.left_out, report.normal.novelty.copied) == (12, 0)
+    assert report.verdict.state == "learned"
     found = finding(report, "copying")
     assert (found.tone, found.answer) == ("mixed", "It sometimes copies the training text")
     assert "(held-out texts: 0 of 12);" in found.detail
@@ -129,6 +140,7 @@ def test_no_normal_excuses_every_twentieth_sample(report):
         (4, 0, "It does not copy", "good"),
         (5, 0, "It has memorized some training records", "mixed"),
         (30, 26, "It does not copy", "good"),  # easy records: held-out ones are completed as often
+        (20, 0, "It has memorized training records", "bad"),
         (31, 10, "It has memorized training records", "bad"),
     ],
 )
@@ -139,6 +151,23 @@ def test_what_a_model_can_recite_counts_as_copying(report, trained_on, held_out,
     assert f"it completes {trained_on} of 100 word for word (held-out records: {held_out} of 100)" in (
         found.detail
     )
+
+
+def test_a_model_that_recites_is_said_to_in_the_headline(report):
+    tuned = replace(report.tuned, extraction=Extraction(ExtractedShare(100, 31), None))
+    figures = Figures(base=report.base, tuned=tuned, held_out=report.held_out, lengths=report.lengths,
+                      normal=report.normal, course=report.course)  # fmt: skip
+    assert judge(figures).headline == (
+        "It has memorized training records: given the first half of a record, it completes 31 of 100."
+    )
+    assert judged(report, "copying", tuned=tuned).detail.endswith("it completes 31 of 100 word for word.")
+
+
+@pytest.mark.parametrize("extraction", [None, Extraction(None, None), Extraction(None, ExtractedShare(9, 9))])
+def test_where_no_record_is_long_enough_nothing_is_said_of_reciting(report, extraction):
+    found = judged(report, "copying", tuned=replace(report.tuned, extraction=extraction))
+    assert found.answer == "It does not copy"
+    assert "completes" not in found.detail
 
 
 def test_a_share_has_bounds():
@@ -176,7 +205,9 @@ def test_the_answer_is_what_the_test_shows(report, outcome, answer):
     ("changes", "sentence"),
     [
         ({"p_value": 0.34}, "one that would occur by chance in less than 5% of cases."),
+        ({"p_value": 0.05}, "one that would occur by chance in less than 5% of cases."),
         ({"p_value": 0.0004}, "A difference below 0.02 is too small to matter."),
+        ({"units": 6, "p_value": 0.34}, "one that would occur by chance in less than 5% of cases."),
         ({"units": 5, "p_value": 0.0625}, "Fewer than 6 different texts cannot show a clear difference."),
     ],
 )
@@ -184,7 +215,9 @@ def test_what_is_missing_for_a_clear_difference_is_said(report, changes, sentenc
     held_out = replace(report.held_out, outcome="unclear", change=-0.0012, standard_error=0.0002, **changes)
     found = judged(report, "better", held_out=held_out)
     assert found.detail.endswith(sentence)
-    error = 0.0006 if "units" in changes else 0.0004  # a few texts tell less of how much they vary
+    error = {5: "0.0006", 6: "0.0005"}.get(
+        changes.get("units", 12), "0.0004"
+    )  # a few texts tell less of how much they vary
     assert f"It fell by 0.0012 (± {error} with 95% confidence); by chance alone, a" in found.detail
 
 
@@ -200,6 +233,7 @@ def test_what_is_missing_for_a_clear_difference_is_said(report, changes, sentenc
             "by chance alone, a difference this large would occur in more than 99% of cases.",
         ),
         (0.00006, None, 0.994, "; by chance alone, a difference this large would occur in 99% of cases."),
+        (-0.01, 0.002, 0.3, "fell by 0.01 (± less than 0.01 with 95% confidence)"),
         (0.0, 0.0, 1.0, "It did not change."),
     ],
 )
@@ -208,6 +242,23 @@ def test_a_change_is_never_shown_as_nothing(report, change, standard_error, p_va
         report.held_out, outcome="unclear", change=change, standard_error=standard_error, p_value=p_value
     )
     assert sentence in judged(report, "better", held_out=held_out).detail
+
+
+@pytest.mark.parametrize(
+    ("p_value", "cases"),
+    [
+        (None, " confidence)."),
+        (0.0009, "would occur in less than 0.1% of cases."),
+        (0.001, "would occur in 0.1% of cases."),
+        (0.0994, "would occur in 9.9% of cases."),
+        (0.0995, "would occur in 10% of cases."),
+        (0.9949, "would occur in 99% of cases."),
+        (0.995, "would occur in more than 99% of cases."),
+    ],
+)
+def test_how_often_chance_does_as_much_is_said_in_few_digits(report, p_value, cases):
+    detail = judged(report, "better", held_out=replace(report.held_out, p_value=p_value)).detail
+    assert f"{cases} 12 of the 12 texts became more likely." in detail
 
 
 @pytest.mark.parametrize(
@@ -235,6 +286,43 @@ def test_nothing_held_out():
     assert report.verdict.state == "nothing_held_out"
     assert "--holdout 0.1" in report.verdict.next_step
     assert (report.normal, report.held_out, report.tuned.held_out) == (None, None, None)
+
+
+def held_out_facts(records: int, excluded: int, **more: object) -> HeldOutFacts:
+    return HeldOutFacts("records", None, records, records, records, records, excluded, **more)
+
+
+@pytest.mark.parametrize(
+    ("facts", "state", "headline"),
+    [
+        (held_out_facts(0, 0), "nothing_held_out", "Nothing was held out, so whether it is better"),
+        (held_out_facts(0, 5), "not_comparable", "All held-out text is also in the training text, so"),
+    ],
+)
+def test_why_nothing_was_scored_is_said(facts, state, headline):
+    verdict = analyse(replace(evidence(held_out=()), held_out_facts=facts)).verdict
+    assert verdict.state == state
+    assert verdict.headline.startswith(headline)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (("a.txt", "b.txt", "c.txt"), "tuned on a.txt, b.txt, c.txt, and that data"),
+        (("a.txt", "b.txt", "c.txt", "d.txt", "e.txt"), "tuned on a.txt, b.txt, c.txt and 2 more, and that"),
+    ],
+)
+def test_of_many_files_that_the_base_was_tuned_on_some_are_named(files, said):
+    facts = held_out_facts(12, 0, base_files=files)
+    detail = finding(analyse(replace(evidence(), held_out_facts=facts)), "better").detail
+    assert said in detail
+    assert "not counted" not in detail
+
+
+def test_of_a_base_that_was_not_tuned_nothing_is_said():
+    facts = held_out_facts(12, 0, seen_by_base=1)
+    detail = finding(analyse(replace(evidence(), held_out_facts=facts)), "better").detail
+    assert "tuned on" not in detail
 
 
 def test_held_out_text_that_the_base_was_trained_on():
@@ -286,6 +374,18 @@ def test_the_best_step_is_the_untouched_base():
     assert "--learning-rate 2e-3" in verdict.next_step
 
 
+@pytest.mark.parametrize("losses", [(), (5.0,)])
+def test_without_evaluations_the_best_step_is_the_base_too(report, losses):
+    points = [
+        replace(report.course.points[-1], step=step, held_out_loss=loss) for step, loss in enumerate(losses)
+    ]
+    figures = Figures(report.base, report.tuned, report.held_out, report.lengths, report.normal,
+                      replace(report.course, points=tuple(points), kept_step=0))  # fmt: skip
+    verdict = judge(figures)
+    assert verdict.findings[0].detail == "No step of 2 lowered the loss on held-out text."
+    assert verdict.next_step.endswith("Try more epochs (--epochs) or a higher learning rate.")
+
+
 def test_training_that_made_it_worse_calls_for_a_lower_rate(report):
     points = [replace(report.course.points[-1], step=step, held_out_loss=3 + step) for step in (0, 1)]
     course = replace(report.course, points=tuple(points), kept_step=0)
@@ -299,12 +399,19 @@ def test_training_that_made_it_worse_calls_for_a_lower_rate(report):
 
     high = replace(figures, learning_rate=1.0)
     assert "(--learning-rate 1e-3)" in judge(high).next_step
+    assert judge(replace(figures, learning_rate=None)).next_step.endswith("Try a lower learning rate.")
 
 
 @pytest.mark.parametrize(
     ("before", "after", "answer", "tone"),
     [
         (40, 4.9, "It learned the text lengths", "good"),  # within what chance allows
+        (40, 5, "It learned the text lengths", "good"),
+        (5, 4, "It kept the text lengths", "good"),
+        (90, 10, "It nearly learned the text lengths", "mixed"),
+        (10, 10, "Its text lengths are slightly off", "mixed"),
+        (90, 15, "It partly learned the text lengths", "mixed"),
+        (24, 12, "It partly learned the text lengths", "mixed"),
         (40, 5.1, "It nearly learned the text lengths", "mixed"),
         (90, 9.9, "It nearly learned the text lengths", "mixed"),  # however far a base that never stops was
         (90, 10.1, "It partly learned the text lengths", "mixed"),
@@ -338,12 +445,21 @@ def test_records_longer_than_any_sample_have_no_lengths_to_learn():
     assert found.detail.startswith("100% of the records have 80 tokens or more")
 
 
+@pytest.mark.parametrize(("at_limit", "tone"), [(0.9, "unknown"), (0.89, "mixed")])
+def test_nine_records_in_ten_are_too_many_to_be_cut_off(report, at_limit, tone):
+    lengths = replace(report.lengths, data=replace(report.lengths.data, at_limit=at_limit))
+    assert judged(report, "how long", lengths=lengths).tone == tone
+
+
 @pytest.mark.parametrize(
     ("pairs", "repeated", "answer"),
     [
         (0.9, 0, "It is varied"),
+        (0.8, 0, "It is varied"),
         (0.7, 0, "It is less varied than real text"),
+        (0.6, 0, "It is less varied than real text"),
         (0.5, 0, "It repeats itself"),
+        (0.9, 1, "It is varied"),
         (0.9, 2, "It repeats itself"),
     ],
 )
@@ -351,7 +467,35 @@ def test_variety(report, pairs, repeated, answer):
     normal = replace(report.normal, diversity=replace(report.normal.diversity, distinct=(0.5, 1.0, 1.0)))
     diversity = replace(report.tuned.diversity, distinct=(0.5, pairs, 1.0), repeated=repeated)
     tuned = replace(report.tuned, diversity=diversity)
-    assert judged(report, "varied", tuned=tuned, normal=normal).answer == answer
+    found = judged(report, "varied", tuned=tuned, normal=normal)
+    assert found.answer == answer
+    assert (
+        f"{pairs:.0%} of the word pairs in its samples are distinct (held-out text of the same length: 100%"
+        in (found.detail)
+    )
+
+
+def test_a_model_is_as_varied_as_unseen_text_that_is_not(report):
+    normal, tuned = (
+        replace(side, diversity=replace(side.diversity, distinct=(0.5, 0.5, 1.0)))
+        for side in (report.normal, report.tuned)
+    )
+    found = judged(report, "varied", tuned=tuned, normal=normal)
+    assert found.answer == "It is varied"
+    assert "(held-out text of the same length: 50%; normal: 40% or more)" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("repeated", "said"),
+    [
+        (0, "None of 20 samples repeats an earlier one"),
+        (1, "1 of 20 samples repeats an earlier one"),
+        (2, "2 of 20 samples repeat an earlier one"),
+    ],
+)
+def test_how_many_samples_are_repeated_is_said(report, repeated, said):
+    tuned = replace(report.tuned, diversity=replace(report.tuned.diversity, repeated=repeated))
+    assert f" {said}; the share among all samples is" in judged(report, "varied", tuned=tuned).detail
 
 
 def test_a_model_that_writes_nothing_repeats_itself():

@@ -13,7 +13,10 @@ from conjure.runs.schema.spec import (
     EnvironmentChoice,
     Mount,
     RunSpec,
+    current_folder,
     parse_assignment,
+    part_in_words,
+    split_withheld,
 )
 
 
@@ -68,6 +71,7 @@ def test_a_stored_spec_of_an_earlier_version_has_defaults():
         ("uploads/a b:x/y:ro", Mount("uploads/a b", "x/y", read_only=True)),
         ("runs/2:./in//deep/", Mount("runs/2", "in/deep")),
         ("link:ro:ro", Mount("link", "ro", read_only=True)),
+        ("ro", Mount("ro", "ro")),
     ],
 )
 def test_mounts(text, expected):
@@ -96,6 +100,7 @@ def test_an_absolute_mount_is_the_same_in_every_folder(monkeypatch, resource, ab
     [
         ("", "has no resource"),
         (":in", "has no resource"),
+        ("//:in", "has no resource"),
         ("runs/2:a:b", "too many colons"),
         ("s3://bucket/x:y", "too many colons"),
         ("runs/2:/data", "absolute path"),
@@ -144,6 +149,46 @@ def test_all_faults_are_reported_at_once():
         "stop condition 'loss == 3'",
     ):
         assert fault in message
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"command": ()}, "the command is empty"),
+        ({"command": ("echo", "a\0b")}, "the command contains a NUL byte"),
+        ({"variables": {"A": "a\0b"}}, "env 'A' is not a variable's name"),
+        ({"environment": EnvironmentChoice(pip=(" ",))}, "pip=' ' is not a package"),
+        ({"network": True}, "network needs sandbox"),
+        ({"retry": -1}, "retry=-1 must be between 0 and 1000"),
+        ({"retry": 1001}, "retry=1001 must be between 0 and 1000"),
+        ({"retry": 1, "retry_on": "always"}, "retry_on='always' must be interrupted or failed"),
+        ({"retry_on": "failed"}, "retry_on needs retry"),
+        ({"project": " jokes"}, "project ' jokes' is not a name"),
+        ({"project": "x" * 81}, "is not a name: 1 to 80 printable characters"),
+        ({"labels": ("a\tb",)}, "is not a name"),
+        ({"labels": (" ",)}, "is not a name"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(given, why):
+    with pytest.raises(UsageError, match=why):
+        spec(**given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"sandbox": True},
+        {"sandbox": True, "network": True},
+        {"retry": 1000},
+        {"retry": 1, "retry_on": "failed"},
+        {"project": "x" * 80, "labels": ("a b", "é")},
+        {"code": CodeChoice(commit="v1.0")},
+        {"code": CodeChoice(committed=True)},
+        {"distributed": 1024, "nodes": 1024},
+    ],
+)
+def test_what_makes_sense_is_kept(given):
+    assert RunSpec.from_dict(spec(**given).to_dict()) == spec(**given).stored()
 
 
 @pytest.mark.parametrize("value", ["-x", ""])
@@ -220,6 +265,35 @@ def test_what_several_processes_cannot_have_is_refused(options, why):
         spec(**options)
 
 
+def test_a_command_is_carried_out_on_one_node_unless_told():
+    assert (spec().node_count, FULL.node_count) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("environment", "python_packages", "packages"),
+    [
+        (EnvironmentChoice("none", "3.12"), False, False),
+        (EnvironmentChoice(requirements=" \n"), False, False),
+        (EnvironmentChoice(requirements="tqdm\n"), True, True),
+        (EnvironmentChoice(pip=("tqdm",)), True, True),
+        (EnvironmentChoice(image="x", apt=("tree",)), False, True),
+    ],
+)
+def test_what_is_added_to_an_environment(environment, python_packages, packages):
+    assert (environment.adds_python_packages, environment.adds_packages) == (python_packages, packages)
+
+
+def test_any_need_is_a_request():
+    assert not ComputeRequest().asks
+    assert all(
+        need.asks for need in (ComputeRequest(1.0), ComputeRequest(None, 1), ComputeRequest(None, None, 1))
+    )
+
+
+def test_the_command_that_is_executed_has_the_values_of_its_params():
+    assert FULL.filled_command == ("python", "train.py", "--lr", "0.1")
+
+
 def test_the_command_as_one_line():
     assert spec(command=("echo  a; b",)).command_text == "echo  a; b"
     assert spec(command=("echo", "a b", "it's")).command_text == "echo 'a b' 'it'\"'\"'s'"
@@ -287,6 +361,37 @@ def test_what_is_not_secret_is_stored_as_it_was_given():
 def test_what_an_earlier_version_withheld_is_known_by_its_stars():
     old = {"command": ["x --token ***"], "folder": "/", "variables": {"KEY": "***", "A": "b"}}
     assert RunSpec.from_dict(old).withheld == ("variables.KEY", "command")
+    older = {
+        "command": ["x"],
+        "folder": "/",
+        "params": {"password": "***"},
+        "environment": {"pip": ["tqdm"], "requirements": "--index-url https://u:***@h"},
+    }
+    assert RunSpec.from_dict(older).withheld == ("params.password", "environment.requirements")
+
+
+def test_what_was_withheld_is_told_as_it_is_written_on_the_command_line():
+    parts = ["command", "variables.KEY", "params.password", "environment.pip", "environment.requirements"]
+    names, others = split_withheld(parts)
+    assert names == ["KEY"]
+    assert others == [part for part in parts if part != "variables.KEY"]
+    every = [*others, "output", "no_output", "checkpoint"]
+    assert [str(UsageError(part_in_words(part))) for part in every] == [
+        "its command",
+        "params password",
+        "pip",
+        "pip_req",
+        "output",
+        "no_output",
+        "checkpoint",
+    ]
+
+
+def test_a_folder_that_is_gone_is_said_to_be(folder):
+    assert current_folder() == folder
+    folder.rmdir()
+    with pytest.raises(UsageError, match="the current folder no longer exists"):
+        current_folder()
 
 
 def test_only_the_first_equals_sign_divides():

@@ -12,6 +12,7 @@ from conjure.runs.schema.status import (
     RunProgress,
     RunStatus,
     check_move,
+    check_retry,
     exit_status,
 )
 
@@ -46,6 +47,17 @@ def test_any_phase_may_be_killed_or_interrupted(phase):
 def test_only_a_saved_run_is_complete(phase):
     with pytest.raises(IllegalMoveError, match=f"from {phase} to complete"):
         check_move(phase, RunStatus.COMPLETE)
+
+
+@pytest.mark.parametrize("phase", PHASES[1:])
+def test_an_attempt_can_be_followed_by_another_from_wherever_it_ended(phase):
+    check_retry(phase)
+
+
+@pytest.mark.parametrize("status", [RunStatus.REQUESTED, *(s for s in RunStatus if s.is_final)])
+def test_what_has_not_begun_or_has_ended_is_not_tried_again(status):
+    with pytest.raises(IllegalMoveError, match=f"that is {status} cannot be queued"):
+        check_retry(status)
 
 
 def test_complete_means_exit_status_0():
@@ -87,6 +99,7 @@ def test_the_status_follows_from_phases_not_from_their_times():
         (Ending(EndReason.STOP_REQUESTED), 128 + 15),
         (Ending(EndReason.KILL_REQUESTED), 128 + 9),
         (Ending(EndReason.KILL_REQUESTED, signal=signal.SIGKILL), 128 + 9),
+        (Ending(EndReason.DEPENDENCY_FAILED), 125),
         (Ending(EndReason.CODE_FAILED), 125),
         (Ending(EndReason.BUILD_FAILED), 125),
         (Ending(EndReason.MOUNT_FAILED), 125),
