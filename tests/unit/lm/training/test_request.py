@@ -108,3 +108,35 @@ def test_places_and_a_date_are_stored_as_text():
     without = asked().settings()
     assert {name: without[name] for name in stored} == dict.fromkeys(stored, None) | {"model": "sprite"}
     assert "data" not in without
+
+
+def test_an_adapter_of_a_model_with_an_adapter_is_refused():
+    with pytest.raises(UsageError, match="lora_output is 'adapter', which cannot be combined with adapter: "):
+        asked(adapter="z", lora=2, lora_output="adapter")
+    asked(adapter="z", lora=2)
+
+
+def test_all_faults_are_told_at_once():
+    with pytest.raises(UsageError) as caught:
+        asked(epochs=0, batch_size=0, learning_rate=-1, schedule="up")
+    message = str(caught.value)
+    for part in ("epochs must be", "batch_size must be", "learning_rate must be", "schedule is 'up'"):
+        assert part in message
+
+
+@pytest.mark.parametrize("epochs", [1_000_001, 1e308])
+def test_epochs_beyond_reason_are_refused(epochs):
+    with pytest.raises(UsageError, match="epochs must be above 0 and at most 1000000"):
+        asked(epochs=epochs)
+    asked(epochs=1_000_000)
+
+
+def test_a_seed_fits_in_64_bits_with_a_sign():
+    assert asked(seed=2**63 - 1).seed == 2**63 - 1
+    with pytest.raises(UsageError, match="seed must be"):
+        asked(seed=2**63)
+
+
+def test_special_tokens_are_read_as_such_on_request_alone():
+    assert asked(special_tokens="token").reads_special_tokens
+    assert not asked().reads_special_tokens
