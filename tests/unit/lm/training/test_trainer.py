@@ -170,7 +170,8 @@ def test_a_step_takes_the_time_from_its_beginning_to_its_end(monkeypatch):
     times = iter([10.0, 10.5, 20.0, 22.0])
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(times)))
     events = tiny_trainer(max_steps=2, held_out=None).run()
-    assert [event.seconds for event in events if isinstance(event, StepDone)] == [0.5, 2.0]
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert [(step.step, step.seconds) for step in steps] == [(1, 0.5), (2, 2.0)]
 
 
 def test_evaluations_and_save_points_come_when_due():
