@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from conjure.errors import CheckpointError, UsageError, option
-from conjure.lm.checkpoints.adapters import save_adapter
+from conjure.lm.checkpoints.adapters import ADAPTER, save_adapter
 from conjure.lm.checkpoints.checkpoint_folder import CONFIG_FILE
 from conjure.lm.checkpoints.describe import read_training
 from conjure.lm.checkpoints.model_resolver import Lookup
@@ -318,8 +318,10 @@ def _samples(prepared: Prepared, model: CausalLM) -> list[Sample]:
 
 def _has_checkpoint(prepared: Prepared) -> bool:
     """Whether there is a result already where this training's is to be."""
-    adapter = prepared.adapter_output if prepared.request.lora_output == "adapter" else prepared.output
-    return (prepared.output / CONFIG_FILE).is_file() or adapter.exists()
+    is_adapter = prepared.request.lora_output == "adapter"
+    if is_adapter and (prepared.adapter_output / ADAPTER.config).is_file():
+        return True
+    return (prepared.output / CONFIG_FILE).is_file()
 
 
 def _saved_evaluation(output: Path, history: History) -> tuple[int, float] | None:

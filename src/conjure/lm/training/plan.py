@@ -303,11 +303,10 @@ def _what_fits(
         return fits(memory_bytes(model, trainable, 1, size, dtype, further_gradients=held), available)
 
     others = f"{option('lora', 8)}, {option('freeze')} or a smaller model"
-    size = block_size // 2
-    while size > 1 and not size_fits(size):
-        size //= 2
-    if size > 1:
-        return f"{option('block_size', size)} fits; {others} need less too"
+    while block_size > 1 and not size_fits(block_size):
+        block_size //= 2
+    if block_size > 1:
+        return f"{option('block_size', block_size)} fits; {others} need less too"
     return f"no block size fits: use {others}"
 
 

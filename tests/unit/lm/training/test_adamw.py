@@ -10,6 +10,7 @@ import torch
 from conjure.lm.native import optimizer
 from conjure.lm.native.library import INSTRUCTIONS, VARIABLE
 from conjure.lm.native.optimizer import RoundedCopy
+from conjure.lm.training import adamw as module
 from conjure.lm.training.adamw import AdamW, round_weights
 from support.native import native_status
 
@@ -68,6 +69,19 @@ def test_without_the_library_they_are_those_of_torch_bit_for_bit(monkeypatch):
         mine.step(gradients)
         reference.step()
     assert all(torch.equal(one, other) for one, other in zip(own, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+def test_a_float32_model_is_updated_by_the_library_alone(name, monkeypatch):
+    """Which is what makes it fast; the weights do not tell, for they are the same."""
+
+    def refuse(*_, **__):
+        raise AssertionError("torch was asked")
+
+    native_status(name, monkeypatch)
+    monkeypatch.setattr(module, "adamw", refuse)
+    own = parameters()
+    AdamW(groups(own), 1e-2).step({each: torch.ones_like(each) for each in own})
 
 
 @pytest.mark.usefixtures("_instructions")

@@ -108,15 +108,16 @@ class TestModel:
         assert not torch.equal(one[name], other[name])
 
     @pytest.mark.parametrize(
-        ("rank", "first_block", "words"),
+        ("rank", "first_block", "words", "fix"),
         [
-            (17, 0, "lora is 17; the model's matrices have rank 16 at most"),
-            (4, 2, "freeze is 2 and the model has 2 blocks: none is left for lora"),
+            (17, 0, "lora is 17; the model's matrices have rank 16 at most", "lora=8"),
+            (4, 2, "freeze is 2 and the model has 2 blocks: none is left for lora", "freeze=1"),
         ],
     )
-    def test_what_cannot_be(self, rank, first_block, words):
-        with pytest.raises(UsageError, match=words):
+    def test_what_cannot_be(self, rank, first_block, words, fix):
+        with pytest.raises(UsageError, match=words) as refused:
             add_lora(tiny_model(), rank, seed=0, first_block=first_block)
+        assert refused.value.fix == fix
 
     def test_without_corrections_merging_changes_nothing(self):
         weights = tiny_model().state_dict()

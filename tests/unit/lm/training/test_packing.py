@@ -8,6 +8,7 @@ import torch
 
 from conjure.errors import DataError
 from conjure.lm.nn.loss import IGNORE
+from conjure.lm.text.chat.encoding import ANSWER, GIVEN
 from conjure.lm.text.split import TokenStream
 from conjure.lm.training.packing import PADDING_SEGMENT, Blocks
 
@@ -56,6 +57,21 @@ def test_a_short_stream_has_a_short_block():
 def test_one_token_has_nothing_to_predict(lengths):
     with pytest.raises(DataError, match="1 token has nothing to predict"):
         Blocks(stream_of(lengths), 8)
+
+
+def test_two_tokens_are_enough():
+    blocks = Blocks(stream_of([2]), 8)
+    assert (len(blocks), blocks.batch([0]).targets.tolist()) == (1, [[1]])
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 3, 5, 16])
+def test_blocks_to_measure_on_are_the_first_that_have_a_target(block_size):
+    kinds = np.full(17, GIVEN, np.uint8)
+    kinds[[3, 7, 8, 16]] = ANSWER
+    blocks = Blocks(replace(stream_of([8, 9]), kinds=kinds), block_size)
+    expected = [number for number in range(len(blocks)) if blocks.batch([number]).target_count]
+    assert blocks.counting(100) == expected
+    assert blocks.counting(2) == expected[:2]
 
 
 def test_the_last_batch_has_what_is_left():

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from conjure.errors import TrainingError
 from conjure.lm.hardware import fast_dtype
@@ -17,6 +18,7 @@ from conjure.lm.training.lora import add_lora
 from conjure.lm.training.plan import (
     automatic_block_size,
     automatic_learning_rate,
+    fits,
     fitting_block_size,
     fitting_micro_batch,
     further_gradients,
@@ -24,8 +26,10 @@ from conjure.lm.training.plan import (
     operations_per_token,
     shared_micro_batch,
 )
+from conjure.lm.training.preparation import prepare
 from conjure.lm.training.request import FinetuneRequest
 from support.models import tiny_model
+from support.tuning import OPTIONS, tuning_inputs
 
 SHAPES = {
     "wide vocabulary": ({"n_embd": 128, "n_layer": 2, "n_head": 2, "vocab_size": 30_000}, 8, 128),
@@ -150,6 +154,53 @@ class TestBlocksThatDoNotFit:
         with pytest.raises(TrainingError) as refused:
             fitting_micro_batch(tiny_model(), 1000, 1, 32, torch.float32, 1)
         assert refused.value.hint == "no block size fits: use lora=8, freeze or a smaller model"
+        assert "in each process" not in str(refused.value)
+
+    def test_processes_on_a_machine_share_its_memory(self):
+        model = tiny_model()
+        needed = memory_bytes(model, 1000, 1, 16, torch.float32, further_gradients=2)
+        available = 2 * (int(needed / 0.9) + 1)
+        asked = (model, 1000, 1, 16, torch.float32)
+        assert fitting_micro_batch(*asked, available, blocks=2, processes=2) == 1
+        with pytest.raises(TrainingError, match=r"training needs about .* in each process and"):
+            fitting_micro_batch(*asked, available - 4, blocks=2, processes=2)
+        with pytest.raises(TrainingError):  # of three blocks, two sums are held in a process
+            fitting_micro_batch(*asked, available, blocks=3, processes=2)
+
+
+class TestMemory:
+    """What is counted, for a model of so few weights that each part shows."""
+
+    @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 12), (torch.bfloat16, 14)])
+    def test_a_trained_weight_has_two_moments_and_its_gradient_in_each_format(self, dtype, size):
+        none, some = (memory_bytes(tiny_model(), trained, 1, 8, dtype) for trained in (0, 1000))
+        assert some - none == 1000 * size
+
+    @pytest.mark.parametrize(("dtype", "weight", "head"), [(torch.float32, 4, 4), (torch.bfloat16, 6, 2)])
+    def test_every_weight_is_there_and_the_head_has_a_gradient(self, dtype, weight, head):
+        model = tiny_model()
+        expected = weight * model.config.parameter_count + head * 16 * 300
+        assert memory_bytes(model, 0, 0, 8, dtype) == 80_000_000 + expected
+
+    @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
+    def test_a_token_takes_activations_and_so_many_logits_at_a_time(self, dtype, size):
+        model = tiny_model()
+        activations = model.activations_per_token(8) + 6 * 16
+        needed = [memory_bytes(model, 0, blocks, 8, dtype) for blocks in (1, 2, 60_000, 60_001)]
+        assert needed[1] - needed[0] == size * 8 * (activations + 300)
+        assert needed[3] - needed[2] == size * 8 * activations
+
+    def test_a_tenth_of_what_is_free_is_left(self):
+        assert fits(90, 100)
+        assert not fits(91, 100)
+
+
+def test_operations_are_six_for_each_weight_and_token(tmp_path):
+    data, model = tuning_inputs(tmp_path)
+    options = {**OPTIONS, "max_steps": 3}
+    request = FinetuneRequest(data=[data], model=model, output=tmp_path / "out", split="lines", **options)
+    planned = prepare(request).plan
+    assert planned.operations == 6 * planned.parameters * 3 * 4 * 16
 
 
 class TestSharedSteps:
@@ -162,6 +213,7 @@ class TestSharedSteps:
             ((6, 1, 6), {1: 1, 2: 1, 3: 1, 6: 1}),
             ((12, 1, 12), {1: 3, 2: 3, 3: 4, 4: 3, 6: 2}),
             ((2, 1, 2), {1: 1, 2: 1}),
+            ((6, 2, 12), {1: 3, 2: 3, 3: 2, 4: 3, 6: 2}),
             ((8, 1, 5), {1: 1, 2: 1, 4: 1}),  # a text of five blocks
         ],
     )
@@ -173,8 +225,8 @@ class TestSharedSteps:
             shared_micro_batch(8, 1, 3, 4)
 
     def test_sums_of_pairs_and_what_is_exchanged_take_memory(self):
-        held = {(1, 1): 0, (4, 1): 2, (4, 2): 3, (4, 4): 2, (7, 1): 3}
-        assert {each: further_gradients(each[0], 1, each[1]) for each in held} == held
+        held = {(1, 1, 1): 0, (4, 1, 1): 2, (4, 1, 2): 3, (4, 1, 4): 2, (8, 2, 1): 2, (7, 3, 2): 3}
+        assert {each: further_gradients(*each) for each in held} == held
         model = tiny_model()
         several = memory_bytes(model, 1000, 1, 8, torch.float32, further_gradients=3)
         assert several - memory_bytes(model, 1000, 1, 8, torch.float32) == 3 * 4 * 1000
@@ -185,6 +237,12 @@ def test_the_rate_of_products_is_that_of_the_fastest_of_some(monkeypatch):
     monkeypatch.setattr(plan, "time", SimpleNamespace(perf_counter=lambda: next(times)))
     rate = plan.matrix_rate(4, torch.float32, torch.device("cpu"))
     assert rate == 2 * 4 * 768 * 3072  # two operations for each product of two numbers
+
+
+def test_the_products_that_are_timed_are_made():
+    with FlopCounterMode(display=False) as made:
+        plan.matrix_rate(4, torch.float32, torch.device("cpu"))
+    assert made.get_total_flops() == 4 * 2 * 4 * 768 * 3072
 
 
 def test_time_is_that_of_products_layers_and_updates(monkeypatch):

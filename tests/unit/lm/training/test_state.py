@@ -3,11 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
+from conjure.errors import CheckpointError
 from conjure.lm.checkpoints.tensor_layout import stored_names
 from conjure.lm.training.lora import add_lora
-from conjure.lm.training.state import load_training_state, save_training_state
+from conjure.lm.training.state import load_training_facts, load_training_state, save_training_state
 from conjure.lm.training.trainer import Trainer
 from support.training import losses, tiny_trainer
 
@@ -49,3 +51,28 @@ def test_so_does_that_of_lora(tmp_path: Path):
     names = {name.partition("blocks.")[2] for name in load_training_state(tmp_path / "state").tensors}
     assert names == {"1.mlp.up.lora_a", "1.mlp.up.lora_b"}
     assert all(f"blocks.{name}" in dict(model.named_parameters()) for name in names)
+
+
+def test_a_state_that_cannot_be_saved_says_why_in_few_words(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "out.training"
+    with pytest.raises(CheckpointError) as refused:
+        save_training_state(folder, tiny_trainer().state(), {})
+    assert str(refused.value) == f"the training state could not be saved to {folder}: File exists"
+
+
+def test_a_state_between_two_renames_when_the_machine_stopped_is_found(tmp_path: Path):
+    folder = tmp_path / "out.training"
+    save_training_state(folder, tiny_trainer().state(), {"seed": 7})
+    folder.rename(tmp_path / ".out.training.old")
+    assert load_training_facts(folder)["seed"] == 7
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("damaged", ["progress.json", "state.safetensors"])
+def test_a_damaged_state_is_told(tmp_path: Path, damaged: str):
+    folder = tmp_path / "out.training"
+    save_training_state(folder, tiny_trainer().state(), {})
+    (folder / damaged).write_text("{")
+    with pytest.raises(CheckpointError, match=r"the training state in .*out\.training is damaged: "):
+        load_training_state(folder)

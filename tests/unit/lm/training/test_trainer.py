@@ -1,6 +1,7 @@
 """The training loop's promises: equal gradients however cut, equal losses however interrupted."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +10,16 @@ from torch.nn import functional
 
 from conjure.errors import TrainingError
 from conjure.lm.nn.dropout import Dropout
+from conjure.lm.nn.loss import IGNORE
 from conjure.lm.text.split import TokenStream
+from conjure.lm.training import trainer as module
+from conjure.lm.training.distributed.process_group import ProcessGroup
 from conjure.lm.training.events import Evaluated, Finished, SavePoint, StepDone
 from conjure.lm.training.master_weights import MasterOptimizer, adamw
 from conjure.lm.training.packing import Blocks
 from conjure.lm.training.trainer import Trainer, TrainSettings
 from support.models import tiny_model
-from support.training import losses, tiny_trainer
+from support.training import losses, tiny_trainer, token_blocks
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
@@ -96,8 +100,12 @@ def test_a_run_that_made_all_its_steps_has_not_stopped_early():
     }
     stopped = tiny_trainer(**settings, epochs=50)
     assert list(stopped.run())[-1].reason == "early_stop"
-    complete = tiny_trainer(**settings, epochs=50, max_steps=stopped.progress.step)
+    limited = {**settings, "epochs": 50, "max_steps": stopped.progress.step}
+    complete = tiny_trainer(**limited)
     assert list(complete.run())[-1] == Finished(stopped.progress.step, "completed")
+    again = tiny_trainer(**limited)
+    again.restore(complete.state())
+    assert list(again.run()) == [Finished(stopped.progress.step, "completed")]
 
 
 @pytest.mark.slow
@@ -107,17 +115,83 @@ def test_without_patience_or_held_out_text_it_runs_to_the_end():
         assert list(trainer.run())[-1] == Finished(trainer.total_steps, "completed")
 
 
+def test_without_held_out_text_nothing_is_measured():
+    events = list(tiny_trainer(held_out=None, max_steps=2, eval_every=1).run())
+    assert [type(event) for event in events] == [StepDone, StepDone, Finished]
+
+
+def test_an_equal_loss_is_no_gain():
+    events = list(tiny_trainer(learning_rate=0.0, eval_every=1, patience=2).run())
+    assert [event.improved for event in events if isinstance(event, Evaluated)] == [True, False, False]
+    assert events[-1] == Finished(2, "early_stop")
+
+
+@pytest.mark.parametrize("eval_blocks", [2, 256])
+def test_the_held_out_loss_is_the_mean_over_all_targets_that_are_read(eval_blocks):
+    trainer = tiny_trainer(micro_batch=3, eval_blocks=eval_blocks)
+    batch = trainer.held_out.batch(range(min(eval_blocks, len(trainer.held_out))))
+    with torch.no_grad():
+        logits = trainer.model.head(trainer.model(batch.ids)).flatten(0, 1)
+    expected = functional.cross_entropy(logits, batch.targets.flatten(), ignore_index=IGNORE)
+    assert trainer.eval_loss() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_dropout_is_of_training_alone():
+    settings = {"eval_every": 1, "max_steps": 1}
+    dropped = tiny_trainer(dropout=0.5, **settings)
+    before, step, after = losses(dropped)
+    plain_before, plain_step, _ = losses(tiny_trainer(**settings))
+    assert before == plain_before
+    assert step[2] != pytest.approx(plain_step[2], rel=1e-3)
+    again = tiny_trainer(**settings)
+    again.restore(dropped.state())
+    assert again.eval_loss() == pytest.approx(after[2], rel=1e-6)
+
+
+def test_the_rate_rises_over_a_share_of_all_steps():
+    schedule = tiny_trainer(warmup_ratio=0.5).schedule
+    assert (schedule.total_steps, schedule.warmup_steps) == (14, 7)
+
+
+def test_processes_compare_their_weights_at_first_and_from_time_to_time(monkeypatch):
+    compared = []
+
+    class Comparing(ProcessGroup):
+        def check_weights(self, weights, step):
+            assert weights
+            compared.append(step)
+
+    monkeypatch.setattr(module, "_COMPARE_EVERY", 4)
+    list(tiny_trainer(group=Comparing()).run())
+    assert compared == [0, 4, 8, 12]
+
+
+def test_a_step_takes_the_time_from_its_beginning_to_its_end(monkeypatch):
+    times = iter([10.0, 10.5, 20.0, 22.0])
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    events = tiny_trainer(max_steps=2, held_out=None).run()
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert [(step.step, step.seconds) for step in steps] == [(1, 0.5), (2, 2.0)]
+
+
 def test_evaluations_and_save_points_come_when_due():
     events = list(tiny_trainer(eval_every=4, save_every=5, patience=0).run())
     assert [event.step for event in events if isinstance(event, Evaluated)] == [0, 4, 8, 12, 14]
     assert [event.step for event in events if isinstance(event, SavePoint)] == [5, 10]
 
 
-def test_a_loss_that_explodes_stops_it_with_advice():
-    trainer = tiny_trainer(learning_rate=1e30, max_grad_norm=0.0)
-    with pytest.raises(TrainingError, match=r"the loss became (nan|inf)") as caught:
+@pytest.mark.parametrize(
+    ("dtype", "advice"),
+    [
+        (torch.float32, "use a lower learning_rate"),
+        (torch.bfloat16, "use a lower learning_rate, or precision='float32'"),
+    ],
+)
+def test_a_loss_that_explodes_stops_it_with_advice(dtype, advice):
+    trainer = tiny_trainer(learning_rate=1e30, max_grad_norm=0.0, dtype=dtype)
+    with pytest.raises(TrainingError, match=r"the loss became (nan|inf) .* at step 2;") as caught:
         list(trainer.run())
-    assert "learning_rate" in caught.value.hint
+    assert caught.value.hint == advice
 
 
 @pytest.mark.slow
@@ -219,6 +293,7 @@ class Crowded:
     def __call__(self, batch, divisor):
         self.sizes.append(len(batch.ids))
         if len(batch.ids) > self._room:
+            self._loss(batch, divisor).backward()  # where it runs out, some gradients are made
             raise torch.OutOfMemoryError("CUDA out of memory.\nMore about it.")
         return self._loss(batch, divisor)
 
@@ -241,6 +316,42 @@ def test_a_single_block_that_does_not_fit_ends_training_in_one_sentence(monkeypa
         losses(trainer)
     assert str(caught.value) == "one block of tokens does not fit in memory: CUDA out of memory."
     assert "block_size" in caught.value.hint
+
+
+class Pair(ProcessGroup):
+    """One of two processes, which does the work of both."""
+
+    size = 2
+
+    def share(self, count):
+        return range(count)
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "words", "advice"),
+    [
+        (4, "4 blocks of tokens do not", "grad_accumulation"),
+        (1, "one block of tokens does not", "block_size"),
+    ],
+)
+def test_processes_that_share_a_step_do_not_halve_it_by_themselves(monkeypatch, micro_batch, words, advice):
+    trainer = tiny_trainer(micro_batch=micro_batch, held_out=None, group=Pair())
+    monkeypatch.setattr(trainer, "_loss", Crowded(trainer, room=0))
+    with pytest.raises(TrainingError) as caught:
+        losses(trainer)
+    assert str(caught.value) == f"{words} fit in memory: CUDA out of memory."
+    assert advice in caught.value.hint
+
+
+def test_layers_are_compiled_where_that_is_asked_for(monkeypatch):
+    """What the compiler makes of them is in a test below."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    tiny_trainer()
+    assert compiled == []
+    model = tiny_model()
+    Trainer(model, token_blocks(60), None, TrainSettings(), adamw(1e-3, 0.0), compiled=True)
+    assert compiled == list(model.blocks)
 
 
 @pytest.mark.large  # the compiler takes most of a minute
