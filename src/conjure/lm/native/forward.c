@@ -456,17 +456,26 @@ TILES_TARGET __attribute__((noinline)) static void product_int8_amx(const Matrix
 }
 #endif
 
+/* A function's copy for some instructions. Tiles may be emulated beside any others. */
+#if defined(HAVE_TILES)
+#define VARIANT(type, name, instructions) \
+    ((instructions) == AMX ? BESIDE_TILES(name) : VARIANTS(type, name)[instructions])
+#else
+#define VARIANT(type, name, instructions) (VARIANTS(type, name)[instructions])
+#endif
+
 static Product *product_of(int32_t instructions, Format format) {
 #if defined(HAVE_TILES)
     if (instructions == AMX && format == INT8) return product_int8_amx;
 #endif
-    Product *const *const variants[] = {VARIANTS(Product, product_int8), VARIANTS(Product, product_float32),
-                                        VARIANTS(Product, product_bfloat16)};
-    return variants[format][instructions];
+    if (format == INT8) return VARIANT(Product, product_int8, instructions);
+    if (format == FLOAT32) return VARIANT(Product, product_float32, instructions);
+    return VARIANT(Product, product_bfloat16, instructions);
 }
 
 static Attend *attend_of(int32_t instructions, Format format) {
-    return (format == INT8 ? VARIANTS(Attend, attend_narrow) : VARIANTS(Attend, attend_float))[instructions];
+    if (format == INT8) return VARIANT(Attend, attend_narrow, instructions);
+    return VARIANT(Attend, attend_float, instructions);
 }
 
 /* ---- whether tiles can be used ---- */
@@ -618,7 +627,7 @@ int32_t conjure_forward(const Model *model, const Call *call) {
         job.first_position[row + 1] = job.first_position[row] + tokens;
         job.work[row + 1] = job.work[row] + tokens * (call->lengths[row] + tokens / 2 + CHUNK);
     }
-    in_threads(VARIANTS(Work, forward)[call->instructions], &job, call->threads);
+    in_threads(VARIANT(Work, forward, call->instructions), &job, call->threads);
     free(block);
     return DONE;
 }
