@@ -143,7 +143,8 @@ def stop_sweep(home: Home, number: int) -> tuple[SweepRow, int]:
     with open_store(home) as store:
         sweep = store.sweep(number)
         with suppress(StoreError):  # the sweep is stopped all the same, and its driver tries again
-            settle_trials(home, store, number, SweepRequest.from_dict(sweep.request), store.trials(number))
+            request = SweepRequest.from_dict(sweep.request)
+            list(settle_trials(home, store, number, request, store.trials(number)))
         return sweep, len(runs)
 
 

@@ -35,6 +35,7 @@ from conjure.sweeps.trials import Trial, history, is_infrastructure_failure
 
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.03, 1.0
 _LOOK_FOR_DEAD_EVERY_S = 2.0
+_SETTLE_FOR_S = 60.0  # a store may be away for long, and who follows the sweep waits
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 300.0  # after a submission that a database or store was away for
 _MOST_ATTEMPTS = 3  # runs of a trial, by one driver, that ended through no fault of its command
 _MOST_FAILED_STARTS = 3  # in a row
@@ -70,6 +71,8 @@ class Driver:
         self._retries: set[int] = set()  # runs after which their trials get another one
         self._attempts_before: dict[int, int] = {}
         self._ended: list[TrialRow] = []
+        self._all_settled = False  # when the sweep ended
+        self._settle_until: float | None = None  # once its trials have ended
         self._pruned: set[int] = set()
         self._started = time.monotonic()
         self._looked_for_dead = 0.0
@@ -77,13 +80,23 @@ class Driver:
         self._failed_starts = 0  # in a row, for an error of the system
         self._logged = ""
 
-    def run(self) -> None:
-        """Drive the sweep to its end, or until somebody else ends it."""
-        self._repeat(lambda store: self._step(store) if self._is_running(store) else None)
+    def run(self) -> bool:
+        """Drive the sweep to its end, or until somebody else ends it; whether all trials are settled then."""
+        self._repeat(self._drive)
+        return self._all_settled
 
     def settle_rest(self) -> None:
-        """Write down what trials come to that end after the sweep, unless that goes on again."""
-        self._repeat(lambda store: None if self._is_running(store) else self._settle_late(store))
+        """Write down what trials come to that end after the sweep, unless that goes on again.
+
+        Where that fails for a minute after the last of them, they are left to `sweep resume`.
+        """
+        self._repeat(self._settle_late)
+
+    def _drive(self, store: Database) -> bool | None:
+        if self._is_running(store):
+            return self._step(store)
+        self._all_settled = all(row.settled for row in store.trials(self._number))
+        return None
 
     def _is_running(self, store: Database) -> bool:
         return store.sweep(self._number).state is SweepState.RUNNING
@@ -162,16 +175,26 @@ class Driver:
             mark_interrupted(store, map(store.get, active))
 
     def _settle(self, store: Database, rows: list[TrialRow]) -> list[TrialRow]:
-        settled = settle_trials(self._home, store, self._number, self._request, rows)
-        self._ended += [row for row in settled if not is_infrastructure_failure(row)]
+        settled = []
+        for row in settle_trials(self._home, store, self._number, self._request, rows):
+            settled.append(row)
+            if not is_infrastructure_failure(row):  # noted at once: the next one may fail to be settled
+                self._ended.append(row)
         return settled
 
     def _settle_late(self, store: Database) -> bool | None:
-        """Settle the trials of a sweep that has ended; None once all are."""
+        """Settle the trials of a sweep that has ended; None once all are, or it goes on again."""
+        if self._is_running(store):
+            return None
         self._look_for_dead(store)
         rows = store.trials(self._number)
+        all_ended = all(row.facts.ending is not None for row in rows)
+        if all_ended:
+            self._settle_until = self._settle_until or time.monotonic() + _SETTLE_FOR_S
+            if time.monotonic() >= self._settle_until:
+                return None
         settled = self._settle(store, rows)
-        return None if all(row.facts.ending is not None for row in rows) else bool(settled)
+        return None if all_ended else bool(settled)
 
     def _fault(self, store: Database) -> tuple[SweepState, str] | None:
         """Why the sweep cannot come to anything, if so; it can where a trial has come to something before."""

@@ -32,7 +32,8 @@ def main() -> None:
     home = Home.from_environment()
     with ForkingExecutor(home, become_supervisor) as executor:
         driver = Driver(home, number, request, executor, retry_failed=asked["retry_failed"])
-        driver.run()
+        if driver.run():
+            return
         settler = SweepLock.take_if_free(settler_lock(home, number))
         os.close(lock)  # after that: who looks on sees at each moment that somebody settles trials
         if settler is not None:

@@ -4,7 +4,7 @@ Main entry: `settle_trials`. Invariant: it may be done again, and by several pro
 ended comes to the same each time.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
@@ -18,8 +18,8 @@ from conjure.sweeps.request import SweepRequest
 
 def settle_trials(
     home: Home, store: Database, number: int, request: SweepRequest, rows: Iterable[TrialRow]
-) -> list[TrialRow]:
-    """Write down what trials came to that have ended; these, with their values.
+) -> Iterator[TrialRow]:
+    """Write down what trials came to that have ended; each one, with its value, once it is written.
 
     Args:
         store: Its database.
@@ -30,7 +30,6 @@ def settle_trials(
     Raises:
         StoreError: A database or store is away.
     """
-    settled = []
     for row in rows:
         if row.facts.ending is None or row.settled:
             continue
@@ -40,5 +39,4 @@ def settle_trials(
             with suppress(OSError):  # the command may have put a folder there: no step would pass this
                 value, step = aggregate(home.run_folder(row.run), request.metric, request.aggregation)
         store.settle_trial(number, row.trial, row.run, value, step)
-        settled.append(replace(row, settled=True, value=value, step=step))
-    return settled
+        yield replace(row, settled=True, value=value, step=step)

@@ -298,7 +298,8 @@ class TestLogin:
     ) -> None:
         port, _, name = server.removeprefix("127.0.0.1:").partition("/")
         monkeypatch.setattr(_Moved, "port", int(port))
-        with serving(_Moved) as moved, pytest.raises(SnapshotError, match="it requires a login"):
+        other = rf"leads to http://127\.0\.0\.1:{port}, to which its login is not sent"
+        with serving(_Moved) as moved, pytest.raises(SnapshotError, match=other):
             snapshot.snapshot_remote(home, 1, f"http://me:s3cr3t%2Fword@127.0.0.1:{moved}/{name}", "side")
 
     @pytest.mark.parametrize(

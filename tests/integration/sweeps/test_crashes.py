@@ -137,7 +137,9 @@ def test_a_driver_that_lives_keeps_another_away(home):
 
 
 def test_trials_that_are_stopped_with_their_sweep_are_told_of(home):
-    sweep = start_sweep(home, grid(1, ("sh", "-c", "sleep 60; echo :x:"), time_limit_s=0.5))
+    sweep = start_sweep(home, grid(1, ("sh", "-c", "sleep 60; echo :x:")))
+    wait_until(lambda: rows(home, sweep), "a trial was started")
+    Client(home.root).get_sweep(sweep).stop()
     told = list(Client(home.root).get_sweep(sweep))
     assert [(trial.trial, trial.status) for trial in told] == [(0, "stopped")]
     wait_until(lambda: not drivers(home), "its driver leaves")

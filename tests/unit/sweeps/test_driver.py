@@ -164,6 +164,35 @@ class TestATrialThatEndsAfterItsSweep:
         assert look_at_sweep(home, store, 1).is_over
         lock.release()
 
+    def test_is_given_up_where_a_store_stays_away(self, driven, store, monkeypatch):
+        self.end(store)
+        monkeypatch.setattr(driver, "_SETTLE_FOR_S", 0.0)
+        monkeypatch.setattr(type(store), "settle_trial", unreachable)
+        driven.settle_rest()
+        assert not store.trials(1)[0].settled
+
+
+def unreachable(*_):
+    raise StoreError("the database is away")
+
+
+def test_a_trial_that_was_settled_counts_though_the_next_one_cannot_be(start, store, monkeypatch):
+    driven = start(grid(3, metric="loss", direction="minimize"))
+    for trial, value in enumerate((0.5, 0.7)):
+        run = add_run(store).number
+        assert store._take_trial(TrialClaim(1, trial, 1, {"x": str(trial)}), run)
+        report(store, run, value)
+        finish(store, run, Ending(EndReason.COMPLETED, 0))
+    first, settle = store.trials(1)[0].run, type(store).settle_trial
+
+    def settle_first(self, sweep, trial, run, *rest):
+        return settle(self, sweep, trial, run, *rest) if run == first else unreachable()
+
+    monkeypatch.setattr(type(store), "settle_trial", settle_first)
+    with pytest.raises(StoreError):
+        driven._step(store)
+    assert [row.run for row in driven._ended] == [first]
+
 
 def test_what_has_just_ended_is_known_when_the_next_values_are_chosen(start, store, monkeypatch):
     space = {"x": Range(0.0, 9.0)}

@@ -113,7 +113,8 @@ def _refuse_escapes(entries: Iterable[Entry]) -> None:
 
 def _refuse_links(folder: Path, entries: Iterable[Entry]) -> None:
     """Nothing is written below a link in a folder: another manifest than this one may have left it there."""
-    parents = {parent for entry in entries for parent in PurePosixPath(entry.path).parents}
+    nearest = {PurePosixPath(entry.path).parent for entry in entries}
+    parents = nearest.union(*(path.parents for path in nearest))
     for parent in parents - {PurePosixPath()}:
         if (folder / parent).is_symlink():
             raise DamagedObjectError(f"{folder / parent} is a link, and the list of files has it as a folder")
@@ -257,10 +258,10 @@ class TeamFiles:
             StoreError: Something cannot be had, or is damaged.
             OSError: The disk is full.
         """
-        _refuse_links(folder, shared.manifest.entries)
         entries = shared.manifest.entries
         if parts and not any(entry.target is not None for entry in entries):
             entries = [entry for entry in entries if _is_below(entry.path, parts)]
+        _refuse_links(folder, entries)
         folder.mkdir(parents=True, exist_ok=True)
         wanted = [entry for entry in entries if not os.path.lexists(folder / entry.path)]
         for parent in {(folder / entry.path).parent for entry in wanted}:

@@ -34,6 +34,7 @@ _FULL_COMMIT = re.compile(r"[0-9a-f]{40}")
 _BRANCH = "refs/heads/"
 _ASKED = "refs/conjure/asked"
 _ALL = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+_ASKS_FOR_LOGIN = re.compile(r"could not read Username for '(?P<host>\w+://[^'/]+)")
 # Answers git's question for a login from two variables that only the git process has.
 _HELPER = '!f() { echo "username=$CONJURE_GIT_USER"; echo "password=$CONJURE_GIT_PASSWORD"; }; f'
 
@@ -132,12 +133,13 @@ class Address(NamedTuple):
         if self.user is None:
             return git
         settings = ["-c", "credential.helper="]
-        for host in self._hosts():
+        for host in self.login_hosts:
             settings += ["-c", f"credential.{host}.helper={_HELPER}"]
         login = {"CONJURE_GIT_USER": self.user, "CONJURE_GIT_PASSWORD": self.password}
         return Git((*git.settings, *settings), {**git.variables, **login})
 
-    def _hosts(self) -> tuple[str, ...]:
+    @property
+    def login_hosts(self) -> tuple[str, ...]:
         """Where the login may be sent: git follows a redirect, and asks for a login there too."""
         scheme, _, rest = self.url.partition("://")
         host = rest.partition("/")[0]
@@ -279,6 +281,13 @@ def _explained(address: Address) -> Iterator[None]:
     try:
         yield
     except GitError as error:
+        other = _ASKS_FOR_LOGIN.search(error.words)
+        if address.user is not None and other and other["host"] not in address.login_hosts:
+            raise SnapshotError(
+                f"{address.url} cannot be fetched: it leads to {other['host']},"
+                " to which its login is not sent",
+                hint="write the address to which it leads, with the login",
+            ) from error
         for signs, meaning, remedy in _REASONS:
             if any(sign in error.words for sign in signs):
                 raise SnapshotError(f"{address.url} cannot be fetched: {meaning}", hint=remedy) from error
