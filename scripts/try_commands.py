@@ -51,7 +51,7 @@ LEFT_OUT = {
     r"make (unit|coverage|test-all)": "runs tests that `make test` runs, too",
     r"make commands": "this",
     r"make test-models|conjure .*\bsmollm2.*": "needs a model of 98 MB; .ci/run tests it",
-    r"(pip|pipx|uv tool|uv pip) install .*\"\.\[(all|lm)\]\"": "downloads gigabytes; `make setup` does the same",
+    r"(pip|pipx|uv tool|uv pip) install .*\"\.\[(all|lm)\]\"": "downloads gigabytes, as `make setup` does",
     r"scripts/install-torch .*": "`make setup` does the same",
     r"make dist": "installs for minutes what `make setup` installs",
     r"uv pip install \.": "`make dist` does the same",
